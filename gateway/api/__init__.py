@@ -1,0 +1,1 @@
+"""The HTTP API: one table of routes, one way that a request takes, thin handlers."""

@@ -1,0 +1,102 @@
+"""From bytes to models: the body and the query of a request, parsed once, bounded, nothing unknown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, get_origin
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ValidationError
+
+from gateway.api.models.execs import Query
+from gateway.api.problems import explain
+from gateway.errors import (
+    FieldError,
+    GatewayError,
+    InvalidRequest,
+    MalformedRequest,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+)
+
+MAX_QUERY_FIELDS = 64
+_JSON = re.compile(r'application/json(?: *; *charset="?utf-8"?)? *', re.IGNORECASE)
+
+
+def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
+    """The JSON body's bytes. Raises UnsupportedMediaType, PayloadTooLarge (unread), MalformedRequest."""
+    if not _JSON.fullmatch(environ.get("CONTENT_TYPE", "")):
+        raise UnsupportedMediaType("send the body as JSON, with `Content-Type: application/json`")
+    if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
+        raise UnsupportedMediaType("send the body without a Content-Encoding")
+    length = environ.get("CONTENT_LENGTH") or ""
+    size = int(length) if length.isdecimal() else None
+    if size is None and not environ.get("wsgi.input_terminated"):
+        size = 0
+    if size is not None and size > limit:
+        raise _too_large(limit)
+    try:
+        body: bytes = environ["wsgi.input"].read(limit + 1 if size is None else size)
+    except Exception as exc:
+        # The server's own errors: broken chunks, a client that left or was too slow, which it answers itself.
+        raise MalformedRequest("the body could not be read to its end") from exc
+    if len(body) > limit:
+        raise _too_large(limit)
+    if size is not None and len(body) < size:
+        raise MalformedRequest(f"the body ended after {len(body)} of {size} bytes")
+    return body
+
+
+def _too_large(limit: int) -> GatewayError:
+    return PayloadTooLarge(f"a body is at most {limit} bytes here; send less, or raise web.max_body", limit=limit)
+
+
+def parse_json(model: type[BaseModel], body: bytes) -> None:
+    """Checks that `body` is one `model`. Raises MalformedRequest or InvalidRequest."""
+    try:
+        model.model_validate_json(body)
+    except ValidationError as exc:
+        raise explain(model, exc) from None
+    # pydantic takes the last of two equal keys; another reader may take the first. Numbers do not matter.
+    json.loads(body, object_pairs_hook=_refuse_twice, parse_int=_ignore, parse_float=_ignore)
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
+    names = {name for name, _ in pairs}
+    if len(names) < len(pairs):
+        path = next(name for name in names if sum(other == name for other, _ in pairs) > 1)
+        raise _invalid(path[:200], "duplicate_key", "given twice")
+
+
+def _ignore(_: str) -> None:
+    return None
+
+
+def parse_query(model: type[Query], text: str) -> Query:
+    """The query's parameters as one `model`. Raises MalformedRequest or InvalidRequest."""
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
+    except UnicodeDecodeError:
+        raise MalformedRequest("the query is not percent-encoded UTF-8") from None
+    except ValueError:
+        raise MalformedRequest(f"the query has more than {MAX_QUERY_FIELDS} parameters") from None
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        field = model.model_fields.get(name)
+        if field is not None and get_origin(field.annotation) is list:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise _invalid(name[:200], "repeated", "given more than once")
+        else:
+            values[name] = value
+    try:
+        return model.model_validate(values)
+    except ValidationError as exc:
+        raise explain(model, exc) from None
+
+
+def _invalid(path: str, code: str, message: str) -> GatewayError:
+    field = FieldError(path, code, message)
+    return InvalidRequest("some fields cannot be taken; see `errors`", errors=[field.to_json()])

@@ -1,0 +1,153 @@
+"""The one way a request takes: identify, authenticate, authorize, validate, handle, reply."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flask import Response
+
+from gateway import ulid
+from gateway.api.call import Call, Reply
+from gateway.api.denials import Attempt, DenialLog
+from gateway.api.parse import parse_json, parse_query, read_body
+from gateway.api.problems import MEDIA_TYPE, build_problem, problem_headers
+from gateway.api.routes import PARAMETERS, Route
+from gateway.api.services import Services
+from gateway.auth.actions import Action
+from gateway.auth.actor import ANONYMOUS, Actor
+from gateway.auth.tokens import Refusal, Refused
+from gateway.errors import (
+    ClientGone,
+    ExecNotFound,
+    Forbidden,
+    GatewayError,
+    GuestNotFound,
+    InternalError,
+    Unauthenticated,
+)
+
+REQUEST_ID = "req_"
+_SAFE_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+)
+
+log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Takes requests of any route, in many threads at once."""
+
+    def __init__(self, services: Services, denials: DenialLog) -> None:
+        self._services = services
+        self._denials = denials
+
+    def take(self, route: Route, environ: Mapping[str, Any], path: Mapping[str, str]) -> Response:
+        """The reply to one request. Raises ClientGone alone: then there is nobody to reply to."""
+        request_id = ulid.new(REQUEST_ID)
+        try:
+            attempt = Attempt(route, _read_vmid(path), str(environ.get("REMOTE_ADDR", "")), request_id)
+            call = self._admit(attempt, environ, path)
+            return _render(self._handle(attempt, call), request_id)
+        except ClientGone:
+            raise
+        except Exception as exc:
+            return refuse(exc, request_id)
+
+    def _admit(self, attempt: Attempt, environ: Mapping[str, Any], path: Mapping[str, str]) -> Call:
+        route = attempt.route
+        actor = self._authenticate(attempt, environ)
+        self._authorize(attempt, actor)
+        if "vmid" in path and attempt.vmid is None:
+            raise GuestNotFound.for_vmid(path["vmid"][:64])
+        if "id" in path and not PARAMETERS["id"].fullmatch(path["id"]):
+            raise ExecNotFound.for_id(path["id"][:64])
+        query = parse_query(route.query, environ.get("QUERY_STRING", ""))
+        raw = b""
+        if route.body is not None:
+            raw = read_body(environ, self._services.config.web.max_body)
+            parse_json(route.body, raw)
+        return Call(
+            request_id=attempt.request_id,
+            remote=attempt.remote,
+            actor=actor,
+            environ=environ,
+            vmid=attempt.vmid or 0,
+            exec_id=path.get("id", ""),
+            query=query,
+            raw=raw,
+        )
+
+    def _handle(self, attempt: Attempt, call: Call) -> Reply:
+        try:
+            return attempt.route.handler(self._services, call)
+        except GuestNotFound:
+            # Told, and recorded, exactly like a guest outside the grant: the two must not be told apart.
+            audit_id = self._denials.record_actor(attempt, Refusal.UNKNOWN_GUEST, call.actor)
+            raise GuestNotFound.for_vmid(call.vmid, audit_id=audit_id) from None
+
+    def _authenticate(self, attempt: Attempt, environ: Mapping[str, Any]) -> Actor:
+        scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+        if scheme.lower() == "bearer":
+            found = self._services.tokens.verify(token.strip(" "), attempt.remote)
+        else:
+            found = Refused(Refusal.NO_TOKEN)
+        if isinstance(found, Actor):
+            return found
+        if attempt.route.action is Action.PUBLIC:
+            return ANONYMOUS
+        self._denials.record_stranger(attempt, found)
+        raise Unauthenticated(
+            "send a valid token: `Authorization: Bearer pveg_...`; `pve-exec-gateway token create` makes one"
+        )
+
+    def _authorize(self, attempt: Attempt, actor: Actor) -> None:
+        action = attempt.route.action
+        if action is Action.PUBLIC:
+            return
+        if not actor.holds(action):
+            audit_id = self._denials.record_actor(attempt, Refusal.ACTION_NOT_GRANTED, actor)
+            detail = f"this token may not {action}; see GET /tokens/self for what it may"
+            raise Forbidden(detail, action=action, audit_id=audit_id)
+        if attempt.vmid is not None and not actor.reaches(action, attempt.vmid):
+            audit_id = self._denials.record_actor(attempt, Refusal.GUEST_NOT_GRANTED, actor)
+            raise GuestNotFound.for_vmid(attempt.vmid, audit_id=audit_id)
+
+
+def refuse(error: Exception, request_id: str | None = None) -> Response:
+    """The problem that `error` is. What is no GatewayError is a defect of ours: its traceback is logged."""
+    request_id = request_id or ulid.new(REQUEST_ID)
+    if not isinstance(error, GatewayError):
+        log.error("request %s failed", request_id, exc_info=error)
+        error = InternalError("a fault of the gateway; its log tells more under this request_id")
+    elif error.status >= 500:
+        log.warning("request %s: %s: %s", request_id, error.code, error.detail)
+    body = json.dumps(build_problem(error, request_id), separators=(",", ":")).encode()
+    return _respond(body, error.status, MEDIA_TYPE, problem_headers(error), request_id)
+
+
+def list_methods(allow: Iterable[str]) -> Response:
+    """The reply to OPTIONS: the methods that the path takes."""
+    return _respond(b"", 204, None, {"Allow": ", ".join(allow)}, ulid.new(REQUEST_ID))
+
+
+def _read_vmid(path: Mapping[str, str]) -> int | None:
+    """The path's vmid where it is a possible one."""
+    text = path.get("vmid", "")
+    return int(text) if PARAMETERS["vmid"].fullmatch(text) else None
+
+
+def _render(reply: Reply, request_id: str) -> Response:
+    body = reply.body
+    if reply.media_type == "application/json" and not isinstance(body, bytes):
+        body = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _respond(body, reply.status, reply.media_type, reply.headers, request_id)
+
+
+def _respond(body: Any, status: int, media_type: str | None, headers: Mapping[str, str], request_id: str) -> Response:
+    fields = [*headers.items(), *_SAFE_HEADERS, ("X-Request-Id", request_id)]
+    return Response(body, status=status, headers=fields, content_type=media_type)

@@ -1,0 +1,60 @@
+"""What handlers work with: the services of one gateway, made once in `gateway.app`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from gateway.audit.protocol import Receipt
+from gateway.auth.tokens import TokenStore
+from gateway.config import Config
+from gateway.exec.origin import Origin
+from gateway.exec.reply import OutputSlice, RunReply
+from gateway.exec.view import ExecView
+from gateway.supervisor.client import Watch
+
+Stream = Literal["stdout", "stderr"]
+
+
+class Supervisor(Protocol):
+    """The supervisor as the web sees it (supervisor.client.SupervisorClient). All raise GatewayError."""
+
+    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None) -> RunReply: ...
+
+    def get(self, exec_id: str, origin: Origin, wait: float = 0) -> ExecView: ...
+
+    def list(
+        self,
+        origin: Origin,
+        vmid: int | None,
+        state: str | None,
+        labels: dict[str, str],
+        limit: int,
+        after: str | None,
+    ) -> list[ExecView]: ...
+
+    def output(self, exec_id: str, stream: Stream, origin: Origin, offset: int, length: int) -> OutputSlice: ...
+
+    def kill(self, exec_id: str, origin: Origin) -> ExecView: ...
+
+    def health(self) -> dict[str, Any]: ...
+
+
+class Audit(Protocol):
+    """The audit log as the web sees it (audit.client.AuditClient). Raises AuditUnavailable."""
+
+    def commit(self, record: Mapping[str, Any], timeout: float = ...) -> Receipt: ...
+
+    def ping(self, timeout: float = ...) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a handler may call. `openapi` gives the API's description as JSON."""
+
+    config: Config
+    supervisor: Supervisor
+    audit: Audit
+    tokens: TokenStore
+    openapi: Callable[[], bytes]

@@ -1,0 +1,22 @@
+"""`python -m gateway.audit <settings as JSON>`: the writer process, and nothing else in its memory."""
+
+from __future__ import annotations
+
+import sys
+
+from gateway.audit.settings import AuditSettings
+from gateway.audit.writer import run_writer
+from gateway.errors import GatewayError
+
+
+def main() -> int:
+    try:
+        run_writer(AuditSettings.from_json(sys.argv[1]))
+    except (GatewayError, OSError) as exc:
+        print(f"audit writer: {exc}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

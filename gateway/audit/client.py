@@ -1,0 +1,144 @@
+"""The blocking client, for web's threads: one record, one receipt, or AuditUnavailable within the timeout."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway.audit.protocol import (
+    DEFAULT_TIMEOUT,
+    FrameBuffer,
+    FrameError,
+    Receipt,
+    encode_frame,
+    read_receipt,
+)
+from gateway.errors import AuditUnavailable
+
+_MAX_IDLE = 8
+
+
+class AuditClient:
+    """Safe in many threads, and across fork. Keeps a few idle connections.
+
+    A connection that failed in any way, or whose answer came too late, is closed and never used again, so no
+    caller can get another's receipt. Intents belong to `AsyncAuditClient`, which also takes them back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._lock = threading.Lock()
+        self._idle: list[_Connection] = []
+        self._pid = os.getpid()
+
+    def commit(self, record: Mapping[str, Any], timeout: float = DEFAULT_TIMEOUT) -> Receipt:
+        """Wait until `record` (of `build_record`) is durable.
+
+        Raises AuditUnavailable when that cannot be had within `timeout` seconds, and InternalError when the
+        writer finds the record malformed.
+        """
+        return read_receipt(self._ask({"record": record, "wait": True, "sent": time.monotonic()}, timeout))
+
+    def ping(self, timeout: float = 1.0) -> dict[str, Any]:
+        """The writer's status: `ok`, `why` not, `queued`, `last_sync_ms`, ... Raises AuditUnavailable."""
+        return dict(self._ask({"op": "ping"}, timeout)["status"])
+
+    def head(self, timeout: float = 1.0) -> dict[str, Any] | None:
+        """The chain's head as `{seq, mac}`, or None before the first record. Raises AuditUnavailable."""
+        head: dict[str, Any] | None = self._ask({"op": "head"}, timeout)["head"]
+        return head
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _ask(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        connection: _Connection | None = None
+        try:
+            connection = self._take_idle() or _Connection(self._path, timeout)
+            reply = connection.ask(message, deadline)
+        except TimeoutError as exc:
+            _close(connection)
+            raise AuditUnavailable("the audit writer does not answer") from exc
+        except (OSError, FrameError) as exc:
+            _close(connection)
+            raise AuditUnavailable(f"cannot reach the audit writer: {exc}") from exc
+        except BaseException:
+            _close(connection)
+            raise
+        self._put_back(connection)
+        return reply
+
+    def _take_idle(self) -> _Connection | None:
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid, self._idle = os.getpid(), []
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.is_quiet():
+                    return connection
+                connection.close()
+        return None
+
+    def _put_back(self, connection: _Connection) -> None:
+        with self._lock:
+            if len(self._idle) < _MAX_IDLE:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+class _Connection:
+    def __init__(self, path: str, timeout: float) -> None:
+        self._frames = FrameBuffer()
+        self._last_id = 0
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._sock.settimeout(timeout)
+            self._sock.connect(path)
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def ask(self, message: dict[str, Any], deadline: float) -> dict[str, Any]:
+        self._last_id += 1
+        self._limit(deadline)
+        self._sock.sendall(encode_frame({"id": self._last_id, **message}))
+        while True:
+            self._limit(deadline)
+            data = self._sock.recv(65536)
+            if not data:
+                raise ConnectionResetError("the connection was closed")
+            for reply in self._frames.feed(data):
+                if reply.get("id") != self._last_id:
+                    raise FrameError("an answer to another question")
+                return reply
+
+    def is_quiet(self) -> bool:
+        """Nothing to read: neither EOF nor an answer nobody waits for."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _limit(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+
+
+def _close(connection: _Connection | None) -> None:
+    if connection is not None:
+        connection.close()

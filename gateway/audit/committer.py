@@ -1,0 +1,281 @@
+"""Group commit: one thread takes every queued record, makes them durable with one write and one fdatasync,
+and hands out receipts; nobody else ever waits for the disk."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from gateway.audit.anchor import Anchors
+from gateway.audit.chain import Head
+from gateway.audit.log import AuditLog, note
+from gateway.audit.protocol import PATIENCE, Code, Receipt
+from gateway.audit.record import ANNOUNCEMENTS, Event, Fields, build_aborted
+from gateway.errors import AuditUnavailable
+
+MAX_QUEUED = 4096
+MAX_QUEUED_BYTES = 4 << 20
+_MAX_BATCH_BYTES = 1 << 20
+_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no receipt."""
+
+    code: Code
+    detail: str
+
+
+class State(Enum):
+    """Where an entry is. What was WITHDRAWN while queued never reaches the log; what was told no while it was
+    being written is taken back if it turns out durable."""
+
+    QUEUED = auto()
+    WRITING = auto()
+    ANSWERED = auto()
+    WITHDRAWN = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One record on its way into the log. `owner` and `id` are for whoever sends the answer."""
+
+    fields: Fields
+    size: int
+    wait: bool
+    sent: float
+    owner: Any = None
+    id: Any = None
+    state: State = field(default=State.QUEUED)
+
+    @property
+    def announces(self) -> bool:
+        return self.fields["event"] in ANNOUNCEMENTS
+
+
+Answer = tuple[Entry, Receipt | Refusal]
+
+
+class Committer:
+    """`submit`, `expire`, `withdraw` and `take_answers` are for the I/O thread; `run` is the other thread.
+
+    `wake` is called, from the committing thread, when there are answers to take.
+    """
+
+    def __init__(self, log: AuditLog, anchors: Anchors, *, wake: Callable[[], object]) -> None:
+        self._log = log
+        self._anchors = anchors
+        self._wake = wake
+        self._changed = threading.Condition()
+        self._queue: deque[Entry] = deque()
+        self._bytes = 0
+        self._own: list[Fields] = []
+        self._waiting: set[Entry] = set()
+        self._answers: list[Answer] = []
+        self._stopping = False
+        self._busy_since: float | None = None
+        self._failing_since: float | None = None
+        self._failure = ""
+        self._refused = 0
+        self._records = self._syncs = 0
+        self._last_sync = 0.0
+
+    # -- the I/O thread's side
+
+    def submit(self, entry: Entry) -> Refusal | None:
+        """Queue `entry`, or say at once why not."""
+        now = time.monotonic()
+        with self._changed:
+            if entry.wait and now - entry.sent > PATIENCE:
+                return Refusal(Code.UNAVAILABLE, "the request is too old: its caller has stopped waiting")
+            if entry.wait and (stuck := self._stuck_for(now)):
+                return Refusal(Code.UNAVAILABLE, _describe_stuck(stuck))
+            if len(self._queue) >= MAX_QUEUED or self._bytes + entry.size > MAX_QUEUED_BYTES:
+                return Refusal(Code.QUEUE_FULL, "the audit writer's queue is full; try again")
+            self._queue.append(entry)
+            self._bytes += entry.size
+            if entry.wait:
+                self._waiting.add(entry)
+            self._changed.notify()
+        return None
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether `expire` must be called soon."""
+        return bool(self._waiting)
+
+    def expire(self) -> list[Answer]:
+        """Tell no to everyone who has waited too long."""
+        now = time.monotonic()
+        with self._changed:
+            late = [entry for entry in self._waiting if now - entry.sent > PATIENCE]
+            for entry in late:
+                self._let_go(entry)
+            detail = _describe_stuck(self._stuck_for(now)) if late else ""
+        return [(entry, Refusal(Code.UNAVAILABLE, detail)) for entry in late]
+
+    def withdraw(self, owner: object) -> None:
+        """`owner` is gone: nothing that it announced will be done. What it reported still counts."""
+        with self._changed:
+            for entry in [entry for entry in self._waiting if entry.owner is owner and entry.announces]:
+                self._let_go(entry)
+
+    def take_back(self, entry: Entry) -> None:
+        """The receipt of `entry` could not be delivered."""
+        if entry.announces:
+            with self._changed:
+                self._own.append(build_aborted(entry.fields, "caller gone"))
+                self._changed.notify()
+
+    def take_answers(self) -> list[Answer]:
+        with self._changed:
+            answers, self._answers = self._answers, []
+        return answers
+
+    def stop(self) -> None:
+        """Let `run` finish what is queued, anchor, and return."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def status(self) -> dict[str, Any]:
+        """For health and metrics; never waits for the disk."""
+        now = time.monotonic()
+        with self._changed:
+            stuck = self._stuck_for(now)
+            why = _describe_stuck(stuck) if stuck else self._failure
+            return {
+                "ok": not why,
+                "why": why or None,
+                "queued": len(self._queue),
+                "queued_bytes": self._bytes,
+                "records": self._records,
+                "syncs": self._syncs,
+                "last_sync_ms": round(self._last_sync * 1000, 3),
+                "seq": self._log.head.seq if self._log.head else 0,
+                "anchors_sent": self._anchors.sent,
+                "anchors_failed": self._anchors.failed,
+            }
+
+    def head(self) -> Head | None:
+        return self._log.head
+
+    def _let_go(self, entry: Entry) -> None:
+        """The lock is held. The caller of `entry` gets no receipt."""
+        self._waiting.discard(entry)
+        if entry.state is State.QUEUED:
+            entry.state = State.WITHDRAWN
+            self._queue.remove(entry)
+            self._bytes -= entry.size
+        else:
+            entry.state = State.ANSWERED
+
+    def _stuck_for(self, now: float) -> float:
+        """The lock is held. Seconds that the disk has kept us waiting, if that is too long."""
+        busy = now - self._busy_since if self._busy_since is not None else 0.0
+        return busy if busy > PATIENCE else 0.0
+
+    # -- the committing thread
+
+    def run(self) -> None:
+        """Commit until stopped. The log's first record, `audit:opened`, does not wait for a request."""
+        self._commit([], [])
+        while True:
+            with self._changed:
+                while not (self._queue or self._stopping or (self._own and self._failing_since is None)):
+                    if not self._changed.wait(self._next_chore()):
+                        break
+                if self._stopping and not self._queue and not self._own:
+                    break
+                own, batch = self._take_batch()
+            if own or batch or self._failing_since is not None:
+                self._commit(own, batch)
+                if self._stopping and self._failing_since is not None:
+                    break
+            self._anchor()
+        self._anchor(force=True)
+        self._log.close()
+
+    def _take_batch(self) -> tuple[list[Fields], list[Entry]]:
+        own, self._own = self._own, []
+        batch: list[Entry] = []
+        size = 0
+        while self._queue and size < _MAX_BATCH_BYTES:
+            entry = self._queue.popleft()
+            entry.state = State.WRITING
+            size += entry.size
+            batch.append(entry)
+        self._bytes -= size
+        return own, batch
+
+    def _commit(self, own: list[Fields], batch: list[Entry]) -> None:
+        records = [*own, *(entry.fields for entry in batch)]
+        if self._failing_since is not None:
+            records.insert(0, self._note_recovered(self._failing_since))
+        began = self._busy_since = time.monotonic()
+        try:
+            heads = self._log.append(records)
+        except AuditUnavailable as exc:
+            self._failed(own, batch, exc.detail)
+            return
+        except Exception:
+            traceback.print_exc()
+            self._failed(own, batch, "the audit writer has a defect; its log tells which")
+            return
+        ended = time.monotonic()
+        heads = heads[len(heads) - len(batch) :]
+        with self._changed:
+            self._busy_since = self._failing_since = None
+            self._failure, self._refused = "", 0
+            self._records += len(records)
+            self._syncs += 1
+            self._last_sync = ended - began
+            for entry, head in zip(batch, heads, strict=True):
+                if entry.state is State.WRITING:
+                    self._answers.append((entry, Receipt(entry.fields["audit_id"], head.seq, head.mac)))
+                    self._waiting.discard(entry)
+                elif entry.announces:
+                    self._own.append(build_aborted(entry.fields, "its caller was told no, or had gone"))
+        self._wake()
+
+    def _failed(self, own: list[Fields], batch: list[Entry], detail: str) -> None:
+        refusal = Refusal(Code.UNAVAILABLE, detail)
+        with self._changed:
+            self._busy_since = None
+            if self._failing_since is None:
+                self._failing_since = time.monotonic()
+            self._failure = detail
+            self._own = [*own, *self._own]
+            for entry in batch:
+                self._refused += 1
+                if entry.state is State.WRITING:
+                    self._answers.append((entry, refusal))
+                    self._waiting.discard(entry)
+        self._wake()
+
+    def _note_recovered(self, since: float) -> Fields:
+        seconds = round(time.monotonic() - since, 3)
+        return note(Event.AUDIT_RECOVERED, why=self._failure, seconds=seconds, refused=self._refused)
+
+    def _next_chore(self) -> float | None:
+        """Seconds until a failed log is tried again or the head is due for an anchor; None: nothing to do."""
+        if self._failing_since is not None:
+            return _RETRY_SECONDS
+        return self._anchors.seconds_left(self._log.head)
+
+    def _anchor(self, *, force: bool = False) -> None:
+        log = self._log
+        self._anchors.update(log.head, log.path.name, log.files_begun, force=force)
+
+
+def _describe_stuck(seconds: float) -> str:
+    if not seconds:
+        return "the disk did not take the record in time"
+    return f"the disk has not answered for {seconds:.1f} s"

@@ -1,0 +1,110 @@
+"""The wire between the writer and its clients: u32 big-endian length, then that many bytes of JSON.
+
+A client sends `{id, record, wait, sent}` or `{id, op}`; the reply carries the same `id` and either `receipt`,
+`error: {code, detail}`, `head` or `status`. Replies may come in another order than the requests.
+
+`wait: true`: a caller has stood waiting since `sent` (seconds of CLOCK_MONOTONIC); it hears within 1.5 s.
+`wait: false`: nobody waits; the reply comes when the record is durable or certainly is not in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from gateway.errors import AuditUnavailable, GatewayError, InternalError
+
+MAX_FRAME = 128 << 10
+PATIENCE = 1.5
+"""Seconds from `sent` after which the writer answers no."""
+
+DEFAULT_TIMEOUT = 1.8
+"""Seconds a client waits: longer than `PATIENCE`, and short of the 2 s that a request may take."""
+
+_LENGTH = struct.Struct(">I")
+
+
+class Code(StrEnum):
+    """Why a record is not in the log."""
+
+    UNAVAILABLE = "audit_unavailable"
+    QUEUE_FULL = "queue_full"
+    INVALID_RECORD = "invalid_record"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof that a record is durable: its operation and its place in the chain."""
+
+    audit_id: str
+    seq: int
+    mac: str
+
+
+class FrameError(ValueError):
+    """The peer does not speak this protocol."""
+
+
+def encode_frame(message: Mapping[str, Any]) -> bytes:
+    """Raises FrameError when the message is larger than a frame may be."""
+    body = _ENCODER.encode(message).encode("ascii")
+    if len(body) > MAX_FRAME:
+        raise FrameError(f"{len(body)} bytes are too many for one frame")
+    return _LENGTH.pack(len(body)) + body
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+class FrameBuffer:
+    """Bytes as they arrive, objects as they are whole. Holds at most one frame and one read."""
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The messages that `data` completes. Raises FrameError on what can never become one."""
+        self._bytes += data
+        messages = []
+        start = 0
+        while len(self._bytes) - start >= 4:
+            (length,) = _LENGTH.unpack_from(self._bytes, start)
+            if length > MAX_FRAME:
+                raise FrameError("frame too large")
+            end = start + 4 + length
+            if len(self._bytes) < end:
+                break
+            messages.append(_decode(bytes(self._bytes[start + 4 : end])))
+            start = end
+        del self._bytes[:start]
+        return messages
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError):
+        raise FrameError("not JSON") from None
+    if not isinstance(message, dict):
+        raise FrameError("not an object")
+    return message
+
+
+def read_receipt(reply: Mapping[str, Any]) -> Receipt:
+    """The receipt in a reply. Raises its error: AuditUnavailable, or InternalError for a bad record."""
+    if "receipt" in reply:
+        return Receipt(**reply["receipt"])
+    raise read_error(reply)
+
+
+def read_error(reply: Mapping[str, Any]) -> GatewayError:
+    error = reply.get("error") or {}
+    if error.get("code") == Code.INVALID_RECORD:
+        return InternalError(f"the audit writer refused a record: {error.get('detail')}")
+    return AuditUnavailable(str(error.get("detail", "the audit writer gave no receipt")))

@@ -1,0 +1,288 @@
+"""Reads a log back: is it what the writer wrote, whole and in order, and where does a hashed value stand?"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO
+
+from gateway.audit.anchor import Anchor, read_anchors
+from gateway.audit.chain import GENESIS, Chain, Head, Sealed
+from gateway.audit.keys import AuditKeys, load_keys
+from gateway.audit.log import CLOSED_NAME, LOG_NAME, list_log_files
+from gateway.audit.record import Event
+
+
+class Wrong(StrEnum):
+    """What can be wrong with a log."""
+
+    CHANGED = "changed"
+    REMOVED = "removed"
+    REORDERED = "reordered"
+    ADDED = "added"
+    TORN = "torn"
+    TAIL_DROPPED = "tail dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The first place that is not as written. `line` counts from 1; `seq` belongs there."""
+
+    file: str
+    line: int
+    seq: int
+    wrong: Wrong
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: record {self.seq}: {self.wrong}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`fault` is None for a good log. `notes`: what the writer itself recorded of losses and failures."""
+
+    fault: Fault | None
+    files: int
+    records: int
+    first: int
+    last: int
+    anchors: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the log: the record it holds if it is genuine."""
+
+    file: str
+    number: int
+    sealed: Sealed | None
+    whole: bool
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Where the walk over all lines is, and what it has met. After a fault it only collects."""
+
+    anchors: dict[int, Anchor]
+    at: Head = GENESIS
+    first: Sealed | None = None
+    records: int = 0
+    begin: Line | None = None
+    end: Line | None = None
+    suspect: Line | None = None
+    fault: Fault | None = None
+    missing: int = 0
+    pruned: set[Head] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+_LOSSES = ("deleted", "truncated", "foreign_bytes", "damaged")
+"""Reasons of `audit:opened` that a reader should hear about."""
+
+
+def verify(directory: Path, keys: AuditKeys, anchors: Iterable[Anchor] = ()) -> Verdict:
+    """Walk every file of the log in `directory` and name the first thing that is wrong.
+
+    Without `anchors` (`read_anchors`) records dropped from the very end cannot be seen to be missing. A log
+    may begin after its first record if a later record says that what came before was pruned. Raises OSError.
+    """
+    chain = Chain(keys.chain)
+    walk = _Walk({anchor.head.seq: anchor for anchor in anchors})
+    with open_files(directory, chain) as files:
+        for line in read_lines(files, chain):
+            walk.begin, walk.end = walk.begin or line, line
+            _step(walk, line)
+    if walk.suspect and not walk.fault:
+        _settle_suspect(walk, walk.suspect, None)
+    fault = _check_begin(walk) or walk.fault or _check_end(walk)
+    first = walk.first.head.seq if walk.first else 0
+    return Verdict(fault, len(files), walk.records, first, walk.at.seq, len(walk.anchors), tuple(walk.notes))
+
+
+def verify_command(directory: Path, key_file: Path, anchor_lines: Iterable[str] = ()) -> tuple[Verdict, int]:
+    """The core of `audit verify`: the verdict, and the exit code: 0 good, 1 a fault.
+
+    `anchor_lines` as of `journalctl -t pve-exec-gateway-audit -o cat`. Raises ConfigError, OSError.
+    """
+    keys = load_keys(key_file)
+    verdict = verify(directory, keys, read_anchors(anchor_lines, keys.anchor))
+    return verdict, 1 if verdict.fault else 0
+
+
+def find_hash(directory: Path, keys: AuditKeys, value: bytes | str) -> Iterator[Line]:
+    """The genuine records in which `value` stands as its keyed hash (`audit hash`)."""
+    wanted = keys.redactor.hash(value)
+    chain = Chain(keys.chain)
+    with open_files(directory, chain) as files:
+        for line in read_lines(files, chain):
+            if line.sealed and _holds(line.sealed.record.get("data"), wanted):
+                yield line
+
+
+@contextlib.contextmanager
+def open_files(directory: Path, chain: Chain) -> Iterator[list[BinaryIO]]:
+    """The log's files from the oldest to the one being written, by what they hold, not by their names.
+
+    All are opened before any is read, so that a writer at work may rotate and prune meanwhile.
+    """
+    while True:
+        paths = list_log_files(directory)
+        with contextlib.ExitStack() as stack:
+            try:
+                files = [stack.enter_context(path.open("rb")) for path in paths]
+            except FileNotFoundError:
+                continue
+            if list_log_files(directory) != paths:
+                continue
+            yield sorted(files, key=lambda file: _position(file, chain))
+            return
+
+
+def read_lines(files: Iterable[BinaryIO], chain: Chain) -> Iterator[Line]:
+    """Every line of `files`. What is not genuine has no `sealed`; what lacks its newline is not `whole`."""
+    for file in files:
+        file.seek(0)
+        number = 0
+        while raw := _read_line(file):
+            number += 1
+            whole = raw.endswith(b"\n")
+            yield Line(Path(file.name).name, number, chain.open(raw[:-1]) if whole else None, whole)
+
+
+def _read_line(file: BinaryIO) -> bytes:
+    """One line; at the end of the file one that is just being written gets a moment to be finished."""
+    raw = file.readline()
+    for _ in range(3):
+        if not raw or raw.endswith(b"\n"):
+            break
+        time.sleep(0.02)
+        raw += file.readline()
+    return raw
+
+
+def _position(file: BinaryIO, chain: Chain) -> float:
+    """Where a file belongs: by its first two records that follow each other, so that no single moved record
+    moves its file; else by its name; else by the only record it has."""
+    before: Sealed | None = None
+    single = float("inf")
+    for line in read_lines([file], chain):
+        if before and line.sealed and line.sealed.prev == before.head.mac:
+            return before.head.seq
+        before = line.sealed
+        single = min(single, before.head.seq) if before else single
+    name = Path(file.name).name
+    closed = CLOSED_NAME.fullmatch(name)
+    if closed:
+        return float(closed[1])
+    return float("inf") if name == LOG_NAME else single
+
+
+def _step(walk: _Walk, line: Line) -> None:
+    sealed = line.sealed
+    if sealed:
+        walk.records += 1
+        _collect(walk, line, sealed)
+    if walk.fault:
+        _refine(walk, sealed)
+        return
+    if walk.suspect:
+        _settle_suspect(walk, walk.suspect, sealed)
+    elif sealed is None:
+        walk.suspect = line
+    elif walk.first is None:
+        walk.first, walk.at = sealed, sealed.head
+        _check_anchor(walk, line, sealed.head)
+    elif sealed.head.seq == walk.at.seq + 1 and sealed.prev == walk.at.mac:
+        walk.at = sealed.head
+        _check_anchor(walk, line, sealed.head)
+    else:
+        _misplaced(walk, line, sealed)
+
+
+def _collect(walk: _Walk, line: Line, sealed: Sealed) -> None:
+    event, data = sealed.record.get("event"), sealed.record.get("data")
+    if not isinstance(data, dict):
+        return
+    if event == Event.AUDIT_PRUNED:
+        walk.pruned.add(Head(data["last_seq"], data["last_mac"]))
+    elif event in (Event.AUDIT_TORN, Event.AUDIT_RECOVERED) or data.get("reason") in _LOSSES:
+        walk.notes.append(f"{line.file}:{line.number}: {event}: {data}")
+
+
+def _check_anchor(walk: _Walk, line: Line, head: Head) -> None:
+    anchor = walk.anchors.get(head.seq)
+    if anchor and anchor.head.mac != head.mac:
+        detail = f"the journal anchored another record {head.seq} at {anchor.ts}"
+        walk.fault = Fault(line.file, line.number, head.seq, Wrong.CHANGED, detail)
+
+
+def _misplaced(walk: _Walk, line: Line, sealed: Sealed) -> None:
+    """A genuine record that does not follow the one before it."""
+    expected = walk.at.seq + 1
+    if sealed.head.seq > expected:
+        walk.missing = expected
+        detail = f"records {expected} to {sealed.head.seq - 1} are missing"
+        walk.fault = Fault(line.file, line.number, expected, Wrong.REMOVED, detail)
+    elif sealed.head.seq == expected:
+        detail = "it follows another record than the one before it"
+        walk.fault = Fault(line.file, line.number, expected, Wrong.CHANGED, detail)
+    else:
+        detail = f"record {sealed.head.seq} stands here again or too late"
+        walk.fault = Fault(line.file, line.number, expected, Wrong.ADDED, detail)
+
+
+def _refine(walk: _Walk, sealed: Sealed | None) -> None:
+    """What seemed removed, and turns up later, was moved."""
+    fault = walk.fault
+    if fault and fault.wrong is Wrong.REMOVED and sealed and sealed.head.seq == walk.missing:
+        detail = f"record {walk.missing} stands further down"
+        walk.fault = Fault(fault.file, fault.line, fault.seq, Wrong.REORDERED, detail)
+
+
+def _settle_suspect(walk: _Walk, suspect: Line, after: Sealed | None) -> None:
+    """A line that is not genuine was added if the chain goes on behind it as if it were not there."""
+    expected = walk.at.seq + 1
+    if not suspect.whole:
+        wrong, detail = Wrong.TORN, "the line has no end"
+    elif after and after.head.seq == expected and after.prev == walk.at.mac:
+        wrong, detail = Wrong.ADDED, "the writer did not write this line"
+    else:
+        wrong, detail = Wrong.CHANGED, "the line is not as the writer wrote it"
+    walk.fault = Fault(suspect.file, suspect.number, expected, wrong, detail)
+
+
+def _check_begin(walk: _Walk) -> Fault | None:
+    """The log's first record must be the chain's first, or follow one that was pruned."""
+    first, begin = walk.first, walk.begin
+    if first is None or begin is None:
+        return None
+    before = Head(first.head.seq - 1, first.prev)
+    if before == GENESIS or before in walk.pruned:
+        return None
+    detail = f"records 1 to {before.seq} are missing, and no record says that they were pruned"
+    return Fault(begin.file, begin.number, 1, Wrong.REMOVED, detail)
+
+
+def _check_end(walk: _Walk) -> Fault | None:
+    """Every anchored head must have been passed, unless it was pruned."""
+    ahead = [anchor for seq, anchor in walk.anchors.items() if seq > walk.at.seq]
+    if not ahead:
+        return None
+    last = max(ahead, key=lambda anchor: anchor.head.seq)
+    file, line = (walk.end.file, walk.end.number + 1) if walk.end else (LOG_NAME, 1)
+    detail = f"records up to {last.head.seq} were in the log at {last.ts}"
+    return Fault(file, line, walk.at.seq + 1, Wrong.TAIL_DROPPED, detail)
+
+
+def _holds(value: object, wanted: str) -> bool:
+    if isinstance(value, dict):
+        return any(_holds(item, wanted) for item in value.values())
+    if isinstance(value, list):
+        return any(_holds(item, wanted) for item in value)
+    return value == wanted

@@ -1,0 +1,242 @@
+"""The audit writer process: takes records over a unix socket and answers with receipts.
+
+Two threads. This one owns the sockets and never touches the disk, so it can always say no; the committing
+thread owns the log and may hang with it. Run it with `python -m gateway.audit <settings as JSON>`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gateway.audit.anchor import Anchors
+from gateway.audit.committer import Committer, Entry, Refusal
+from gateway.audit.keys import load_keys
+from gateway.audit.listener import listen
+from gateway.audit.log import AuditLog, lock_directory
+from gateway.audit.protocol import MAX_FRAME, Code, FrameBuffer, FrameError, Receipt, encode_frame
+from gateway.audit.record import check_fields
+from gateway.audit.settings import AuditSettings
+from gateway.notify import notify
+
+MAX_PEERS = 128
+_MAX_UNSENT = 1 << 20
+_TICK = 0.1
+
+
+def run_writer(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasync) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the queue, anchor and return.
+
+    Raises ConfigError without a usable key, AuditUnavailable when another writer has the directory, OSError
+    when the socket cannot be had. An unusable disk is not an error here: callers hear of it, and the
+    writer goes on by itself once the disk is back.
+    """
+    keys = load_keys(settings.key_file)
+    lock = lock_directory(settings.directory)
+    wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    log = AuditLog(
+        settings.directory,
+        keys,
+        rotate_bytes=settings.rotate_bytes,
+        keep_files=settings.keep_files,
+        sync=sync,
+    )
+    committer = Committer(
+        log,
+        Anchors(
+            settings.journal_socket,
+            keys.anchor,
+            every_records=settings.anchor_records,
+            every_seconds=settings.anchor_seconds,
+        ),
+        wake=lambda: os.eventfd_write(wake, 1),
+    )
+    server = _Server(listen(settings.socket), committer, wake, {0, *settings.allowed_uids})
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    thread = threading.Thread(target=committer.run, name="committer", daemon=True)
+    thread.start()
+    notify("READY=1")
+    server.serve()
+    notify("STOPPING=1")
+    committer.stop()
+    thread.join()
+    server.close()
+    os.close(lock)
+
+
+class _Peer:
+    """One connection: what has come in of a frame, what has not gone out yet."""
+
+    __slots__ = ("closed", "frames", "sock", "uid", "unsent")
+
+    def __init__(self, sock: socket.socket, uid: int) -> None:
+        self.sock = sock
+        self.uid = uid
+        self.frames = FrameBuffer()
+        self.unsent = bytearray()
+        self.closed = False
+
+
+class _Server:
+    def __init__(self, listener: socket.socket, committer: Committer, wake: int, allowed_uids: set[int]) -> None:
+        self._listener = listener
+        self._committer = committer
+        self._wake = wake
+        self._allowed_uids = allowed_uids
+        self._peers: set[_Peer] = set()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(wake, selectors.EVENT_READ, self._deliver)
+        self._stopping = False
+
+    def stop(self) -> None:
+        """From the signal handler: the eventfd ends the wait."""
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def serve(self) -> None:
+        while not self._stopping:
+            timeout = _TICK if self._committer.has_waiting else None
+            for key, events in self._selector.select(timeout):
+                if isinstance(key.data, _Peer):
+                    self._attend(key.data, events)
+                else:
+                    key.data()
+            if self._committer.has_waiting:
+                self._answer(self._committer.expire())
+
+    def close(self) -> None:
+        """Hand out the last receipts. An answer that does not fit into its socket now is lost with it."""
+        self._deliver()
+        for peer in list(self._peers):
+            self._drop(peer)
+        self._selector.close()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        _pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid not in self._allowed_uids or len(self._peers) >= MAX_PEERS:
+            sock.close()
+            return
+        peer = _Peer(sock, uid)
+        self._peers.add(peer)
+        self._selector.register(sock, selectors.EVENT_READ, peer)
+
+    def _attend(self, peer: _Peer, events: int) -> None:
+        if events & selectors.EVENT_READ and not peer.closed:
+            self._receive(peer)
+        if events & selectors.EVENT_WRITE and not peer.closed:
+            self._flush(peer)
+
+    def _receive(self, peer: _Peer) -> None:
+        try:
+            data = peer.sock.recv(MAX_FRAME)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(peer)
+            return
+        try:
+            for message in peer.frames.feed(data):
+                self._take(peer, message)
+        except FrameError:
+            self._drop(peer)
+
+    def _take(self, peer: _Peer, message: dict[str, Any]) -> None:
+        """Act on one message. Raises FrameError when it is none of ours."""
+        if not isinstance(message.get("id"), int):
+            raise FrameError("no id")
+        if "record" in message:
+            self._take_record(peer, message)
+        elif message.get("op") == "ping":
+            self._send(peer, {"id": message["id"], "status": self._committer.status()})
+        elif message.get("op") == "head":
+            head = self._committer.head()
+            found = {"seq": head.seq, "mac": head.mac} if head else None
+            self._send(peer, {"id": message["id"], "head": found})
+        else:
+            raise FrameError("unknown message")
+
+    def _take_record(self, peer: _Peer, message: dict[str, Any]) -> None:
+        now, sent = time.monotonic(), message.get("sent")
+        entry = Entry(
+            fields={},
+            size=0,
+            wait=message.get("wait") is True,
+            sent=min(now, float(sent)) if isinstance(sent, int | float) else now,
+            owner=peer,
+            id=message["id"],
+        )
+        try:
+            fields, entry.size = check_fields(message["record"])
+        except ValueError as exc:
+            self._answer([(entry, Refusal(Code.INVALID_RECORD, str(exc)))])
+            return
+        entry.fields = {**fields, "peer": peer.uid}
+        refusal = self._committer.submit(entry)
+        if refusal:
+            self._answer([(entry, refusal)])
+
+    def _deliver(self) -> None:
+        """Send what the committing thread has finished."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        self._answer(self._committer.take_answers())
+
+    def _answer(self, answers: list[tuple[Entry, Receipt | Refusal]]) -> None:
+        for entry, answer in answers:
+            peer: _Peer = entry.owner
+            if isinstance(answer, Refusal):
+                error = {"code": answer.code, "detail": answer.detail}
+                self._send(peer, {"id": entry.id, "error": error})
+                continue
+            receipt = {"audit_id": answer.audit_id, "seq": answer.seq, "mac": answer.mac}
+            if not self._send(peer, {"id": entry.id, "receipt": receipt}):
+                self._committer.take_back(entry)
+
+    def _send(self, peer: _Peer, message: dict[str, Any]) -> bool:
+        """Whether the peer is still there to get it."""
+        if not peer.closed:
+            peer.unsent += encode_frame(message)
+            self._flush(peer)
+        return not peer.closed
+
+    def _flush(self, peer: _Peer) -> None:
+        try:
+            sent = peer.sock.send(peer.unsent)
+            del peer.unsent[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(peer)
+            return
+        if len(peer.unsent) > _MAX_UNSENT:
+            self._drop(peer)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
+        if self._selector.get_key(peer.sock).events != events:
+            self._selector.modify(peer.sock, events, peer)
+
+    def _drop(self, peer: _Peer) -> None:
+        if not peer.closed:
+            peer.closed = True
+            self._peers.discard(peer)
+            self._selector.unregister(peer.sock)
+            peer.sock.close()
+            self._committer.withdraw(peer)

@@ -1,0 +1,1 @@
+"""Who may do what: actions, grants over guests, and the tokens that carry them."""

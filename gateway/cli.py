@@ -1,0 +1,135 @@
+"""The command `pve-exec-gateway`: starts the three processes, and is the administrator's tool on the node.
+
+Modules are imported where they are needed: `--help` is quick, and no process carries another's memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway import __version__
+from gateway.cli_audit import audit, start_writer
+from gateway.cli_context import DEFAULT_PATH, Command, configured
+from gateway.cli_token import token
+from gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+    from gateway.web.settings import WebSettings
+
+
+@click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="PVE_EXEC_GATEWAY_CONFIG",
+    default=DEFAULT_PATH,
+    show_default=True,
+    help="The configuration file.",
+)
+@click.version_option(__version__, prog_name="pve-exec-gateway")
+@click.pass_context
+def main(context: click.Context, path: Path) -> None:
+    """Run commands in the guests of a Proxmox VE node over REST, with grants and an audit log."""
+    context.obj = path
+
+
+main.add_command(token)
+main.add_command(audit)
+
+
+@main.command()
+@configured
+@click.pass_obj
+def serve(path: Path, config: Config) -> None:
+    """Serve the API (the unit pve-exec-gateway)."""
+    from gateway.app import build
+    from gateway.config import load
+    from gateway.web.server import serve as serve_web
+
+    _log_to_stderr()
+    try:
+        # Read again on SIGHUP; one that is broken then leaves the old one in use.
+        serve_web(lambda: build(load(path)), web_settings(config))
+    except ValueError as exc:
+        raise ConfigError(f"cannot serve: {exc}") from exc
+
+
+@main.command()
+@configured
+def supervise(config: Config) -> None:
+    """Own and run the commands (the unit pve-exec-gateway-supervisor)."""
+    from gateway.supervisor.process import run
+
+    _log_to_stderr()
+    run(config)
+
+
+@main.command("audit-writer")
+@configured
+def audit_writer(config: Config) -> None:
+    """Write the audit log (the unit pve-exec-gateway-audit)."""
+    start_writer(config.audit)
+
+
+@main.group("config")
+def config_group() -> None:
+    """The configuration."""
+
+
+@config_group.command("check")
+@configured
+@click.pass_obj
+def config_check(path: Path, config: Config) -> None:
+    """Exit with 0 when the configuration can be used, else with 2, naming key, line and what is allowed."""
+    click.echo(f"{path}: good")
+
+
+@config_group.command("show")
+@configured
+def config_show(config: Config) -> None:
+    """Print the configuration in use, defaults included. It holds no secret."""
+    click.echo(_to_yaml(config.model_dump(mode="json")), nl=False)
+
+
+@main.command()
+def openapi() -> None:
+    """Print the API's description as OpenAPI 3.1."""
+    from gateway.api.openapi import build_openapi
+
+    click.echo(_to_yaml(build_openapi()), nl=False)
+
+
+def web_settings(config: Config) -> WebSettings:
+    """What the HTTP edge is told of the configuration. Raises ValueError for what it may not serve on."""
+    from gateway.web.settings import WebSettings
+
+    return WebSettings(
+        listen=(config.listen.address, config.listen.port),
+        tls_cert=config.tls.certificate if config.tls else None,
+        tls_key=config.tls.key if config.tls else None,
+        threads=config.web.threads,
+        workers=config.web.workers,
+        keepalive_s=config.web.keepalive,
+        handshake_s=config.web.handshake_timeout,
+        head_s=config.web.head_timeout,
+        body_s=config.web.body_timeout,
+        max_half_open_per_address=config.web.max_half_open_per_address,
+        max_half_open=config.web.max_half_open,
+        max_body_bytes=config.web.max_body,
+    )
+
+
+def _to_yaml(data: Any) -> str:
+    import yaml
+
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

@@ -1,0 +1,43 @@
+"""What every command shares: where the configuration is, and how a failure is told."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.errors import GatewayError
+
+# Kept here too, so that `--help` need not import the configuration's models; a test holds them equal.
+DEFAULT_PATH = Path("/etc/pve-exec-gateway/config.yaml")
+
+
+class Command(click.Group):
+    """A group whose failures are lines on stderr and exit code 2, never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GatewayError as exc:
+            text = exc.detail
+        except OSError as exc:
+            text = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
+        for line in text.splitlines():
+            click.echo(f"pve-exec-gateway: {line}", err=True)
+        raise click.exceptions.Exit(2)
+
+
+def configured(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives the command the configuration as `config`. ConfigError ends it."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from gateway.config import load
+
+        path: Path = click.get_current_context().find_root().obj
+        return command(*args, config=load(path), **kwargs)
+
+    return run

@@ -1,0 +1,240 @@
+"""The configuration: YAML in, frozen models out; a mistake is named by its dotted key and its line."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from gateway.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/pve-exec-gateway/config.yaml")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Field(ge=0)]
+FilePath = Annotated[Path, Field(strict=False)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: nothing unknown, nothing coerced, nothing changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class ListenConfig(Section):
+    """Where the API listens. A socket passed by systemd (LISTEN_FDS) wins over it."""
+
+    address: str = "0.0.0.0"
+    port: Annotated[int, Field(ge=1, le=65535)] = 39377
+
+
+class TlsConfig(Section):
+    """The node's own certificate by default; read again when the files change."""
+
+    certificate: FilePath = Path("/etc/pve/local/pve-ssl.pem")
+    key: FilePath = Path("/etc/pve/local/pve-ssl.key")
+
+
+class WebConfig(Section):
+    """The HTTP edge: workers, and limits on time, size and count."""
+
+    workers: Annotated[int, Field(ge=1, le=16)] = 1
+    threads: Annotated[int, Field(ge=2, le=1024)] = 64
+    max_body: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 << 20
+    keepalive: Seconds = 75.0
+    handshake_timeout: Seconds = 10.0
+    head_timeout: Seconds = 10.0
+    body_timeout: Seconds = 30.0
+    max_half_open: Count = 512
+    max_half_open_per_address: Count = 16
+
+
+class ExecConfig(Section):
+    """Defaults and maxima of an exec."""
+
+    timeout: Seconds = 3600.0
+    timeout_max: Seconds = 86400.0
+    kill_grace: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    kill_grace_max: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    queue_timeout: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    queue_timeout_max: Annotated[float, Field(ge=0, le=3600)] = 300.0
+    spawn_timeout: Seconds = 10.0
+    output_limit: Bytes = 1 << 20
+    output_limit_max: Annotated[int, Field(ge=0, le=256 << 20)] = 16 << 20
+    max_running: Count = 500
+    max_queued: Count = 2000
+    path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class SpoolConfig(Section):
+    """What is kept of execs on the node's disk, and for how long."""
+
+    directory: FilePath = Path("/var/lib/pve-exec-gateway/spool")
+    retention: Seconds = 86400.0
+    max_ended: Count = 20_000
+    total: Annotated[int, Field(ge=1 << 20)] = 4 << 30
+    min_free: Bytes = 512 << 20
+
+
+class SupervisorConfig(Section):
+    """The process that owns every command."""
+
+    socket: FilePath = Path("/run/pve-exec-gateway/supervisor/supervisor.sock")
+    instance: Annotated[str, Field(pattern=r"^[a-z0-9]{1,16}$")] = "default"
+    allowed_uids: tuple[int, ...] = Field(default=(0,), strict=False)
+
+
+class AuditConfig(Section):
+    """The audit log and its writer."""
+
+    directory: FilePath = Path("/var/log/pve-exec-gateway")
+    socket: FilePath = Path("/run/pve-exec-gateway/audit/audit.sock")
+    key_file: FilePath = Path("/var/lib/pve-exec-gateway/keys/audit.key")
+    journal_socket: FilePath = Path("/run/systemd/journal/socket")
+    anchor_records: Count = 1000
+    anchor_interval: Seconds = 60.0
+    rotate_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
+    keep_files: Annotated[int, Field(ge=1, le=10_000)] = 30
+    allowed_uids: tuple[int, ...] = Field(default=(0,), strict=False)
+
+
+class TokensConfig(Section):
+    """Where token records and the signing key ring stand. On a cluster: under /etc/pve/priv."""
+
+    directory: FilePath = Path("/var/lib/pve-exec-gateway/tokens")
+    key_file: FilePath = Path("/var/lib/pve-exec-gateway/keys/token.keys")
+
+
+class PveConfig(Section):
+    """Proxmox's own configuration file system."""
+
+    etc: FilePath = Path("/etc/pve")
+
+
+class LxcConfig(Section):
+    """How containers are reached."""
+
+    attach: FilePath = Path("/usr/bin/lxc-attach")
+    path: FilePath = Path("/var/lib/lxc")
+    cgroup: FilePath = Path("/sys/fs/cgroup")
+    proc: FilePath = Path("/proc")
+    launcher: FilePath = Path("/usr/lib/pve-exec-gateway/launcher")
+
+
+class GuestsConfig(Section):
+    """Policy on guests. Protected ones are out of reach for everything but reading."""
+
+    protected: tuple[Annotated[int, Field(ge=100, le=999_999_999)], ...] = Field(default=(), strict=False)
+
+
+class Config(Section):
+    """The whole configuration of one gateway. Holds no secret, only where secrets stand."""
+
+    node: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,62})$")] = Field(
+        default_factory=lambda: socket.gethostname().split(".")[0]
+    )
+    listen: ListenConfig = ListenConfig()
+    tls: TlsConfig | None = TlsConfig()
+    web: WebConfig = WebConfig()
+    exec: ExecConfig = ExecConfig()
+    spool: SpoolConfig = SpoolConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
+    audit: AuditConfig = AuditConfig()
+    tokens: TokensConfig = TokensConfig()
+    pve: PveConfig = PveConfig()
+    lxc: LxcConfig = LxcConfig()
+    guests: GuestsConfig = GuestsConfig()
+
+    @model_validator(mode="after")
+    def _plain_http_stays_home(self) -> Config:
+        if self.tls is None and self.listen.address not in LOOPBACK:
+            raise PydanticCustomError(
+                "plain_http",
+                "without `tls` the gateway listens on loopback only: set listen.address to 127.0.0.1",
+            )
+        return self
+
+
+def load(path: Path) -> Config:
+    """The configuration in `path`. Raises ConfigError naming key, line and what is allowed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
+        raise ConfigError(f"cannot read configuration {path}: {reason}") from exc
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not YAML: {getattr(exc, 'problem', None) or 'cannot be parsed'}") from exc
+    if data is not None and not isinstance(data, dict):
+        raise ConfigError(f"{path}:1: the configuration is a mapping of sections: {_names(Config)}")
+    duplicate = _duplicate_key(node)
+    if duplicate:
+        raise ConfigError(f"{path}:{duplicate[1]}: {duplicate[0]}: given twice")
+    try:
+        return Config.model_validate(data or {})
+    except ValidationError as exc:
+        raise ConfigError("\n".join(_explain(path, node, error) for error in exc.errors(include_url=False))) from exc
+
+
+def _explain(path: Path, node: yaml.Node | None, error: Any) -> str:
+    keys = [str(part) for part in error["loc"]]
+    line = _line(node, keys)
+    message = str(error["msg"])
+    if error["type"] == "extra_forbidden":
+        message = f"unknown key; allowed here: {_names(_section(keys[:-1]))}"
+    return f"{path}:{line}: {'.'.join(keys) or 'configuration'}: {re.sub(r'^Value error, ', '', message)}"
+
+
+def _section(keys: list[str]) -> type[BaseModel]:
+    model: type[BaseModel] = Config
+    for key in keys:
+        default = model.model_fields[key].default if key in model.model_fields else None
+        if not isinstance(default, BaseModel):
+            break
+        model = type(default)
+    return model
+
+
+def _names(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)
+
+
+def _line(node: yaml.Node | None, keys: list[str]) -> int:
+    line = 1
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == key), None)
+            if pair is None:
+                return line
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+            node = node.value[int(key)]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
+
+
+def _duplicate_key(node: yaml.Node | None) -> tuple[str, int] | None:
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen: set[str] = set()
+    for key, value in node.value:
+        if key.value in seen:
+            return str(key.value), key.start_mark.line + 1
+        seen.add(key.value)
+        deeper = _duplicate_key(value)
+        if deeper:
+            return f"{key.value}.{deeper[0]}", deeper[1]
+    return None

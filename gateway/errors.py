@@ -1,0 +1,217 @@
+"""Every failure the gateway reports, each with a stable `code`, an HTTP status and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One field of a request that cannot be taken: its path and why, never the sent value."""
+
+    path: str
+    code: str
+    message: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"path": self.path, "code": self.code, "message": self.message}
+
+
+class GatewayError(Exception):
+    """The root. `detail` is safe to show to the caller; `evidence` holds members such as vmid, node, errors."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, **evidence: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.evidence = evidence
+
+    def to_wire(self) -> dict[str, Any]:
+        """The form that crosses our own sockets; `from_wire` makes the same error of it again."""
+        return {"code": self.code, "detail": self.detail, "evidence": self.evidence}
+
+
+class InternalError(GatewayError):
+    """A defect of ours. The detail names the request id; the traceback is in the log only."""
+
+
+class ConfigError(GatewayError):
+    """The configuration cannot be used. The detail names the dotted key and the line. CLI exit code 2."""
+
+    code = "config_invalid"
+    title = "Configuration invalid"
+
+
+class MalformedRequest(GatewayError):
+    """The bytes are not what they promise to be: bad JSON, a body cut short, a query that is not UTF-8."""
+
+    code, status, title = "malformed_request", 400, "Malformed request"
+
+
+class Unauthenticated(GatewayError):
+    """No token, or none that is valid now; one body for every cause."""
+
+    code, status, title = "unauthenticated", 401, "Authentication required"
+
+
+class Forbidden(GatewayError):
+    """The token is known and may not do this anywhere."""
+
+    code, status, title = "forbidden", 403, "Not allowed"
+
+
+class NotFound(GatewayError):
+    """No such path in this API."""
+
+    code, status, title = "not_found", 404, "Not found"
+
+
+class GuestNotFound(GatewayError):
+    """No such guest, or one that the token may not know of: the two look the same."""
+
+    code, status, title = "guest_not_found", 404, "No such guest"
+
+    @classmethod
+    def for_vmid(cls, vmid: int | str, **evidence: Any) -> GuestNotFound:
+        """The one body for a guest that does not exist, is out of reach, or cannot exist."""
+        return cls("no such guest within this token's grants; see GET /tokens/self", vmid=vmid, **evidence)
+
+
+class ExecNotFound(GatewayError):
+    """No such exec, or another token's, or one whose retention has passed."""
+
+    code, status, title = "exec_not_found", 404, "No such exec"
+
+    @classmethod
+    def for_id(cls, exec_id: str) -> ExecNotFound:
+        """The one body for an exec that does not exist, is another token's, or has an impossible id."""
+        return cls("no such exec of this token, or its retention has passed; see GET /execs", exec_id=exec_id)
+
+
+class MethodNotAllowed(GatewayError):
+    """The path exists, the method does not; `allow` lists those that do."""
+
+    code, status, title = "method_not_allowed", 405, "Method not allowed"
+
+
+class GuestNotRunning(GatewayError):
+    """The guest is stopped, or stopped while the command was being started."""
+
+    code, status, title = "guest_not_running", 409, "Guest is not running"
+
+
+class GuestFrozen(GatewayError):
+    """The guest is frozen (suspended, or being snapshotted or backed up) and would hang a command."""
+
+    code, status, title, retryable = "guest_frozen", 409, "Guest is frozen", True
+
+
+class GuestUnsupported(GatewayError):
+    """The guest is of a kind, or on a node, that this gateway cannot run commands in."""
+
+    code, status, title = "guest_unsupported", 409, "Guest not supported"
+
+
+class ExecEnded(GatewayError):
+    """The exec has ended, so it can no longer be acted upon."""
+
+    code, status, title = "exec_ended", 409, "Exec has ended"
+
+
+class PayloadTooLarge(GatewayError):
+    """The request body is larger than `web.max_body`."""
+
+    code, status, title = "payload_too_large", 413, "Request body too large"
+
+
+class RangeNotSatisfiable(GatewayError):
+    """The range begins past the end of the output; `size` is its length so far."""
+
+    code, status, title = "range_not_satisfiable", 416, "Range not satisfiable"
+
+
+class OutputDropped(GatewayError):
+    """The range touches bytes that were not kept; `kept` lists the ranges that were."""
+
+    code, status, title = "output_dropped", 416, "Output was not kept"
+
+
+class UnsupportedMediaType(GatewayError):
+    """The body is not application/json."""
+
+    code, status, title = "unsupported_media_type", 415, "Unsupported media type"
+
+
+class InvalidRequest(GatewayError):
+    """Well-formed, but fields are unknown, missing, of the wrong type or out of range; see `errors`."""
+
+    code, status, title = "invalid_request", 422, "Invalid request"
+
+
+class GrantInvalid(GatewayError):
+    """A grant, its guests, networks or lifetime cannot be understood."""
+
+    code, status, title = "grant_invalid", 422, "Invalid grant"
+
+
+class TooManyExecs(GatewayError):
+    """A limit on running execs is reached and the queue time has passed."""
+
+    code, status, title, retryable = "too_many_execs", 429, "Too many running execs", True
+
+
+class AuditUnavailable(GatewayError):
+    """No durable audit record could be had, so nothing was done."""
+
+    code, status, title, retryable = "audit_unavailable", 503, "Audit log unavailable", True
+
+
+class SupervisorUnavailable(GatewayError):
+    """The supervisor does not answer; whether a command began is unknown when `started` says so."""
+
+    code, status, title, retryable = "supervisor_unavailable", 503, "Supervisor unavailable", True
+
+
+class TokenStoreError(GatewayError):
+    """The token store or its keys cannot be used: absent, damaged, open to others. No token is valid then."""
+
+    code, status, title, retryable = "token_store_unavailable", 503, "Token store unavailable", True
+
+
+class NodeNotReady(GatewayError):
+    """The node lacks what running commands safely needs; `missing` names it."""
+
+    code, status, title, retryable = "node_not_ready", 503, "Node not ready", True
+
+
+class SpoolFull(GatewayError):
+    """The spool's limits leave no room for another exec."""
+
+    code, status, title, retryable = "spool_full", 507, "Spool full", True
+
+
+class ClientGone(Exception):
+    """The client left before its reply: nobody reads an answer, so this never becomes one."""
+
+
+def all_errors() -> list[type[GatewayError]]:
+    """Every error class, the root's own code included, for the problem registry and the wire."""
+    found: list[type[GatewayError]] = []
+    queue: list[type[GatewayError]] = [GatewayError]
+    while queue:
+        cls = queue.pop(0)
+        found.append(cls)
+        queue.extend(cls.__subclasses__())
+    return found
+
+
+def from_wire(data: dict[str, Any]) -> GatewayError:
+    """The error that `to_wire` described; an unknown code becomes an InternalError."""
+    by_code = {cls.code: cls for cls in all_errors() if cls is not GatewayError}
+    cls = by_code.get(data.get("code", ""), InternalError)
+    return cls(str(data.get("detail", "")), **dict(data.get("evidence") or {}))

@@ -1,0 +1,53 @@
+"""An exec as it was accepted: who asked, where it runs, under which limits. Holds no secret: it is stored and shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gateway.exec.limits import Limits
+from gateway.exec.spec import Background, OnDisconnect, OnLimit, Placement
+
+
+@dataclass(frozen=True)
+class Order:
+    """What stays known of an exec from its acceptance to the end of its retention."""
+
+    id: str
+    audit_id: str
+    request_id: str
+    vmid: int
+    node: str
+    incarnation: str
+    """The guest's init, by pid and start time: which run of the guest this exec belongs to."""
+    config_id: str
+    """The guest's configuration file, by inode and mtime: tells a new guest under an old vmid."""
+    token_id: str
+    token_name: str
+    remote: str
+    command: list[str]
+    """As sent, with the arguments that `redact` names replaced by keyed hashes."""
+    labels: dict[str, str]
+    created_at: str
+    queued_ms: int
+    limits: Limits
+    background: Background
+    on_disconnect: OnDisconnect
+    on_limit: OnLimit
+    placement: Placement
+
+    def to_wire(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> Order:
+        return cls(
+            **{
+                **data,
+                "limits": Limits(**data["limits"]),
+                "background": Background(data["background"]),
+                "on_disconnect": OnDisconnect(data["on_disconnect"]),
+                "on_limit": OnLimit(data["on_limit"]),
+                "placement": Placement(data["placement"]),
+            }
+        )

@@ -1,0 +1,16 @@
+/* The state of its process that a program expects to start with. */
+#ifndef LAUNCHER_PROCESS_H
+#define LAUNCHER_PROCESS_H
+
+/* Gives every signal its default action, the two that the C library keeps to itself too, and unblocks all. */
+void reset_signals(void);
+
+/* Takes each limit of the guest's init (pid 1), as near as may be without CAP_SYS_RESOURCE; of files soft 1024, so that
+ * select(2) works, and hard 524288 at most, as under systemd; no core by default. */
+void take_init_limits(void);
+
+/* Runs argv[0], which without a slash is searched along `path` as by execvp(3), but is never handed to /bin/sh. Returns
+ * only on failure, with errno. */
+void execute(char **argv, char **env, const char *path);
+
+#endif

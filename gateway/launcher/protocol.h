@@ -1,0 +1,78 @@
+/* The wire between the supervisor and the launcher: descriptors, messages, stages. Python's side reads the same
+ * numbers in gateway/supervisor/launch.py; this file is the source.
+ *
+ * Descriptors on entry (host mode and, through lxc-attach, guest mode):
+ *   0  the command's stdin
+ *   1  the command's stdout
+ *   2  lxc-attach's own stderr; never a word of the command, never a word of ours
+ *   3  the spec (spec.h), a sealed memfd
+ *   4  the status socket: AF_UNIX SOCK_SEQPACKET, one end of a socketpair; the other end has SO_PASSCRED set, so every
+ *      message carries its sender's pid as the supervisor sees it
+ *   5  this program, a sealed memfd
+ *   6  the command's stderr, or with SPEC_TTY the pty's slave, which becomes 0, 1 and 2 (a tty on 0, 1 or 2 would make
+ *      lxc-attach put a pty and a proxy of its own between)
+ *   7  host mode `own` only: the exec's cgroup directory, opened O_PATH or O_RDONLY; the guest never sees it
+ *
+ * Messages, each one datagram on 4:
+ *   'H'                    launcher -> supervisor   host mode, just before it becomes lxc-attach; the sender is the pid
+ *                                                   that lxc-attach will have (in mode `own` not the pid spawned)
+ *   'X' u8 stage u32 errno launcher -> supervisor   host mode failed; nothing of the guest was touched
+ *   'R'                    launcher -> supervisor   guest mode is ready: all but execve is done; the sender will be the
+ *                                                   command
+ *   'G'                    supervisor -> launcher   go. Anything else, EOF too, ends the launcher and nothing has run
+ *   'F' u8 stage u32 errno launcher -> supervisor   guest mode failed; the command did not run
+ *   EOF                                             after 'G': the command runs; before: the spawn died on its way
+ * Numbers are little-endian. A launcher that failed exits with LAUNCH_FAILED; only the message says why.
+ *
+ * From the first instruction in the guest all of 4 is in the hands of the guest's root, who may trace the launcher and
+ * take a copy of the socket. So the supervisor takes an 'R' as a claim: the sender must be its own child once lxc-attach
+ * is gone (waitid), every wait has a limit, a message is at most 6 bytes, and it receives with room for the
+ * credentials alone, so that no descriptor can be handed to it.
+ */
+#ifndef LAUNCHER_PROTOCOL_H
+#define LAUNCHER_PROTOCOL_H
+
+enum descriptor {
+    FD_STDIN = 0,
+    FD_STDOUT = 1,
+    FD_STDERR = 2,
+    FD_SPEC = 3,
+    FD_STATUS = 4,
+    FD_PROGRAM = 5,
+    FD_COMMAND_STDERR = 6,
+    FD_CGROUP = 7,
+    FD_FIRST_UNKNOWN = 7, /* nothing from here on may reach lxc-attach or the command */
+};
+
+enum message {
+    MESSAGE_HOST = 'H',
+    MESSAGE_HOST_FAILED = 'X',
+    MESSAGE_READY = 'R',
+    MESSAGE_GO = 'G',
+    MESSAGE_FAILED = 'F',
+};
+
+/* What could not be done. 'X' carries the last three, 'F' all but the last two. */
+enum stage {
+    STAGE_NONE = 0,   /* no failure; never sent */
+    STAGE_SPEC = 1,   /* the spec cannot be read or contradicts itself; EINVAL, EFBIG or the read's errno */
+    STAGE_USER = 2,   /* ENOENT no such user; EINVAL no valid id, or one that the guest does not map; ELOOP, EFBIG,
+                         EINVAL (no regular file) or another errno of /etc/passwd when a name had to be looked up */
+    STAGE_GROUPS = 3, /* the same of /etc/group; E2BIG: more than GROUPS_MAX groups */
+    STAGE_CWD = 4,    /* errno of chdir into the cwd that the spec gives */
+    STAGE_EXEC = 5,   /* errno of execve: ENOENT, EACCES, ENOEXEC, E2BIG, ... */
+    STAGE_TTY = 6,    /* 6 is no terminal, or another session's */
+    STAGE_FDS = 7,    /* a descriptor is missing, or those in excess cannot be closed */
+    STAGE_CGROUP = 8, /* errno of clone3 into the cgroup; ENODEV: it has been removed */
+    STAGE_ATTACH = 9, /* errno of execve of lxc-attach */
+};
+
+enum { LAUNCH_FAILED = 127 };
+
+/* Sends one message without a body. Whoever lost the supervisor learns it from the next receive. */
+void send_message(enum message message);
+
+/* Sends `message` with the stage and errno, then exits with LAUNCH_FAILED. */
+_Noreturn void fail(enum message message, enum stage stage);
+
+#endif

@@ -1,0 +1,267 @@
+"""The cgroups that hold execs: made beside the guest's own, emptied whole, removed.
+
+`lxc/<vmid>/pveg-<instance>/<exec-id>` lies beside the container's `ns`: the guest's limits and device filter
+apply to it, and nothing in the guest can leave it (cgroup v2 with nsdelegate, cgroups(7)). Only `mkdirat` from a
+held directory fd is used: a directory made by path in a stopped guest's tree makes the next `lxc-start` fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from gateway.errors import GuestNotRunning
+from gateway.exec.view import Usage
+
+NO_USAGE: Usage = {"cpu_ms": None, "memory_peak": None, "oom_killed": None}
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Tree(Protocol):
+    """The processes of one exec, wherever they are kept together."""
+
+    def take_root(self, pid: int) -> None: ...
+    def join_fd(self) -> int | None: ...
+    def pids(self) -> list[int]: ...
+    def signal(self, number: int) -> int: ...
+    def kill(self) -> int: ...
+    def usage(self) -> Usage: ...
+    def remove(self) -> bool: ...
+    def events_fd(self) -> int | None: ...
+    def close(self) -> None: ...
+
+
+class InstanceGroup:
+    """This gateway's directory in one running guest's cgroup tree; execs are made in it."""
+
+    def __init__(self, guest_dir: int, instance: str, vmid: int) -> None:
+        self._vmid = vmid
+        name = f"pveg-{instance}"
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=guest_dir)
+            self.dir = os.open(name, _DIRECTORY, dir_fd=guest_dir)
+        except FileNotFoundError as exc:
+            raise GuestNotRunning(f"guest {vmid} has just stopped; start it first", vmid=vmid) from exc
+        self._enable_controllers()
+
+    def make(self, exec_id: str) -> ExecGroup:
+        """A new, empty cgroup for one exec. Raises GuestNotRunning when the guest has stopped meanwhile."""
+        try:
+            os.mkdir(exec_id, 0o755, dir_fd=self.dir)
+            return ExecGroup(self.dir, exec_id)
+        except FileNotFoundError as exc:
+            raise GuestNotRunning(f"guest {self._vmid} has just stopped; start it first", vmid=self._vmid) from exc
+
+    def open(self, exec_id: str) -> ExecGroup | None:
+        """The cgroup of an exec that an earlier image of this program made; None when it is gone."""
+        try:
+            return ExecGroup(self.dir, exec_id)
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> list[str]:
+        """The execs that have a cgroup here."""
+        with contextlib.suppress(OSError), os.scandir(self.dir) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return []
+
+    def freeze(self, frozen: bool) -> None:
+        """Freezes or thaws all execs here at once (cgroup.freeze, kernel's cgroup-v2.rst)."""
+        with contextlib.suppress(OSError):
+            _write(self.dir, "cgroup.freeze", b"1" if frozen else b"0")
+
+    def close(self) -> None:
+        os.close(self.dir)
+
+    def _enable_controllers(self) -> None:
+        available = _read(self.dir, "cgroup.controllers").split()
+        for name in (b"memory", b"pids"):
+            if name in available:
+                with contextlib.suppress(OSError):
+                    _write(self.dir, "cgroup.subtree_control", b"+" + name)
+
+
+class ExecGroup:
+    """The cgroup of one exec: its whole tree, whatever forked, called setsid or ignores signals."""
+
+    def __init__(self, parent: int, name: str) -> None:
+        self._parent = os.open(".", _DIRECTORY, dir_fd=parent)
+        self._name = name
+        self._events: int | None = None
+        try:
+            self.dir = os.open(name, _DIRECTORY, dir_fd=parent)
+        except OSError:
+            os.close(self._parent)
+            raise
+
+    def take_root(self, pid: int) -> None:
+        """Membership is the kernel's business here, not parentage's."""
+
+    def join_fd(self) -> int:
+        """The directory into which the command is born."""
+        return self.dir
+
+    def pids(self) -> list[int]:
+        """The processes in it now, those in cgroups below it included; pids as this process sees them."""
+        found: list[int] = []
+        for directory in _walk(self.dir):
+            found += [pid for pid in map(int, _read(directory, "cgroup.procs").split()) if pid]
+        return found
+
+    def signal(self, number: int) -> int:
+        """Sends a signal to every process in it, each held by a pidfd and seen here again first. How many got it."""
+        reached = 0
+        for pid in self.pids():
+            try:
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if pid in self.pids():
+                    signal.pidfd_send_signal(pidfd, number)
+                    reached += 1
+            except ProcessLookupError:
+                pass
+            finally:
+                os.close(pidfd)
+        return reached
+
+    def kill(self) -> int:
+        """Kills all of it at once, forks in progress too (cgroup.kill, Linux 5.14). How many there were."""
+        count = len(self.pids())
+        with contextlib.suppress(FileNotFoundError):
+            _write(self.dir, "cgroup.kill", b"1")
+        return count
+
+    def usage(self) -> Usage:
+        """What the tree has used so far; null where the guest's tree does not enable the controller."""
+        cpu = _keyed(_read(self.dir, "cpu.stat")).get("usage_usec")
+        peak = _read(self.dir, "memory.peak").strip()
+        oom = _keyed(_read(self.dir, "memory.events")).get("oom_kill")
+        return {
+            "cpu_ms": None if cpu is None else cpu // 1000,
+            "memory_peak": int(peak) if peak.isdigit() else None,
+            "oom_killed": oom,
+        }
+
+    def remove(self) -> bool:
+        """Removes it if it is empty; False while processes are in it."""
+        try:
+            os.rmdir(self._name, dir_fd=self._parent)
+        except FileNotFoundError:
+            return True
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise
+            return self._remove_children() and not self.pids() and self._retry()
+        return True
+
+    def events_fd(self) -> int:
+        """`cgroup.events`: becomes ready for POLLPRI when the tree gets empty; `populated` reads it."""
+        if self._events is None:
+            self._events = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.dir)
+        return self._events
+
+    def wait_empty(self, timeout: float) -> bool:
+        """Waits until no process is left, at most `timeout` seconds; for start-up, where nothing else goes on."""
+        poll = select.poll()
+        poll.register(self.events_fd(), select.POLLPRI)
+        deadline = time.monotonic() + timeout
+        while read_event(self.events_fd(), "populated"):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            poll.poll(left * 1000)
+        return True
+
+    def close(self) -> None:
+        for fd in (self.dir, self._parent, self._events):
+            if fd is not None:
+                os.close(fd)
+
+    def _remove_children(self) -> bool:
+        for entry in _subdirectories(self.dir):
+            with contextlib.suppress(FileNotFoundError):
+                child = ExecGroup(self.dir, entry)
+                try:
+                    if not child.remove():
+                        return False
+                finally:
+                    child.close()
+        return True
+
+    def _retry(self) -> bool:
+        try:
+            os.rmdir(self._name, dir_fd=self._parent)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
+def read_event(events_fd: int, key: str) -> bool:
+    """One flag of a `cgroup.events` file, e.g. `populated` or `frozen`; False when its cgroup is gone."""
+    try:
+        return bool(_keyed(os.pread(events_fd, 4096, 0)).get(key, 0))
+    except OSError as exc:
+        if exc.errno == errno.ENODEV:
+            return False
+        raise
+
+
+def _keyed(text: bytes) -> dict[str, int]:
+    pairs = (line.split() for line in text.decode().splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _read(directory: int, name: str) -> bytes:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENODEV):
+            return b""
+        raise
+    try:
+        chunks = []
+        while chunk := os.read(fd, 65536):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    except OSError as exc:
+        if exc.errno in (errno.ENODEV, errno.EOPNOTSUPP):
+            return b""
+        raise
+    finally:
+        os.close(fd)
+
+
+def _write(directory: int, name: str, value: bytes) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.write(fd, value)
+    finally:
+        os.close(fd)
+
+
+def _subdirectories(directory: int) -> list[str]:
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _walk(directory: int) -> Iterator[int]:
+    yield directory
+    for name in _subdirectories(directory):
+        with contextlib.suppress(FileNotFoundError):
+            child = os.open(name, _DIRECTORY, dir_fd=directory)
+            try:
+                yield from _walk(child)
+            finally:
+                os.close(child)

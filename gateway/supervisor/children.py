@@ -1,0 +1,59 @@
+"""Our child processes: each one that ends is reaped, and whoever watches it learns its status.
+
+The supervisor is a child subreaper (prctl(2)): a command whose lxc-attach has been ended becomes its own child,
+so the true wait status is seen, not lxc-attach's rendering of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+
+_PR_SET_CHILD_SUBREAPER = 36
+Ended = Callable[[int], None]
+
+
+class Children:
+    """Dispatches the ends of child processes, each to the one callback that watches its pid."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, before_unknown: Callable[[], None]) -> None:
+        self._watched: dict[int, Ended] = {}
+        self._before_unknown = before_unknown
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "cannot become a child subreaper")
+        loop.add_signal_handler(signal.SIGCHLD, self.reap)
+
+    def watch(self, pid: int, ended: Ended) -> None:
+        """Calls `ended(wait_status)` once when this child has ended and been reaped."""
+        self._watched[pid] = ended
+
+    def forget(self, pid: int) -> None:
+        """Its end is nobody's business any more; it is still reaped."""
+        self._watched.pop(pid, None)
+
+    def owns(self, pid: int) -> bool:
+        """Whether `pid` is a child of ours that has not been reaped."""
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
+    def reap(self) -> None:
+        """Reaps all that have ended. An unknown pid may stand in a message that has not been read yet."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid not in self._watched:
+                self._before_unknown()
+            ended = self._watched.pop(pid, None)
+            if ended is not None:
+                ended(status)

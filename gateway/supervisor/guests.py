@@ -1,0 +1,212 @@
+"""Running containers as the kernel shows them: one incarnation per start, held by a pidfd and a directory fd.
+
+Nothing here starts a process or reads /etc/pve. A container runs when its command socket stands in
+/proc/net/unix (what `pct exec` checks, PVE::LXC::check_running) and its init lives in `lxc/<vmid>/ns`.
+An incarnation stays known for as long as its init's pidfd says it lives, and no longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config import LxcConfig
+from gateway.errors import GuestFrozen, GuestNotRunning
+from gateway.supervisor.cgroup import InstanceGroup, read_event
+
+_PF_EXITING = 0x4  # include/linux/sched.h
+_SIGKILL_BIT = 1 << 8
+
+
+@dataclass
+class Incarnation:
+    """One run of a guest, from its init's birth to its death."""
+
+    vmid: int
+    init_pid: int
+    init_start: int
+    pidfd: int
+    group: InstanceGroup
+    ns_events: int
+    proc: Path
+    ns: Path
+    mirrored: bool = False
+    closed: bool = False
+
+    @property
+    def key(self) -> str:
+        """Names this incarnation; the same pid at another time has another key."""
+        return f"{self.init_pid}.{self.init_start}"
+
+    def alive(self) -> bool:
+        if self.closed:
+            return False
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def frozen(self) -> bool:
+        return not self.closed and read_event(self.ns_events, "frozen")
+
+    def stopping(self) -> bool:
+        """Whether its init is dead, dying, or has a SIGKILL waiting: then the kernel ends all its processes."""
+        if not self.alive():
+            return True
+        try:
+            stat = (self.proc / str(self.init_pid) / "stat").read_text()
+            status = (self.proc / str(self.init_pid) / "status").read_text()
+        except OSError:
+            return True
+        fields = stat.rpartition(")")[2].split()
+        pending = [int(line.split()[1], 16) for line in status.splitlines() if line[:7] in ("SigPnd:", "ShdPnd:")]
+        # A systemd guest that shuts down runs systemd-shutdown as its init, which ends everything else.
+        comm = stat.partition("(")[2].rpartition(")")[0]
+        return (
+            fields[0] in "ZX"
+            or bool(int(fields[6]) & _PF_EXITING)
+            or any(mask & _SIGKILL_BIT for mask in pending)
+            or comm == "systemd-shutdow"
+        )
+
+    def only_init_left(self) -> bool:
+        """Whether nothing but init lives in the guest, our execs apart: so it looks while a guest shuts down."""
+        return _pids_below(self.ns) == [self.init_pid]
+
+    def mirror_freeze(self) -> None:
+        """Freezes or thaws our execs as the guest is: liblxc freezes `ns` only."""
+        frozen = self.frozen()
+        if not self.closed and frozen != self.mirrored:
+            self.group.freeze(frozen)
+            self.mirrored = frozen
+
+    def close(self) -> None:
+        """Gives its descriptors back; from now on it counts as dead."""
+        self.closed = True
+        self.group.close()
+        os.close(self.ns_events)
+        os.close(self.pidfd)
+
+
+class Guests:
+    """Finds the incarnation of a guest that runs now."""
+
+    def __init__(
+        self, config: LxcConfig, instance: str, on_found: Callable[[Incarnation], None] = lambda _: None
+    ) -> None:
+        self._config = config
+        self._instance = instance
+        self._on_found = on_found
+        self._known: dict[int, Incarnation] = {}
+        self._depth = len(_status_field(config.proc / "self", "NSpid"))
+
+    def find(self, vmid: int) -> Incarnation:
+        """The running, thawed incarnation. Raises GuestNotRunning, GuestFrozen."""
+        guest = self.current(vmid)
+        if guest is None:
+            raise GuestNotRunning(f"guest {vmid} is not running; start it first", vmid=vmid)
+        if guest.frozen():
+            guest.mirror_freeze()
+            raise GuestFrozen(
+                f"guest {vmid} is frozen (suspended, or a snapshot or backup is being made); try again when it is thawed",
+                vmid=vmid,
+            )
+        return guest
+
+    def current(self, vmid: int) -> Incarnation | None:
+        """The running incarnation, frozen or not; None when the guest does not run."""
+        known = self._known.get(vmid)
+        if known is not None:
+            if known.alive():
+                return known
+            del self._known[vmid]
+        guest = self._discover(vmid)
+        if guest is not None:
+            self._known[vmid] = guest
+            guest.mirror_freeze()
+            self._on_found(guest)
+        return guest
+
+    def forget(self, guest: Incarnation) -> None:
+        """Drops an incarnation whose init has died; its fds are closed by whoever holds the last exec of it."""
+        if self._known.get(guest.vmid) is guest:
+            del self._known[guest.vmid]
+
+    def with_instance_group(self) -> list[int]:
+        """The vmids in whose cgroup tree this gateway has left a directory."""
+        lxc = self._config.cgroup / "lxc"
+        found = lxc.glob(f"*/pveg-{self._instance}") if lxc.is_dir() else ()
+        return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit())
+
+    def remove_leftovers(self, vmid: int) -> None:
+        """Removes our empty directories in a stopped guest's tree, which would make its next start fail."""
+        directory = self._config.cgroup / "lxc" / str(vmid) / f"pveg-{self._instance}"
+        for path, names, _ in os.walk(directory, topdown=False):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    (Path(path) / name).rmdir()
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+    def _discover(self, vmid: int) -> Incarnation | None:
+        if not self._has_command_socket(vmid):
+            return None
+        base = self._config.cgroup / "lxc" / str(vmid)
+        for pid in _pids_below(base / "ns"):
+            if not self._is_init(pid):
+                continue
+            with contextlib.ExitStack() as undo:
+                try:
+                    pidfd = os.pidfd_open(pid)
+                    undo.callback(os.close, pidfd)
+                    start = start_time(self._config.proc / str(pid))
+                    directory = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    undo.callback(os.close, directory)
+                    events = os.open("ns/cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+                    undo.callback(os.close, events)
+                    group = InstanceGroup(directory, self._instance, vmid)
+                    undo.callback(group.close)
+                except (OSError, ValueError, GuestNotRunning):
+                    continue
+                guest = Incarnation(vmid, pid, start, pidfd, group, events, self._config.proc, base / "ns")
+                if not guest.alive() or pid not in _pids_below(base / "ns"):
+                    continue
+                undo.pop_all()
+                os.close(directory)
+                return guest
+        return None
+
+    def _has_command_socket(self, vmid: int) -> bool:
+        name = f"@{self._config.path}/{vmid}/command"
+        with (self._config.proc / "net/unix").open() as sockets:
+            return any(line.rstrip("\n").endswith(name) and line.split()[-1] == name for line in sockets)
+
+    def _is_init(self, pid: int) -> bool:
+        levels = _status_field(self._config.proc / str(pid), "NSpid")
+        return len(levels) == self._depth + 1 and levels[-1] == "1"
+
+
+def _pids_below(directory: Path) -> list[int]:
+    """Every process in a cgroup subtree, the nearest first: an init is in `ns` or, under systemd, in `ns/init.scope`."""
+    found: list[int] = []
+    for path, children, _ in os.walk(directory):
+        children.sort(key=lambda name: name != "init.scope")
+        with contextlib.suppress(OSError):
+            found += sorted(int(pid) for pid in (Path(path) / "cgroup.procs").read_text().split())
+    return found
+
+
+def _status_field(process: Path, name: str) -> list[str]:
+    with contextlib.suppress(OSError):
+        for line in (process / "status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return line.split()[1:]
+    return []
+
+
+def start_time(process: Path) -> int:
+    """When a process began, in clock ticks since boot: with its pid, this names it for good."""
+    return int((process / "stat").read_text().rpartition(")")[2].split()[19])  # field 22, proc_pid_stat(5)

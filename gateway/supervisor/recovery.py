@@ -1,0 +1,111 @@
+"""What a supervisor does about the execs that a killed one left behind: nothing runs unowned, no end is invented."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.config import LxcConfig
+from gateway.exec.ending import Ending, timestamp
+from gateway.exec.order import Order
+from gateway.exec.spec import Placement
+from gateway.exec.view import Reason
+from gateway.supervisor.cgroup import ExecGroup
+from gateway.supervisor.guests import Guests, start_time
+from gateway.supervisor.spool import Life, Spool
+
+log = logging.getLogger(__name__)
+
+_KILL_SECONDS = 2.0
+
+
+def recover(
+    *,
+    spool: Spool,
+    guests: Guests,
+    config: LxcConfig,
+    keep: set[str],
+    record_outcome: Callable[[Order, Ending | None], None],
+    adopt: Callable[[Order, ExecGroup], None],
+) -> None:
+    """Settles every exec of an earlier supervisor, those in `keep` apart, which this one has taken over.
+
+    What still runs of an exec without an outcome is killed, and it ended as `gateway_lost`. If it had been told to
+    go and nothing of it is found, nobody can know whether it ran: it stays without an ending, `unknown`. Survivors
+    of ended execs are given to `adopt`.
+    """
+    groups = _groups(guests)
+    for life in spool.unfinished():
+        if life.order.id in keep:
+            continue
+        group = groups.pop(life.order.id, None)
+        if life.ending is not None and group is not None and group.pids():
+            adopt(life.order, group)
+            continue
+        if life.ending is None:
+            ending = _settle(life, group, config.proc)
+            if ending is not None:
+                spool.reopen(life.order)
+                spool.end(life.order, ending, b"", b"")
+            else:
+                spool.remember_unknown(life.order)
+            record_outcome(life.order, ending)
+        if group is not None:
+            _clear(group)
+        spool.retire(life.order.id)
+    for exec_id, group in groups.items():
+        if exec_id not in keep:
+            log.warning("ended what was left of %s, of which the spool knows nothing", exec_id)
+            group.kill()
+            _clear(group)
+
+
+def _settle(life: Life, group: ExecGroup | None, proc: Path) -> Ending | None:
+    killed = group.kill() if group is not None else 0
+    if life.order.placement is Placement.GUEST and life.pid is not None:
+        killed += _kill_placed(life, proc)
+    if life.pid is not None and not killed:
+        return None
+    return Ending(reason=Reason.GATEWAY_LOST, exit_code=None, signal=None, ended_at=timestamp(), killed=killed)
+
+
+def _kill_placed(life: Life, proc: Path) -> int:
+    """Kills a command placed in the guest's own cgroup, if its pid is still the process that was told to go."""
+    assert life.pid is not None
+    try:
+        pidfd = os.pidfd_open(life.pid)
+    except OSError:
+        return 0
+    try:
+        if start_time(proc / str(life.pid)) != life.start:
+            return 0
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return 1
+    except (OSError, ValueError):
+        return 0
+    finally:
+        os.close(pidfd)
+
+
+def _groups(guests: Guests) -> dict[str, ExecGroup]:
+    """The cgroups that this instance has, by exec id. A stopped guest's are removed: they would stop its next start."""
+    found: dict[str, ExecGroup] = {}
+    for vmid in guests.with_instance_group():
+        guest = guests.current(vmid)
+        if guest is None:
+            guests.remove_leftovers(vmid)
+            continue
+        for name in guest.group.names():
+            group = guest.group.open(name)
+            if group is not None:
+                found[name] = group
+    return found
+
+
+def _clear(group: ExecGroup) -> None:
+    if not (group.wait_empty(_KILL_SECONDS) and group.remove()):
+        log.error("a killed cgroup does not get empty: a process hangs in the kernel")
+    group.close()

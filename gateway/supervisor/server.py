@@ -1,0 +1,208 @@
+"""The supervisor's unix socket: who may speak, one request at a time on each connection, bounded frames.
+
+A peer that sends what no peer of ours sends is closed and nothing else happens. The sockets are plain, so that a
+re-exec can hand them to the next image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import GatewayError, InternalError
+from gateway.supervisor.protocol import PREFIX, ProtocolError, decode_header, encode, frame_size, split
+
+log = logging.getLogger(__name__)
+
+Reply = tuple[dict[str, Any], tuple[bytes, ...]]
+Dispatch = Callable[["Connection", dict[str, Any], list[bytes]], Awaitable[Reply]]
+_UCRED = struct.Struct("3i")
+_READ = 262_144
+_MAX_CONNECTIONS = 4096
+
+
+class Server:
+    """Accepts connections and gives their requests to `dispatch`."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        dispatch: Dispatch,
+        *,
+        allowed_uids: tuple[int, ...],
+        max_blob: int,
+    ) -> None:
+        self.loop = loop
+        self.dispatch = dispatch
+        self.max_blob = max_blob
+        self.connections: set[Connection] = set()
+        self._allowed = {0, *allowed_uids}
+        self._listener: socket.socket | None = None
+
+    def listen(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self.loop.add_reader(listener.fileno(), self._accept)
+
+    def stop_listening(self) -> socket.socket | None:
+        """No new connections from now on; those that exist go on."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self.loop.remove_reader(listener.fileno())
+        return listener
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # the peer left, or we are out of descriptors: the next event tries again
+            return
+        uid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1]
+        if uid not in self._allowed or len(self.connections) >= _MAX_CONNECTIONS:
+            log.warning("refused a connection of uid %d", uid)
+            sock.close()
+            return
+        self.adopt(sock)
+
+    def adopt(self, sock: socket.socket) -> Connection:
+        sock.setblocking(False)
+        connection = Connection(self, sock)
+        self.connections.add(connection)
+        return connection
+
+
+class Connection:
+    """One peer. While its request is answered nothing more is read; a close then cancels the answer."""
+
+    def __init__(self, server: Server, sock: socket.socket) -> None:
+        self.sock = sock
+        self._server = server
+        self._in = bytearray()
+        self._out = memoryview(b"")
+        self._writing = False
+        self.task: asyncio.Task[None] | None = None
+        self.request: tuple[dict[str, Any], list[bytes]] | None = None
+        self.exec_id: str | None = None
+        """The exec whose end a `run` on this connection waits for."""
+        server.loop.add_reader(sock.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        try:
+            data = self.sock.recv(_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data or self.task is not None:
+            # Nothing may follow a request before its answer, so here bytes are as good as a close.
+            self.close()
+            return
+        self._in += data
+        self._take_frame()
+
+    def _take_frame(self) -> None:
+        if len(self._in) < PREFIX.size:
+            return
+        try:
+            header_size, blob_size = frame_size(self._in, self._server.max_blob)
+            end = PREFIX.size + header_size + blob_size
+            if len(self._in) < end:
+                return
+            if len(self._in) > end:
+                raise ProtocolError("bytes behind the frame")
+            header = decode_header(self._in[PREFIX.size : PREFIX.size + header_size])
+            blobs = split(header, bytes(self._in[PREFIX.size + header_size :]))
+        except ProtocolError as exc:
+            log.warning("closed a connection: %s", exc)
+            self.close()
+            return
+        self._in = bytearray()
+        self.answer(header, blobs)
+
+    def answer(self, header: dict[str, Any], blobs: list[bytes]) -> None:
+        self.request = header, blobs
+        self.task = self._server.loop.create_task(self._answer(header, blobs))
+
+    async def _answer(self, header: dict[str, Any], blobs: list[bytes]) -> None:
+        try:
+            reply, parts = await self._server.dispatch(self, header, blobs)
+            frame = encode({"ok": reply}, *parts)
+        except GatewayError as error:
+            frame = encode({"error": error.to_wire()})
+        except ProtocolError as exc:
+            log.warning("closed a connection: %s", exc)
+            self.close()
+            return
+        except Exception:
+            log.exception("a request failed")
+            frame = encode({"error": InternalError("the supervisor failed; its log tells why").to_wire()})
+        self.task = self.request = self.exec_id = None
+        self._send(frame)
+
+    def _send(self, frame: bytes) -> None:
+        if self.sock.fileno() < 0:
+            return
+        self._out = memoryview(frame)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._out:
+                self._out = self._out[self.sock.send(self._out) :]
+        except BlockingIOError:
+            if not self._writing:
+                self._writing = True
+                self._server.loop.add_writer(self.sock.fileno(), self._write)
+            return
+        except OSError:
+            self.close()
+            return
+        self._out = memoryview(b"")
+        if self._writing:
+            self._writing = False
+            self._server.loop.remove_writer(self.sock.fileno())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is half read or half written."""
+        return not self._in and not self._out
+
+    def detach(self) -> None:
+        """Stops reading, and leaves the socket open for the next image."""
+        self._server.loop.remove_reader(self.sock.fileno())
+        if self.task is not None:
+            self.task.cancel()
+
+    def close(self) -> None:
+        """Closes it; whoever works on its request is told by cancellation."""
+        if self.sock.fileno() < 0:
+            return
+        self._server.loop.remove_reader(self.sock.fileno())
+        if self._writing:
+            self._server.loop.remove_writer(self.sock.fileno())
+        self.sock.close()
+        self._server.connections.discard(self)
+        if self.task is not None:
+            self.task.cancel()
+
+
+def bind(path: Path) -> socket.socket:
+    """A listening unix socket that only its owner can reach, replacing one that a dead supervisor left."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(1024)
+    return listener

@@ -1,0 +1,81 @@
+"""Processes that outlive their ended exec, as `background: detach` lets them: read from until the last is gone.
+
+Their pipes are drained, so that no SIGPIPE ends them; what they still print is not kept. They are touched by
+nothing: not by DELETE, not by a reload or restart of the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.exec.order import Order
+from gateway.supervisor.cgroup import Tree, read_event
+from gateway.supervisor.pipes import PipeReader
+from gateway.supervisor.watch import PriorityWatch
+
+
+class Survivors:
+    """What is left of one exec."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        events: PriorityWatch,
+        order: Order,
+        tree: Tree,
+        pipes: list[int],
+        gone: Callable[[Survivors], None],
+    ) -> None:
+        self.order = order
+        self._tree = tree
+        self._events = events
+        self._gone = gone
+        self._readers = [PipeReader(loop, fd, _forget) for fd in pipes]
+        self._fd = tree.events_fd()
+
+    def watch(self) -> None:
+        """Waits for the last of them; `gone` may be called at once."""
+        if self._fd is None or not read_event(self._fd, "populated"):
+            self._release()
+            return
+        self._events.add(self._fd, self._changed)
+        self._changed()
+
+    def pipes(self) -> list[int]:
+        """The pipes that still have writers, for the next image of this program."""
+        return [reader.fd for reader in self._readers if reader.fd is not None]
+
+    def _changed(self) -> None:
+        if self._fd is not None and not read_event(self._fd, "populated"):
+            self._release()
+
+    def _release(self) -> None:
+        if self._fd is not None:
+            self._events.remove(self._fd)
+            self._fd = None
+        for reader in self._readers:
+            reader.close()
+        self._tree.remove()
+        self._tree.close()
+        self._gone(self)
+
+
+def reopen_pipes(proc: Path, pids: list[int]) -> list[int]:
+    """The pipes that stdout and stderr of these processes are, opened again for reading (proc_pid_fd(5))."""
+    found: dict[str, int] = {}
+    for pid in pids:
+        for number in ("1", "2"):
+            path = proc / str(pid) / "fd" / number
+            with contextlib.suppress(OSError):
+                name = os.readlink(path)
+                if name.startswith("pipe:") and name not in found:
+                    found[name] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return list(found.values())
+
+
+def _forget(_: bytes) -> None:
+    """Read and not kept."""

@@ -1,0 +1,60 @@
+"""Lane: a bounded number of threads, started as they are needed, that work off one queue."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Lane(Generic[Item]):
+    """At most `size` threads call `work(item)`; at most `backlog` more items wait.
+
+    `submit` is called by one thread. `work` must not raise. The threads are daemons: one that hangs
+    in a handler does not keep the process from ending.
+    """
+
+    def __init__(self, name: str, *, size: int, backlog: int, work: Callable[[Item], None]) -> None:
+        self._name = name
+        self._size = size
+        self._backlog = backlog
+        self._work = work
+        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._load = 0
+
+    def submit(self, item: Item) -> bool:
+        """Have `item` worked on; False if the lane and its queue are full."""
+        with self._lock:
+            if self._load >= self._size + self._backlog:
+                return False
+            self._load += 1
+            start = self._load > self._threads < self._size
+            if start:
+                self._threads += 1
+        self._queue.put(item)
+        if start:
+            threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
+        return True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an item waits for a thread."""
+        return self._load > self._size
+
+    @property
+    def roomy(self) -> bool:
+        """Whether at least a quarter of the threads has nothing to do."""
+        return self._load * 4 <= self._size * 3
+
+    def _run(self) -> None:
+        while True:
+            item = self._queue.get()
+            try:
+                self._work(item)
+            finally:
+                del item
+                with self._lock:
+                    self._load -= 1

@@ -1,0 +1,101 @@
+"""Refusal: the edge's own answers, given where no application can answer yet (RFC 9457)."""
+
+import json
+from email.utils import formatdate
+from http import HTTPStatus
+
+import gunicorn.http.errors as parse_errors
+
+from gateway import ulid
+
+SERVER = "pve-exec-gateway"
+
+
+class Refusal(Exception):
+    """A request that the edge answers itself, and whose connection is then closed.
+
+    `code` is stable and machine-read; `detail` says what to do next and never repeats what was sent.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, *, retry_after: int | None = None) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.retry_after = retry_after
+        self.request_id = ulid.new("req_")
+
+    def encode(self) -> bytes:
+        """The whole HTTP/1.1 reply."""
+        title = HTTPStatus(self.status).phrase
+        problem = {
+            "type": "about:blank",
+            "title": title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "request_id": self.request_id,
+            "retryable": self.retry_after is not None,
+        }
+        body = json.dumps(problem).encode()
+        retry = "" if self.retry_after is None else f"Retry-After: {self.retry_after}\r\n"
+        head = (
+            f"HTTP/1.1 {self.status} {title}\r\nServer: {SERVER}\r\nDate: {formatdate(usegmt=True)}\r\n"
+            f"Connection: close\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
+            f"X-Request-Id: {self.request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+            f"{retry}\r\n"
+        )
+        return head.encode("ascii") + body
+
+
+def malformed() -> Refusal:
+    """The bytes are no HTTP/1.1 request."""
+    return Refusal(400, "malformed_request", "Send a well-formed HTTP/1.1 request.")
+
+
+def tls_required() -> Refusal:
+    """Plain HTTP came in on a TLS port."""
+    return Refusal(400, "tls_required", "This port speaks HTTPS: use https:// in the URL.")
+
+
+def head_too_large() -> Refusal:
+    """A header field, their number, or all of the head is over the limit."""
+    return Refusal(431, "headers_too_large", "Send at most 64 header fields, 16 KiB each, 64 KiB in all.")
+
+
+def body_too_large(limit: int) -> Refusal:
+    """The body is longer than `limit` bytes."""
+    return Refusal(413, "payload_too_large", f"Send a body of at most {limit} bytes.")
+
+
+def too_slow(what: str) -> Refusal:
+    """The client did not send its head or body in time."""
+    return Refusal(408, "request_timeout", f"The request's {what} took too long to arrive: send it again.")
+
+
+def overloaded() -> Refusal:
+    """All threads are busy and enough requests wait already."""
+    return Refusal(503, "overloaded", "Too many requests are waiting: try again.", retry_after=5)
+
+
+def internal_error() -> Refusal:
+    """The application raised; the log has the traceback under the request's id."""
+    return Refusal(500, "internal_error", "This is a fault of the gateway: its log tells more.")
+
+
+def from_parse_error(error: Exception) -> Refusal:
+    """What gunicorn's parser said, as ours. Its own text shows what the client sent, and is dropped."""
+    for name, refusal in _PARSE_ERRORS.items():
+        kind = getattr(parse_errors, name, None)  # gunicorn 27 knows more of them than 23
+        if kind is not None and isinstance(error, kind):
+            return Refusal(*refusal)
+    return malformed()
+
+
+_PARSE_ERRORS = {
+    "LimitRequestLine": (414, "request_line_too_long", "Send a request line of at most 8190 bytes."),
+    "LimitRequestHeaders": (431, "headers_too_large", head_too_large().detail),
+    "InvalidHTTPVersion": (505, "http_version_unsupported", "Send the request with HTTP/1.1."),
+    "UnsupportedTransferCoding": (501, "transfer_coding_unsupported", "Send the body chunked or with a length."),
+    "ExpectationFailed": (417, "expectation_failed", "Only `Expect: 100-continue` is understood."),
+}

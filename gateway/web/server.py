@@ -1,0 +1,118 @@
+"""serve(): gunicorn's master process, in this process, with our worker and no configuration files."""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+
+from gateway.web.settings import WebSettings
+from gateway.web.tls import ServerTls
+from gateway.web.worker import Worker
+
+Wsgi = Callable[..., Any]
+
+GRACEFUL_SECONDS = 30
+_FIRST_LISTEN_FD = 3  # sd_listen_fds(3)
+
+
+def serve(app_factory: Callable[[], Wsgi], settings: WebSettings) -> None:
+    """Serve until SIGTERM; does not return, but raises SystemExit.
+
+    `app_factory` makes the WSGI application. It runs before the workers are forked, and again on
+    SIGHUP (if it raises then, the old one stays), so it may neither start threads nor open connections
+    that requests share. Takes systemd's sockets in place of `settings.listen` if there are any. SIGTERM and SIGHUP let begun requests end,
+    at most for 30 s. Workers send READY=1 themselves: the unit needs `NotifyAccess=all`.
+
+    Raises ValueError if the certificate cannot be loaded, or if without TLS a socket of systemd's is
+    bound to anything but a loopback address.
+    """
+    for host in _inherited_hosts():
+        settings.check_address(host)
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        tls = ServerTls(settings.tls_cert, settings.tls_key)
+    # gunicorn's master would say READY=1 before any worker accepts.
+    notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
+    Arbiter(_Application(app_factory, settings, tls, notify_socket)).run()
+
+
+class _Application(BaseApplication):
+    """What gunicorn asks for configuration and application; the worker finds settings and TLS here."""
+
+    def __init__(
+        self,
+        app_factory: Callable[[], Wsgi],
+        settings: WebSettings,
+        tls: ServerTls | None,
+        notify_socket: str | None,
+    ) -> None:
+        self.settings = settings
+        self.tls = tls
+        self._app_factory = app_factory
+        self._notify_socket = notify_socket
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in _configuration(self.settings).items():
+            if name in self.cfg.settings:  # gunicorn 23 has fewer
+                self.cfg.set(name, value)
+        self.cfg.set("post_fork", self._post_fork)
+
+    def load(self) -> Wsgi:
+        return self._app_factory()
+
+    def reload(self) -> None:
+        """On SIGHUP, in the master: a factory that fails now must not end what serves well."""
+        try:
+            self.callable = self._app_factory()
+        except Exception:
+            logging.getLogger("gunicorn.error").exception("cannot reload: keeping the application in use")
+        super().reload()
+
+    def _post_fork(self, _arbiter: Any, _worker: Any) -> None:
+        if self._notify_socket is not None:
+            os.environ["NOTIFY_SOCKET"] = self._notify_socket
+
+
+def _configuration(settings: WebSettings) -> dict[str, Any]:
+    host, port = settings.listen
+    shared_memory = "/dev/shm"
+    return {
+        "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        "backlog": 2048,
+        "worker_class": Worker,
+        "workers": settings.workers,
+        "threads": settings.threads,
+        "keepalive": max(1, int(settings.keepalive_s)),
+        "graceful_timeout": GRACEFUL_SECONDS,
+        "preload_app": True,  # one copy of the application in memory, and a reload without a pause
+        # Its heartbeat file must not be on a disk: a disk that hangs would hang the worker.
+        "worker_tmp_dir": shared_memory if os.access(shared_memory, os.W_OK) else None,
+        "certfile": settings.tls_cert and str(settings.tls_cert),  # ours loads them; this says https
+        "keyfile": settings.tls_key and str(settings.tls_key),
+        "limit_request_line": 8190,
+        "limit_request_fields": 64,
+        "limit_request_field_size": 16 * 1024,
+        "sendfile": False,  # the reply writer is no socket
+        # Nobody in front of us is believed.
+        "forwarded_allow_ips": "",
+        "secure_scheme_headers": {},
+        "forwarder_headers": "",
+        "proxy_allow_ips": "",
+        "control_socket_disable": True,
+    }
+
+
+def _inherited_hosts() -> Iterator[str]:
+    """The addresses of the sockets that systemd gave us, by the rules of sd_listen_fds(3)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return
+    for fd in range(_FIRST_LISTEN_FD, _FIRST_LISTEN_FD + int(os.environ.get("LISTEN_FDS", "0"))):
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+                raise ValueError("listen: the inherited socket is not a TCP socket")
+            yield sock.getsockname()[0]

@@ -1,0 +1,260 @@
+"""Worker: gunicorn's worker process, in which no thread ever waits for a client that is not done talking.
+
+One thread, the poller, accepts, does TLS handshakes and reads requests without blocking, and holds all
+connections that have no complete request. A complete request goes to the answer lane's threads; one
+whose body is large or of unknown length to the upload lane's, which are fewer. After a reply a thread
+stays with its connection for some milliseconds, for busy clients send the next request at once.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections import deque
+from typing import Any
+
+from gunicorn.workers.base import Worker as BaseWorker
+
+from gateway.errors import ClientGone
+from gateway.notify import notify
+from gateway.web import refusal
+from gateway.web.connection import REPLY_SECONDS, Connection, Next, Phase
+from gateway.web.crowd import Crowd
+from gateway.web.exchange import Exchange
+from gateway.web.lane import Lane
+from gateway.web.refusal import Refusal
+from gateway.web.settings import WebSettings
+from gateway.web.tls import ServerTls
+
+LINGER_SECONDS = 0.02
+STOP_IDLE_SECONDS = 2.0
+"""A stopping worker still answers what clients send on their open connections within this time."""
+TICK_SECONDS = 0.5
+SILENCE_SECONDS = 30
+"""After this long without a sign of life from its network the kernel gives a connection up."""
+
+_TCP_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS // 3),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_SECONDS // 6),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000),
+)
+_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
+_WRITE = select.EPOLLOUT | select.EPOLLONESHOT
+
+
+class Worker(BaseWorker):
+    """Relies on gunicorn's documented worker life (init_process, run, notify, alive, sockets, wsgi), on
+    its HTTP parser and on its WSGI reply; `tests/web/test_gunicorn.py` holds what it needs of them."""
+
+    def run(self) -> None:
+        """Serve until told to stop, then let what has begun end, at most for `graceful_timeout`."""
+        settings: WebSettings = self.app.settings
+        self._settings = settings
+        self._tls: ServerTls | None = self.app.tls
+        self._exchange = Exchange(
+            self.cfg, self.wsgi, self.log, body_s=settings.body_s, max_body_bytes=settings.max_body_bytes
+        )
+        uploads = max(1, settings.threads // 4)
+        self._answers = Lane("answer", size=settings.threads, backlog=4 * settings.threads, work=self._serve)
+        self._uploads = Lane("upload", size=uploads, backlog=4 * uploads, work=self._serve)
+        self._crowd = Crowd(settings)
+        self._returned: deque[tuple[Connection, Next]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._epoll.register(self.PIPE[0], select.EPOLLIN)  # gunicorn's: a signal came
+        self._listeners = {listener.fileno(): listener for listener in self.sockets}
+        self._names = {fd: listener.getsockname()[:2] for fd, listener in self._listeners.items()}
+        for listener in self.sockets:
+            listener.setblocking(False)
+        self._accepting = False
+        self._next_tick = 0.0
+        self._accept_from(True)
+        notify("READY=1")
+        while self.alive:
+            self._turn()
+        self._finish()
+
+    # The poller's thread
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        for fd, _ in self._epoll.poll(max(0.0, self._next_tick - now)):
+            now = time.monotonic()
+            if fd in self._listeners:
+                self._accept(fd, now)
+            elif fd == self._wake:
+                os.eventfd_read(fd)
+            elif fd == self.PIPE[0]:
+                os.read(fd, 4096)
+            elif (connection := self._crowd.get(fd)) is not None:
+                self._step(connection, now)
+        while self._returned:
+            self._take_back(*self._returned.popleft(), time.monotonic())
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_SECONDS
+            self._tick(now)
+
+    def _accept(self, listener: int, now: float) -> None:
+        for _ in range(64):  # then the others' turn
+            if not self._make_room():
+                self._accept_from(False)
+                return
+            try:
+                sock, client = self._listeners[listener].accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptors or memory left: the next tick tries again
+                self.log.error("cannot accept: %s", error.strerror)
+                self._accept_from(False)
+                return
+            try:
+                sock.setblocking(False)
+                for option in _TCP_OPTIONS:
+                    sock.setsockopt(*option)
+                if self._tls is not None:
+                    sock = self._tls.context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+                connection = Connection(sock, client[:2], self._names[listener], self._settings, now)
+            except OSError:  # it left already
+                sock.close()
+                continue
+            self._crowd.hold(connection)
+            self._step(connection, now)
+
+    def _make_room(self) -> bool:
+        while self._crowd.full:
+            victim = self._crowd.most_dispensable()
+            if victim is None:
+                return False
+            self._drop(victim)
+        return True
+
+    def _accept_from(self, enabled: bool) -> None:
+        if enabled == self._accepting:
+            return
+        self._accepting = enabled
+        for fd in self._listeners:
+            if enabled:
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            else:
+                self._epoll.unregister(fd)
+
+    def _step(self, connection: Connection, now: float) -> None:
+        """Take a connection as far as it goes; nothing that a client does may end the poller."""
+        try:
+            self._place(connection, connection.advance(now), now)
+        except Refusal as no:
+            self._refuse(connection, no, now)
+        except Exception:
+            self.log.exception("a connection is dropped for a fault of ours")
+            self._drop(connection)
+
+    def _place(self, connection: Connection, step: Next, now: float) -> None:
+        if step is Next.GONE:
+            self._drop(connection)
+        elif step in (Next.READ, Next.WRITE):
+            self._crowd.hold(connection)
+            events = _READ if step is Next.READ else _WRITE
+            if connection.polled:
+                self._epoll.modify(connection.fd, events)
+            else:
+                self._epoll.register(connection.fd, events)
+                connection.polled = True
+        else:
+            self._crowd.release(connection)
+            connection.phase = Phase.ANSWERING
+            lane = self._answers if step is Next.ANSWER else self._uploads
+            if not lane.submit(connection):
+                self._crowd.take_back()
+                raise refusal.overloaded()
+
+    def _take_back(self, connection: Connection, step: Next, now: float) -> None:
+        self._crowd.take_back()
+        if connection.sock.fileno() < 0:  # a handler that had taken it over has closed it
+            return
+        connection.sock.settimeout(0)
+        if step is Next.GONE:
+            connection.end(now)
+        if step is Next.WRITE:
+            self._place(connection, step, now)
+        else:
+            self._step(connection, now)
+
+    def _refuse(self, connection: Connection, no: Refusal, now: float) -> None:
+        self.log.info("refused a request of %s: %s, %s", connection.client[0], no.code, no.request_id)
+        connection.say(no.encode())
+        connection.end(now)
+        self._step(connection, now)
+
+    def _drop(self, connection: Connection) -> None:
+        self._crowd.forget(connection)
+        with contextlib.suppress(OSError):
+            connection.sock.close()
+
+    def _tick(self, now: float) -> None:
+        self.notify()
+        for connection in self._crowd.expired(now):
+            if connection.spoke:
+                self._refuse(connection, refusal.too_slow(connection.phase.name.lower()), now)
+            else:
+                self._drop(connection)
+        for connection in self._crowd.crowding(now):
+            self._drop(connection)
+        if self.ppid != os.getppid():
+            self.log.warning("the master process is gone: stopping")
+            self.alive = False
+        self._accept_from(self.alive)
+
+    def _finish(self) -> None:
+        now = time.monotonic()
+        for listener in self._listeners if self._accepting else ():
+            self._accept(listener, now)  # whom the kernel has let in already
+        self._accept_from(False)
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        end = now + self.cfg.graceful_timeout
+        while len(self._crowd) and time.monotonic() < end:
+            self._crowd.hurry(now + STOP_IDLE_SECONDS)
+            self._turn()
+
+    # The lanes' threads
+
+    def _serve(self, connection: Connection) -> None:
+        step = Next.GONE
+        try:
+            step = self._serve_while_busy(connection)
+        except Exception:
+            self.log.exception("a connection is closed for a fault of ours")
+        self._returned.append((connection, step))
+        os.eventfd_write(self._wake, 1)
+
+    def _serve_while_busy(self, connection: Connection) -> Next:
+        while True:
+            try:
+                connection.sock.settimeout(REPLY_SECONDS)
+                uploaded = connection.lane is Next.UPLOAD
+                if not self._exchange.answer(connection, last=not self.alive):
+                    return Next.GONE
+                now = time.monotonic()
+                connection.rest(now)
+                if uploaded:
+                    return Next.READ
+                if not connection.writable():
+                    connection.wait_until_read(now)
+                    return Next.WRITE
+                step = connection.frame(now)
+                if step is Next.READ and self._answers.roomy and self.alive:
+                    connection.sock.settimeout(LINGER_SECONDS)
+                    step = connection.receive()
+                if step is not Next.ANSWER or self._answers.waiting:
+                    return step
+            except ClientGone:
+                return Next.GONE
+            except Refusal as no:
+                self.log.info("refused a request of %s: %s, %s", connection.client[0], no.code, no.request_id)
+                connection.say(no.encode())
+                return Next.GONE

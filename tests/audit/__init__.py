@@ -1,0 +1,1 @@
+"""The audit log, from its bytes to a writer whose disk hangs."""

@@ -1,0 +1,225 @@
+"""The log file: whole batches or nothing, one chain over rotations, crashes, logrotate and vandals."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.audit.log import LOG_NAME, AuditLog
+from gateway.audit.settings import AuditSettings
+from gateway.audit.verify import Wrong, verify
+from gateway.errors import AuditUnavailable
+
+from .live import events, intent, keys_of, read_log
+
+
+def open_log(settings: AuditSettings, **changed: Any) -> AuditLog:
+    limits: dict[str, Any] = {"rotate_bytes": 1 << 20, "keep_files": 30, **changed}
+    return AuditLog(settings.directory, keys_of(settings), **limits)
+
+
+def is_good(settings: AuditSettings) -> bool:
+    return verify(settings.directory, keys_of(settings)).fault is None
+
+
+def path_of(settings: AuditSettings) -> Path:
+    return settings.directory / LOG_NAME
+
+
+def test_a_log_begins_with_how_it_was_opened(settings: AuditSettings) -> None:
+    """Files are 0600 in a 0700 directory; the first record says that the chain begins here."""
+    log = open_log(settings)
+    heads = log.append([intent(1), intent(2)])
+    assert [head.seq for head in heads] == [2, 3]
+    assert events(settings) == ["audit:opened", "exec:intent", "exec:intent"]
+    assert read_log(settings)[0].record["data"]["reason"] == "created"
+    assert path_of(settings).stat().st_mode & 0o777 == 0o600
+    assert settings.directory.stat().st_mode & 0o777 == 0o700
+    assert is_good(settings)
+
+
+def test_the_chain_goes_on_after_a_restart(settings: AuditSettings) -> None:
+    """A new writer takes up where the last one ended."""
+    for _ in range(3):
+        log = open_log(settings)
+        log.append([intent()])
+        log.close()
+    assert [sealed.head.seq for sealed in read_log(settings)] == [1, 2, 3, 4, 5, 6]
+    assert is_good(settings)
+
+
+def test_rotation_keeps_one_chain_and_prunes_with_a_record(settings: AuditSettings) -> None:
+    """Files close at their size, the oldest go, a record says which, and the rest still verifies."""
+    log = open_log(settings, rotate_bytes=4000, keep_files=3)
+    for number in range(60):
+        log.append([intent(number)])
+    names = sorted(path.name for path in settings.directory.iterdir())
+    assert len(names) == 4 and names[0] == LOG_NAME
+    assert {"audit:rotated", "audit:pruned"} <= set(events(settings))
+    verdict = verify(settings.directory, keys_of(settings))
+    assert verdict.fault is None and verdict.first > 1
+    (settings.directory / names[1]).unlink()
+    fault = verify(settings.directory, keys_of(settings)).fault
+    assert fault and fault.wrong is Wrong.REMOVED and fault.line == 1
+
+
+def test_a_crash_inside_a_rotation_loses_nothing(settings: AuditSettings) -> None:
+    """Killed between renaming the file and beginning the next, the chain is found in the closed file."""
+    log = open_log(settings)
+    log.append([intent()])
+    log.close()
+    path_of(settings).rename(settings.directory / "audit.log.000000000002")
+    log = open_log(settings)
+    log.append([intent()])
+    assert [sealed.head.seq for sealed in read_log(settings)] == [1, 2, 3, 4]
+    assert is_good(settings)
+
+
+def test_logrotate_may_rename_the_file(settings: AuditSettings) -> None:
+    """A renamed file costs no record: the next batch begins a new one on the same chain."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    path_of(settings).rename(settings.directory / "audit.log.1")
+    log.append([intent(2)])
+    assert events(settings) == ["audit:opened", "exec:intent", "audit:opened", "exec:intent"]
+    assert read_log(settings)[2].record["data"]["reason"] == "renamed"
+    assert is_good(settings)
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated"])
+def test_a_file_taken_away_fails_the_batch_at_hand(settings: AuditSettings, how: str) -> None:
+    """The batch is refused; the next one begins a file whose first record says what happened; verify sees it."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    if how == "deleted":
+        path_of(settings).unlink()
+    else:
+        os.truncate(path_of(settings), 0)
+    with pytest.raises(AuditUnavailable, match=how):
+        log.append([intent(2)])
+    log.append([intent(3)])
+    kept = read_log(settings)
+    assert [sealed.record.get("exec_id") for sealed in kept] == [None, "ex_3"]
+    assert kept[0].record["data"]["reason"] == how and kept[0].head.seq == 3
+    fault = verify(settings.directory, keys_of(settings)).fault
+    assert fault and fault.wrong is Wrong.REMOVED
+
+
+def test_a_torn_last_line_is_kept_aside_and_recorded(settings: AuditSettings) -> None:
+    """Half a line, as a crash leaves it, moves to a file of its own; the log says so and stays good."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    log.close()
+    half = b'{"action":"exec:run","actor":{"na'
+    with path_of(settings).open("ab") as file:
+        file.write(half)
+    fault = verify(settings.directory, keys_of(settings)).fault
+    assert fault and (fault.wrong, fault.line) == (Wrong.TORN, 3)
+    open_log(settings).append([intent(2)])
+    torn = next(sealed for sealed in read_log(settings) if sealed.record["event"] == "audit:torn")
+    aside = settings.directory / torn.record["data"]["saved"]
+    assert aside.read_bytes() == half and aside.stat().st_mode & 0o777 == 0o600
+    assert is_good(settings) and verify(settings.directory, keys_of(settings)).notes
+
+
+def test_foreign_lines_stay_and_are_named(settings: AuditSettings) -> None:
+    """Lines that another process appends are left as evidence; the chain passes over them; verify points at them."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    with path_of(settings).open("ab") as file:
+        file.write(b"not ours\n")
+    log.append([intent(2)])
+    fault = verify(settings.directory, keys_of(settings)).fault
+    assert fault and (fault.wrong, fault.line) == (Wrong.ADDED, 3)
+    assert [sealed.head.seq for sealed in read_log(settings)] == [1, 2, 3, 4]
+
+
+def test_a_log_of_another_key_is_not_written_to(settings: AuditSettings) -> None:
+    """With a lost key nothing is chained behind records that nobody can check any more."""
+    open_log(settings).append([intent(1)])
+    settings.key_file.write_bytes(b"another key of 32 bytes, exactly")
+    before = path_of(settings).read_bytes()
+    with pytest.raises(AuditUnavailable, match="this key"):
+        open_log(settings).append([intent(2)])
+    assert path_of(settings).read_bytes() == before
+
+
+class FailingDisk:
+    """fdatasync that fails as often as told, after the bytes have reached the file."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def __call__(self, fd: int) -> None:
+        os.fdatasync(fd)
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_after_a_failed_fdatasync_nothing_of_the_batch_remains(settings: AuditSettings) -> None:
+    """What was refused is not in the log, the seq numbers are given again, and the next batch is durable."""
+    disk = FailingDisk()
+    log = open_log(settings, sync=disk)
+    log.append([intent(1)])
+    size = path_of(settings).stat().st_size
+    disk.failures = 1
+    with pytest.raises(AuditUnavailable, match="Input/output error"):
+        log.append([intent(2), intent(3)])
+    assert path_of(settings).stat().st_size == size
+    log.append([intent(4)])
+    assert [sealed.record.get("exec_id") for sealed in read_log(settings)] == [None, "ex_1", "ex_4"]
+    assert [sealed.head.seq for sealed in read_log(settings)] == [1, 2, 3]
+
+
+def test_a_log_that_could_not_be_opened_says_how_it_was_begun(settings: AuditSettings) -> None:
+    """Failures of the very first batch lose none of the log's own notes."""
+    disk = FailingDisk()
+    disk.failures = 2
+    log = open_log(settings, sync=disk)
+    for _ in range(2):
+        with pytest.raises(AuditUnavailable):
+            log.append([intent(1)])
+    log.append([intent(2)])
+    assert events(settings) == ["audit:opened", "exec:intent"]
+    assert is_good(settings)
+
+
+def test_a_failure_inside_a_rotation_loses_no_note(settings: AuditSettings) -> None:
+    """The file was closed already when the disk failed: the next file still says where it came from."""
+    disk = FailingDisk()
+    log = open_log(settings, sync=disk, rotate_bytes=10)
+    log.append([intent(1)])
+    disk.failures = 1
+    with pytest.raises(AuditUnavailable):
+        log.append([intent(2)])
+    log.append([intent(3)])
+    assert events(settings)[2:4] == ["audit:rotated", "audit:opened"]
+    assert is_good(settings)
+
+
+@pytest.mark.parametrize("cut", [1, 40, 400, 10_000])
+def test_zeros_at_the_end_are_no_record(settings: AuditSettings, cut: int) -> None:
+    """What a power cut leaves, of any length, is moved aside and not taken for a record."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    log.close()
+    with path_of(settings).open("ab") as file:
+        file.write(b"\0" * cut)
+    open_log(settings).append([intent(2)])
+    assert is_good(settings)
+
+
+def test_a_link_in_the_logs_place_is_not_followed(settings: AuditSettings, tmp_path: Path) -> None:
+    """Nobody can turn the log into another file of root's."""
+    target = tmp_path / "target"
+    target.write_text("")
+    settings.directory.mkdir(mode=0o700)
+    path_of(settings).symlink_to(target)
+    with pytest.raises(AuditUnavailable):
+        open_log(settings).append([intent(1)])
+    assert target.read_text() == ""

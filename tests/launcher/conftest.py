@@ -1,0 +1,42 @@
+"""A root file system for guest mode that needs no container: busybox, its users, no /proc, no /tmp."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+APPLETS = ("sh", "env", "id", "cat", "pwd", "true", "echo", "ls", "touch")
+PASSWD = """\
+# a comment
++nis::::::
+broken:x:1
+root:x:0:0:root:/root:/bin/sh
+www-data:x:33:33:www-data:/srv/www:/usr/sbin/nologin
+www-data:x:34:34:a second entry of that name:/:/bin/false
+bare:x:50:60:::
+maker:x:1000:1001:,,,:/home/maker:/bin/sh
+"""
+GROUP = """\
+root:x:0:
+disk:x:6:root
+www-data:x:33:
+video:x:44:maker,www-data,other
+render:x:108:www-data
+near:x:109:www-data2,xwww-data,www
+bad:x:4294967295:www-data
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small root with PASSWD and GROUP, and /srv/www, in which everything may be spoiled."""
+    for folder in ("bin", "etc", "root", "srv/www"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy("/bin/busybox", tmp_path / "bin/busybox")
+    for applet in APPLETS:
+        os.symlink("busybox", tmp_path / "bin" / applet)
+    (tmp_path / "etc/passwd").write_text(PASSWD)
+    (tmp_path / "etc/group").write_text(GROUP)
+    tmp_path.chmod(0o755)
+    return tmp_path

@@ -1,0 +1,195 @@
+"""Plays the supervisor to a launcher: descriptors, spec, handshake, ends; gateway/launcher/protocol.h is its contract."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LAUNCHER = Path(os.environ.get("LAUNCHER", Path(__file__).parents[2] / "build" / "launcher"))
+STAGES = ("none", "spec", "user", "groups", "cwd", "exec", "tty", "fds", "cgroup", "attach")
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TTY = 1
+_ANSWER_SECONDS = 20
+_HIGH = 64  # our own descriptors stay clear of the numbers that a launch gives a meaning
+
+
+def build_spec(
+    argv: Sequence[str | bytes],
+    env: Sequence[str | bytes] = (PATH,),
+    *,
+    cwd: str | bytes = "",
+    user: str | bytes = "",
+    flags: int = 0,
+) -> bytes:
+    """The bytes of a spec, as spec.h has them."""
+    strings = [os.fsencode(word) + b"\0" for word in (cwd, user, *argv, *env)]
+    area = b"".join(strings)
+    return b"pvegspec" + struct.pack("<5I", 1, flags, len(argv), len(env), len(area)) + area
+
+
+def high(fd: int) -> int:
+    """Moves a descriptor out of the way of the launch's numbers."""
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    os.close(fd)
+    return moved
+
+
+def memfd(content: bytes) -> int:
+    """A memfd with this content, sealed as the supervisor seals it."""
+    fd = high(os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    for start in range(0, len(content), 1 << 20):
+        os.write(fd, content[start : start + (1 << 20)])
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of the launcher; `kind` is empty at EOF."""
+
+    kind: str
+    sender: int
+    stage: str = "none"
+    errno: int = 0
+
+
+@dataclass
+class Launch:
+    """A launcher that was started, the other ends of its descriptors and what it said."""
+
+    pid: int
+    status: socket.socket
+    stdout: int
+    stderr: int
+    attach_stderr: int
+    messages: list[Message] = field(default_factory=list)
+
+    def receive(self) -> Message:
+        """The next message; raises TimeoutError rather than wait for ever."""
+        try:
+            data, ancillary, _, _ = self.status.recvmsg(16, socket.CMSG_SPACE(12))
+        except ConnectionResetError:  # it died with a message of ours unread
+            data, ancillary = b"", []
+        sender = struct.unpack("3i", ancillary[0][2])[0] if data and ancillary else 0
+        message = Message(data[:1].decode(), sender)
+        if len(data) == 6:
+            stage, errno = struct.unpack("<BI", data[1:])
+            message = Message(data[:1].decode(), sender, STAGES[stage], errno)
+        else:
+            assert len(data) <= 1, data
+        self.messages.append(message)
+        return message
+
+    def go(self) -> None:
+        """Lets a launcher that is ready run its command."""
+        self.status.send(b"G")
+
+    def close(self) -> None:
+        """Closes all of our ends."""
+        self.status.close()
+        for fd in (self.stdout, self.stderr, self.attach_stderr):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of a launch: its last message before EOF, the exit code (-n for a signal), the streams."""
+
+    last: Message
+    code: int
+    stdout: bytes
+    stderr: bytes
+    attach_stderr: bytes
+
+    @property
+    def failure(self) -> tuple[str, int]:
+        """(stage, errno) of a launch that failed."""
+        assert self.last.kind in ("F", "X"), self
+        return self.last.stage, self.last.errno
+
+
+def start(
+    argv: Sequence[str],
+    spec: bytes,
+    *,
+    root: Path | None = None,
+    stdin: int | None = None,
+    terminal: int | None = None,
+    cgroup: int | None = None,
+    prepare: Callable[[], None] | None = None,
+    hole: int | None = None,
+) -> Launch:
+    """Forks a launcher with its descriptors in place; `root` to chroot into, `prepare` to run in the child first.
+
+    Without `stdin` it is /dev/null. `terminal` takes the place of the command's stderr. `hole` is left closed.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    ours.settimeout(_ANSWER_SECONDS)
+    pipes = [tuple(map(high, os.pipe())) for _ in range(3)]
+    null = high(os.open(os.devnull, os.O_RDWR))
+    table = [null if stdin is None else stdin, pipes[0][1], pipes[1][1], memfd(spec), high(theirs.detach())]
+    table += [memfd(LAUNCHER.read_bytes()), pipes[2][1] if terminal is None else terminal]
+    table += [] if cgroup is None else [cgroup]
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            if root:
+                os.chroot(root)
+                os.chdir("/")
+            for number, fd in enumerate(table):
+                os.dup2(fd, number)
+            if prepare:
+                prepare()
+            image = os.dup(5)
+            os.set_inheritable(image, False)
+            if hole is not None:
+                os.close(hole)
+            os.execve(image, argv, {"CANARY": "of the supervisor"})
+        os._exit(99)
+    for fd in {*table[3:6], null, *(write for _, write in pipes)}:
+        os.close(fd)
+    return Launch(pid, ours, pipes[0][0], pipes[2][0], pipes[1][0])
+
+
+def finish(launch: Launch, pid: int | None = None) -> Ended:
+    """Reads a launch to its end and reaps `pid`, which is the forked one unless told otherwise."""
+    while launch.receive().kind:
+        pass
+    streams = [_read_all(fd) for fd in (launch.stdout, launch.stderr, launch.attach_stderr)]
+    _, status = os.waitpid(launch.pid if pid is None else pid, 0)
+    launch.close()
+    said = [message for message in launch.messages if message.kind]
+    return Ended(said[-1] if said else Message("", 0), os.waitstatus_to_exitcode(status), *streams)
+
+
+def run(spec: bytes, *, root: Path | None = None, prepare: Callable[[], None] | None = None) -> Ended:
+    """Guest mode from start to end, with a 'G' for an 'R'."""
+    launch = start(["/proc/self/fd/5"], spec, root=root, prepare=prepare)
+    if launch.receive().kind == "R":
+        launch.go()
+    return finish(launch)
+
+
+def remove_cgroup(path: Path) -> None:
+    """Removes a cgroup that has no members left; the kernel may say busy for a moment after the last was reaped."""
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while True:
+        try:
+            return path.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+
+
+def _read_all(fd: int) -> bytes:
+    with open(fd, "rb", closefd=False) as file:
+        return file.read()

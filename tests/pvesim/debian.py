@@ -1,0 +1,147 @@
+"""Debian 13 with systemd as a guest's root: debootstrapped once on the host, kept as a tar in the cache.
+
+Mirror, proxy and keyring are those of this machine's apt.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+SUITE = "trixie"
+PACKAGES = ("dbus", "libpam-systemd", "passwd", "procps", "systemd", "systemd-sysv")
+# What a container without a console, devices or a network of its own to set up has no use for.
+MASKED = (
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
+    *("console-getty.service", "container-getty@.service", "getty@.service", "systemd-firstboot.service"),
+    *("systemd-modules-load.service", "systemd-networkd-wait-online.service", "systemd-timesyncd.service"),
+    *("systemd-udevd.service", "sys-kernel-debug.mount"),
+)
+REMOVED = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man", "var/lib/apt/lists")
+WWW_DATA_GROUPS = "video,render"
+
+_BUILD_SECONDS = 900  # a slow mirror; half a minute from a near one
+
+
+class TemplateError(Exception):
+    """The template cannot be built or is not in the cache."""
+
+
+def ensure_cached() -> None:
+    """Build the tar if it is not in the cache; several callers at once build it once.
+
+    Needs a mirror in reach, so it runs on the host: a node has no way out. Raises TemplateError.
+    """
+    cache = _cached().parent
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(cache):
+        if _cached().exists():
+            return
+        for leftover in (*cache.glob("build-*"), *cache.glob("debian13-*.tar")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as build:
+            rootfs, tar = Path(build, "rootfs"), Path(build, "rootfs.tar")
+            _debootstrap(rootfs)
+            _trim(rootfs)
+            _run("tar", "--create", "--numeric-owner", "--xattrs", "-C", str(rootfs), "-f", str(tar), ".")
+            tar.rename(_cached())
+
+
+def unpack(rootfs: Path) -> None:
+    """Fill `rootfs` from the cache; raises TemplateError if it is not there."""
+    if not _cached().exists():
+        raise TemplateError("debian13 is not in the cache: start a node with --guests test once")
+    _run("tar", "--extract", "--numeric-owner", "--xattrs", "-p", "-C", str(rootfs), "-f", str(_cached()))
+
+
+def _cached() -> Path:
+    """The tar's path; its name changes with the recipe above."""
+    recipe = repr((SUITE, PACKAGES, MASKED, REMOVED, WWW_DATA_GROUPS))
+    version = hashlib.sha256(recipe.encode()).hexdigest()[:8]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "pve-exec-gateway/pvesim" / f"debian13-{version}.tar"
+
+
+def _debootstrap(rootfs: Path) -> None:
+    mirror, keyring = _apt_source()
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    if keyring:
+        command.append(f"--keyring={keyring}")
+    # In namespaces of its own: an interrupted build leaves no mount and no process behind.
+    isolated = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private")
+    _run(*isolated, *command, SUITE, str(rootfs), mirror, timeout=_BUILD_SECONDS, env=_with_apt_proxy(mirror))
+
+
+def _trim(rootfs: Path) -> None:
+    _run("chroot", str(rootfs), "groupadd", "--system", "--force", "render")  # else udev makes it
+    _run("chroot", str(rootfs), "usermod", "-a", "-G", WWW_DATA_GROUPS, "www-data")
+    for unit in MASKED:
+        (rootfs / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    (rootfs / "etc/systemd/system/default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
+    for directory in REMOVED:
+        shutil.rmtree(rootfs / directory)
+    for archive in (rootfs / "var/cache/apt").glob("**/*.*"):
+        archive.unlink()
+
+
+def _apt_source() -> tuple[str, Path | None]:
+    """The mirror of apt's main Debian archive, and the keyring that its entry names, if any."""
+    fields = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(SOURCESENTRY)"
+    listed = _run("apt-get", "indextargets", "--format", fields, "Created-By: Packages").splitlines()
+    for line in listed:
+        uri, release, component, origin, entry = line.split("|")
+        ours = origin in ("Debian", "$(ORIGIN)")  # the latter before the first `apt-get update`
+        if ours and component == "main" and "-" not in release:  # not bookworm-updates, not bookworm-security
+            return _follow_mirror_list(uri), _keyring(Path(entry.rpartition(":")[0]))
+    raise TemplateError("apt has no source for Debian's main archive")
+
+
+def _follow_mirror_list(uri: str) -> str:
+    """Debian's cloud images name a local list of mirrors (apt-transport-mirror(1)): its first line counts."""
+    if uri.startswith("mirror+file:"):
+        return Path(urlsplit(uri).path.rstrip("/")).read_text().split()[0]
+    return uri
+
+
+def _keyring(entry: Path) -> Path | None:
+    named = re.search(r"signed-by\s*[:=]\s*(/\S+\.(?:gpg|pgp))\b", entry.read_text(), re.IGNORECASE)
+    return Path(named[1]) if named else None
+
+
+def _with_apt_proxy(mirror: str) -> dict[str, str]:
+    scheme = urlsplit(mirror).scheme
+    proxy = _run("apt-config", "dump", "--format", "%v%n", f"Acquire::{scheme}::Proxy").strip()
+    return {f"{scheme}_proxy": proxy, **os.environ} if proxy and proxy != "DIRECT" else dict(os.environ)
+
+
+def _run(*command: str, timeout: float = 300, env: dict[str, str] | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=env,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise TemplateError(f"cannot run {command[0]}: {error}") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-5:]
+        raise TemplateError(f"{command[0]} failed: {' / '.join(said)}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    with (cache / "debian13.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,130 @@
+"""The node is what PVE.md says a node is, and its guests behave like PVE's; runs inside a node."""
+
+import os
+import ssl
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pvesim import config, guests, pmxcfs
+
+RUNNING = (101, 102, 104)
+
+inside_a_node = pytest.mark.skipif(
+    not Path("/run/pvesim").exists(), reason="runs in a node: python3 -m tests.pvesim run ... -- pytest"
+)
+pytestmark = inside_a_node
+
+
+@pytest.fixture
+def hostile() -> Iterator[guests.Guest]:
+    """An unprivileged guest whose /etc/passwd is a FIFO and that has no /bin/sh."""
+
+    def prepare(rootfs: Path) -> None:
+        for name in ("etc/passwd", "bin/sh"):
+            (rootfs / name).unlink()
+        os.mkfifo(rootfs / "etc/passwd")
+
+    guest = guests.create(990, unprivileged=True, prepare=prepare)
+    yield guest
+    guest.destroy()
+
+
+def test_cgroups_are_pure_v2_with_nsdelegate() -> None:
+    """The node shows one cgroup mount, v2, a delegation boundary, with the node's own root at `/`."""
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup" in line]
+    assert len(mounts) == 1
+    assert " / /sys/fs/cgroup " in mounts[0]
+    assert mounts[0].partition(" - ")[2].startswith("cgroup2 ")
+    assert "nsdelegate" in mounts[0].rpartition(" ")[2].split(",")
+
+
+def test_pve_tree_has_the_owners_and_modes_of_pmxcfs() -> None:
+    """Files are root:www-data 0640, nothing under priv is open to www-data, and the links lead to this node."""
+    assert (pmxcfs.ROOT / "local").readlink() == Path("nodes", os.uname().nodename)
+    certificate = (pmxcfs.ROOT / "local/pve-ssl.key").stat()
+    assert (stat.S_IMODE(certificate.st_mode), certificate.st_gid) == (0o640, 33)
+    for path in (pmxcfs.ROOT / "priv").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+    entry = config.parse_pve((pmxcfs.ROOT / "lxc/104.conf").read_text())
+    assert entry["unprivileged"] == "1"
+
+
+def test_certificate_is_signed_by_the_cluster_ca() -> None:
+    """The node's certificate verifies against pve-root-ca.pem for all the names a real one carries."""
+    for name in ("localhost", os.uname().nodename):
+        _verify("-verify_hostname", name)
+    for address in ("127.0.0.1", "::1"):
+        _verify("-verify_ip", address)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pmxcfs.ROOT / "local/pve-ssl.pem", pmxcfs.ROOT / "local/pve-ssl.key")
+
+
+@pytest.mark.parametrize("vmid", RUNNING)
+def test_exec_cgroup_stands_beside_ns_and_dies_as_one(vmid: int) -> None:
+    """A command put into a cgroup beside `ns` stays there, is seen there by the guest, and dies by cgroup.kill."""
+    tree = guests.get(vmid).cgroup / "pveg-test"
+    tree.mkdir()
+    try:
+        with _attach_in(tree, vmid, "cat /proc/self/cgroup; setsid sleep 600 & exec sleep 600") as attached:
+            assert attached.stdout
+            seen = [line for line in iter(attached.stdout.readline, b"") if line.startswith(b"0::")][:1]
+            assert seen == [b"0::/../pveg-test\n"]
+            (tree / "cgroup.kill").write_text("1")
+            assert attached.wait(10) == -9
+        assert (tree / "cgroup.procs").read_text() == ""
+    finally:
+        tree.rmdir()
+
+
+@pytest.mark.parametrize("vmid", RUNNING)
+def test_freeze_stops_ns_alone(vmid: int) -> None:
+    """lxc-freeze shows in `ns/cgroup.events`, as PVE 9 has it, and thaw takes it back."""
+    guest = guests.get(vmid)
+    guest.freeze()
+    try:
+        assert "frozen 1" in (guest.cgroup / "ns/cgroup.events").read_text()
+        assert "frozen 0" in (guest.cgroup / "cgroup.events").read_text()
+        assert guest.state() == "FROZEN"
+    finally:
+        guest.thaw()
+    assert "frozen 0" in (guest.cgroup / "ns/cgroup.events").read_text()
+
+
+def test_prepared_guest_is_hostile_and_leaves_nothing(hostile: guests.Guest) -> None:
+    """`prepare` shapes a guest before it starts; destroy removes it from LXC, /etc/pve and the cgroup tree."""
+    assert hostile.attach(["stat", "-c", "%F %u", "/etc/passwd"]).stdout == b"fifo 0\n"
+    assert hostile.attach(["/bin/sh"]).returncode == 127
+    assert '"990"' in (pmxcfs.ROOT / ".vmlist").read_text()
+    hostile.destroy()
+    assert not hostile.rootfs.exists()
+    assert not hostile.cgroup.exists()
+    assert '"990"' not in (pmxcfs.ROOT / ".vmlist").read_text()
+    with pytest.raises(guests.GuestError, match="does not exist"):
+        guests.get(990)
+
+
+def test_leftover_cgroup_does_not_stop_a_start() -> None:
+    """A directory left in a stopped guest's tree is swept by the start, as `pct start` does."""
+    guest = guests.get(103)
+    (guest.cgroup / "pveg-left").mkdir(parents=True)
+    guest.start()
+    assert guest.attach(["true"]).returncode == 0
+    guest.stop()
+    assert guest.state() == "STOPPED"
+
+
+def _verify(*options: str) -> None:
+    ca, certificate = pmxcfs.ROOT / "pve-root-ca.pem", pmxcfs.ROOT / "local/pve-ssl.pem"
+    subprocess.run(
+        ["openssl", "verify", *options, "-CAfile", ca, certificate], check=True, capture_output=True
+    )
+
+
+def _attach_in(cgroup: Path, vmid: int, script: str) -> subprocess.Popen[bytes]:
+    attach = f"lxc-attach -n {vmid} --elevated-privileges=CGROUP -- sh -c '{script}'"
+    enter = f"echo $$ > {cgroup}/cgroup.procs && exec {attach}"
+    return subprocess.Popen(["sh", "-c", enter], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)

@@ -1,0 +1,183 @@
+"""A real server process on loopback, certificates from the openssl CLI, and a small raw HTTP client."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SERVED_APP = Path(__file__).with_name("served_app.py")
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Reply:
+    """One HTTP reply, read to its end."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """A raw keep-alive connection, over TLS or not."""
+
+    def __init__(self, port: int, *, tls: bool, timeout: float = 10) -> None:
+        self.sock: socket.socket = socket.create_connection(("127.0.0.1", port), timeout)
+        if tls:
+            self.sock = unverified_context().wrap_socket(self.sock)
+        self._buffer = b""
+
+    def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> Reply:
+        self.send(method, path, body, headers)
+        return self.read()
+
+    def send(self, method: str, path: str, body: bytes = b"", headers: str = "") -> None:
+        length = f"Content-Length: {len(body)}\r\n" if body else ""
+        self.sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{length}{headers}\r\n".encode() + body)
+
+    def read(self) -> Reply:
+        while b"\r\n\r\n" not in self._buffer:
+            self._more()
+        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        body = b""
+        if headers.get("transfer-encoding") == "chunked":
+            while size := int(self._line(), 16):
+                body += self._take(size + 2)[:-2]
+            self._line()
+        else:
+            body = self._take(int(headers.get("content-length", 0)))
+        return Reply(int(status.split()[1]), headers, body)
+
+    def ended(self) -> bool:
+        """Whether the server closes without a further byte."""
+        return not self._buffer and self.sock.recv(1) == b""
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def _more(self) -> None:
+        data = self.sock.recv(65536)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        self._buffer += data
+
+    def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            self._more()
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+    def _line(self) -> bytes:
+        while b"\r\n" not in self._buffer:
+            self._more()
+        line, _, self._buffer = self._buffer.partition(b"\r\n")
+        return line
+
+
+@dataclass
+class Server:
+    """A running server: its process, its port, and what its application reports."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    tls: bool
+    reports: socket.socket
+    log: Path
+    broken: Path
+    clients: list[Client] = field(default_factory=list)
+
+    def client(self, timeout: float = 10) -> Client:
+        client = Client(self.port, tls=self.tls, timeout=timeout)
+        self.clients.append(client)
+        return client
+
+    def raw(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 10)
+
+    def report(self) -> dict[str, Any]:
+        """What the application tells next."""
+        facts: dict[str, Any] = json.loads(self.reports.recv(4096))
+        return facts
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[StartServer]:
+    """Start servers; every one is stopped, and its sockets closed, after the test."""
+    servers: list[Server] = []
+
+    def start(
+        *, tls: bool = True, env: dict[str, str] | None = None, host: str = "127.0.0.1", **settings: Any
+    ) -> Server:
+        listener = socket.create_server((host, 0), backlog=1024)
+        base = tmp_path / f"report{len(servers)}"
+        reports = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        reports.bind(str(base))
+        reports.settimeout(15)
+        if tls:
+            settings = {"tls_cert": str(certificate[0]), "tls_key": str(certificate[1])} | settings
+        options = {"listen": ["127.0.0.1", 0], "report": str(base), "inherit": listener.fileno()} | settings
+        log = tmp_path / f"log{len(servers)}"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, str(SERVED_APP), json.dumps(options)],
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | (env or {}),
+                pass_fds=[listener.fileno()],
+                stdout=output,
+                stderr=output,
+            )
+        port = listener.getsockname()[1]
+        listener.close()
+        servers.append(Server(process, port, tls, reports, log, Path(f"{base}.broken")))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        for client in server.clients:
+            client.close()
+        server.reports.close()
+        if server.process.poll() is None:
+            server.process.send_signal(signal.SIGINT)  # gunicorn's quick way out
+            server.process.wait(20)
+
+
+def unverified_context() -> ssl.SSLContext:
+    """A client context that takes any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate with this common name, and its key."""
+    cert, key = directory / f"{name}.pem", directory / f"{name}.key"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split()
+    subprocess.run([*command, "-subj", f"/CN={name}", "-out", cert, "-keyout", key], check=True, capture_output=True)
+    return cert, key
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One certificate for all tests that do not care which."""
+    return make_certificate(tmp_path_factory.mktemp("tls"), "localhost")

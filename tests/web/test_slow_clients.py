@@ -1,0 +1,207 @@
+"""Clients that stall cost others nothing, and lose their connection in the end."""
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.web.conftest import Server, StartServer, unverified_context
+
+ATTACKERS = 200
+
+
+def silent(server: Server) -> socket.socket:
+    return server.raw()
+
+
+def half_handshake(server: Server) -> socket.socket:
+    sock = server.raw()
+    sock.sendall(bytes.fromhex("16030100c8010000c40303"))  # the beginning of a ClientHello
+    return sock
+
+
+def after_handshake(data: bytes) -> Callable[[Server], socket.socket]:
+    def attack(server: Server) -> socket.socket:
+        sock = unverified_context().wrap_socket(server.raw())
+        sock.sendall(data)
+        return sock
+
+    return attack
+
+
+ATTACKS = {
+    "silent": silent,
+    "half-handshake": half_handshake,
+    "slow-head": after_handshake(b"GET / HTTP/1.1\r\nHost: x\r\n"),
+    "slow-body": after_handshake(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx"),
+    "slow-upload": after_handshake(b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"),
+    "slow-upload-unauthorized": after_handshake(
+        b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\nx"
+    ),
+}
+
+
+@pytest.mark.parametrize("cap", [16, 1000], ids=["capped", "uncapped"])
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def test_good_client_is_served_within_a_second(
+    start_server: StartServer, attack: Callable[[Server], socket.socket], cap: int
+) -> None:
+    """200 stalled connections from the same address, on 4 threads, hold up neither new nor open connections."""
+    server = start_server(threads=4, max_half_open=1000, max_half_open_per_address=cap)
+    open_client = server.client()
+    open_client.request("GET", "/")
+    with contextlib.ExitStack() as stack:
+        attackers = [stack.enter_context(attack(server)) for _ in range(ATTACKERS)]
+        with trickle(attackers):
+            for _ in range(10):
+                begin = time.monotonic()
+                assert open_client.request("GET", "/").status == 200
+                new_client = server.client()
+                assert new_client.request("POST", "/echo", b"x" * 1000).status == 200
+                new_client.close()
+                assert time.monotonic() - begin < 1
+
+
+@contextlib.contextmanager
+def trickle(socks: list[socket.socket]) -> Iterator[None]:
+    """Send a byte on each connection now and then, in a thread of its own."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.1):
+            for sock in socks:
+                with contextlib.suppress(OSError):
+                    sock.sendall(b"x")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+def test_silent_connection_is_closed_at_its_deadline(start_server: StartServer) -> None:
+    """A connection that says nothing, before or after the TLS handshake, is closed without a word."""
+    server = start_server(handshake_s=1, head_s=1)
+    with server.raw() as sock:
+        assert sock.recv(1) == b""
+    client = server.client()
+    begin = time.monotonic()
+    assert client.ended()
+    assert time.monotonic() - begin < 2.5
+
+
+@pytest.mark.parametrize(
+    "begun", [b"GET / HTTP/1.1\r\nHost:", b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+              b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nx",
+              b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nx"],
+    ids=["head", "body", "long-body", "chunked-body"],
+)  # fmt: skip
+def test_unfinished_request_is_answered_408_at_its_deadline(start_server: StartServer, begun: bytes) -> None:
+    """A request that never ends is refused with 408 and a code, and its connection closed."""
+    client = start_server(head_s=1, body_s=1).client()
+    client.sock.sendall(begun)
+    reply = client.read()
+    assert (reply.status, reply.json()["code"]) == (408, "request_timeout")
+    assert client.ended()
+
+
+def test_slow_but_steady_head_is_cut_off(start_server: StartServer) -> None:
+    """The deadline is for the whole head: a byte now and then does not extend it."""
+    client = start_server(head_s=1).client()
+    begin = time.monotonic()
+    client.sock.sendall(b"GET / HTTP/1.1\r\nX: ")
+    with trickle([client.sock]):
+        assert client.read().status == 408
+    assert time.monotonic() - begin < 3
+
+
+def test_idle_connection_is_closed_after_keepalive(start_server: StartServer) -> None:
+    """Between requests a connection rests for keepalive_s, longer than a head may take."""
+    client = start_server(keepalive_s=2, head_s=1).client()
+    client.request("GET", "/")
+    begin = time.monotonic()
+    assert client.ended()
+    assert 1.9 < time.monotonic() - begin < 3.5
+
+
+def test_half_open_connections_per_address_are_capped(start_server: StartServer) -> None:
+    """Of 40 connections without a request 16 are left a moment later; those with a request do not count."""
+    server = start_server(head_s=30, handshake_s=30)
+    busy = [server.client() for _ in range(20)]
+    for client in busy:
+        client.request("GET", "/")
+    socks = [server.raw() for _ in range(40)]
+    closed = wait_closed(socks, 24, 5)
+    assert closed == set(socks[:24])  # the oldest
+    assert wait_closed(socks[24:], 1, 2) == set()
+    assert all(client.request("GET", "/").status == 200 for client in busy)
+    for sock in socks:
+        sock.close()
+
+
+def test_half_open_connections_are_capped_in_all(start_server: StartServer) -> None:
+    """One more than max_half_open closes the oldest at once."""
+    server = start_server(max_half_open=8, head_s=30, handshake_s=30)
+    server.client().request("GET", "/")
+    socks = [server.raw() for _ in range(20)]
+    assert wait_closed(socks, 12, 0.9) == set(socks[:12])
+    for sock in socks:
+        sock.close()
+
+
+def wait_closed(socks: list[socket.socket], count: int, seconds: float) -> set[socket.socket]:
+    """Those of the connections that the server closes, once there are `count` or the time is over."""
+    poll = select.poll()
+    by_fd = {sock.fileno(): sock for sock in socks}
+    for fd in by_fd:
+        poll.register(fd, select.POLLRDHUP)
+    closed: set[socket.socket] = set()
+    end = time.monotonic() + seconds
+    while len(closed) < count and time.monotonic() < end:
+        for fd, _ in poll.poll(max(0, end - time.monotonic()) * 1000):
+            closed.add(by_fd[fd])
+            poll.unregister(fd)
+    return closed
+
+
+def test_client_that_takes_no_replies_holds_no_thread(start_server: StartServer) -> None:
+    """Pipelined requests whose replies nobody reads stop being answered; others go on."""
+    server = start_server(threads=2, tls=False)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            sock = stack.enter_context(server.raw())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        begin = time.monotonic()
+        assert server.client().request("GET", "/").status == 200
+        assert time.monotonic() - begin < 1
+
+
+def test_keepalive_connections_make_room(start_server: StartServer) -> None:
+    """More resting connections than the worker holds cost the longest at rest their place, not new clients."""
+    server = start_server(tls=False)
+    clients = []
+    for _ in range(1100):
+        clients.append(server.client())
+        assert clients[-1].request("GET", "/").status == 200
+    assert clients[0].ended()
+    assert clients[-1].request("GET", "/").status == 200
+
+
+def test_renegotiation_and_plain_garbage_do_not_hang(start_server: StartServer) -> None:
+    """Bytes that are no TLS close the connection at once."""
+    with start_server().raw() as sock:
+        sock.sendall(b"\x00" * 100)
+        begin = time.monotonic()
+        with contextlib.suppress(ConnectionResetError, ssl.SSLError):
+            while sock.recv(100):
+                pass
+        assert time.monotonic() - begin < 5
