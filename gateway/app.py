@@ -26,7 +26,6 @@ from gateway.supervisor.client import SupervisorClient
 
 def build(config: Config) -> Flask:
     """The application as it runs: with the real supervisor, audit log and token store."""
-
     tokens = config.tokens
     return create_app(
         config,

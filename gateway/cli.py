@@ -61,13 +61,15 @@ def serve(path: Path, config: Config) -> None:
 
 
 @main.command()
+@click.option("--check", is_flag=True, help="Only see whether program and configuration would start.")
 @configured
-def supervise(config: Config) -> None:
-    """Own and run the commands (the unit pve-exec-gateway-supervisor)."""
+def supervise(config: Config, check: bool) -> None:
+    """Own and run the commands (the unit pve-exec-gateway-supervisor). SIGHUP: become the program now installed."""
     from gateway.supervisor.process import run
 
     _log_to_stderr()
-    run(config)
+    if not check:
+        run(config)
 
 
 @main.command("audit-writer")

@@ -132,7 +132,9 @@ def refuse(error: Exception, request_id: str | None = None) -> Response:
 
 def list_methods(allow: Iterable[str]) -> Response:
     """The reply to OPTIONS: the methods that the path takes."""
-    return _respond(b"", 204, None, {"Allow": ", ".join(allow)}, ulid.new(REQUEST_ID))
+    response = _respond(b"", 204, None, {"Allow": ", ".join(allow)}, ulid.new(REQUEST_ID))
+    del response.headers["Content-Type"]
+    return response
 
 
 def _read_vmid(path: Mapping[str, str]) -> int | None:

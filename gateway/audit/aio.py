@@ -105,6 +105,10 @@ class AsyncAuditClient:
             await asyncio.wait_for(self._settled.wait(), timeout)
         return self._settled.is_set()
 
+    def unsettled(self) -> list[Mapping[str, Any]]:
+        """The posted records that have no answer yet, for a successor of this process to post."""
+        return [*(entry.record for entry in self._pending.values() if entry.caller is None), *self._unsent]
+
     async def close(self) -> None:
         """Drop the connection; posted records without a receipt are lost, so `flush` first."""
         if self._sender:

@@ -187,6 +187,7 @@ class Committer:
     def run(self) -> None:
         """Commit until stopped. The log's first record, `audit:opened`, does not wait for a request."""
         self._commit([], [])
+        self._anchor()
         while True:
             with self._changed:
                 while not (self._queue or self._stopping or (self._own and self._failing_since is None)):

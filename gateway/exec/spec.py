@@ -139,29 +139,37 @@ class ExecSpec(Strict):
     @model_validator(mode="after")
     def _fits_execve(self) -> ExecSpec:
         if self.shell is not None and not isinstance(self.command, str):
-            raise PydanticCustomError("shell_without_string", "`shell` runs a string command; this one is a list")
-        words = [*self.argv(), *(f"{name}={value}" for name, value in self.env.items())]
+            raise PydanticCustomError(
+                "shell_without_string", "`shell` runs a string command; this one is a list", {"field": "shell"}
+            )
+        words = [
+            ("command" if isinstance(self.command, str) else f"command.{i}", word) for i, word in enumerate(self.argv())
+        ]
+        words += [(f"env.{name}", f"{name}={value}") for name, value in self.env.items()]
+        words += [("cwd", self.cwd or ""), ("user", self.user or "")]
         total = 0
-        for word in (*words, self.cwd or "", self.user or ""):
+        for field, word in words:
             if "\x00" in word:
-                raise PydanticCustomError("nul", "a NUL byte cannot stand in an argument, environment, cwd or user")
-            size = _size(word)
+                raise PydanticCustomError("nul", "no NUL byte can be passed to a guest", {"field": field})
+            size = _size(field, word)
             if size > MAX_ARG_BYTES:
                 raise PydanticCustomError(
                     "argument_too_long",
                     "one argument or environment entry is larger than {limit} bytes; send it on stdin or as a file",
-                    {"limit": MAX_ARG_BYTES},
+                    {"limit": MAX_ARG_BYTES, "field": field},
                 )
             total += size + 9  # its NUL and its pointer count too
         if total > MAX_ARGS_BYTES:
             raise PydanticCustomError(
                 "arguments_too_long",
                 "arguments and environment together are larger than {limit} bytes; send data on stdin",
-                {"limit": MAX_ARGS_BYTES},
+                {"limit": MAX_ARGS_BYTES, "field": "command"},
             )
         count = 1 if isinstance(self.command, str) else len(self.command)
         if any(position >= count for position in self.redact):
-            raise PydanticCustomError("redact_position", "`redact` names a position that `command` does not have")
+            raise PydanticCustomError(
+                "redact_position", "`redact` names a position that `command` does not have", {"field": "redact"}
+            )
         self.stdin_bytes()
         return self
 
@@ -180,14 +188,18 @@ class ExecSpec(Strict):
         try:
             return base64.b64decode(self.stdin, validate=True)
         except (binascii.Error, ValueError):
-            raise PydanticCustomError("base64", "`stdin` is not base64, as `stdin_encoding` says") from None
+            raise PydanticCustomError(
+                "base64", "`stdin` is not base64, as `stdin_encoding` says", {"field": "stdin"}
+            ) from None
 
 
-def _size(word: str) -> int:
+def _size(field: str, word: str) -> int:
     try:
         return len(word.encode())
     except UnicodeEncodeError:
-        raise PydanticCustomError("not_unicode", "a lone surrogate cannot be sent to a guest") from None
+        raise PydanticCustomError(
+            "not_unicode", "a lone surrogate cannot be sent to a guest", {"field": field}
+        ) from None
 
 
 def schema_example() -> dict[str, Any]:

@@ -26,7 +26,7 @@ class GuestMap:
         identity = self.config_id(vmid)
         if identity is None:
             self._explain_absence(vmid)
-            raise no_such_guest(vmid)
+            raise GuestNotFound.for_vmid(vmid)
         return identity
 
     def config_id(self, vmid: int) -> str | None:
@@ -60,8 +60,3 @@ class GuestMap:
                 vmid=vmid,
                 node=str(known.get("node")),
             )
-
-
-def no_such_guest(vmid: int) -> GuestNotFound:
-    """The one answer for a guest that does not exist and for one that the caller may not know of."""
-    return GuestNotFound(f"there is no guest {vmid} that this token may use", vmid=vmid)

@@ -100,7 +100,7 @@ def kept_ranges(count: StreamCount) -> list[tuple[int, int]]:
 
 
 def place_in_kept(count: StreamCount, offset: int, length: int) -> tuple[int, int]:
-    """Where among the kept bytes a stream's `offset` is, and how many follow it there before a gap, `length` at most."""
+    """Where among the kept bytes a stream's `offset` is; how many follow it before a gap, `length` at most."""
     before = 0
     for start, end in kept_ranges(count):
         if start <= offset < end:

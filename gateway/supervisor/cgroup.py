@@ -40,16 +40,22 @@ class Tree(Protocol):
 class InstanceGroup:
     """This gateway's directory in one running guest's cgroup tree; execs are made in it."""
 
-    def __init__(self, guest_dir: int, instance: str, vmid: int) -> None:
+    def __init__(self, directory: int, vmid: int) -> None:
+        self.dir = directory
         self._vmid = vmid
+
+    @classmethod
+    def enter(cls, guest_dir: int, instance: str, vmid: int) -> InstanceGroup:
+        """Makes the directory unless it is there. Raises GuestNotRunning when the guest's tree is gone."""
         name = f"pveg-{instance}"
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=guest_dir)
-            self.dir = os.open(name, _DIRECTORY, dir_fd=guest_dir)
+            group = cls(os.open(name, _DIRECTORY, dir_fd=guest_dir), vmid)
         except FileNotFoundError as exc:
             raise GuestNotRunning(f"guest {vmid} has just stopped; start it first", vmid=vmid) from exc
-        self._enable_controllers()
+        group._enable_controllers()
+        return group
 
     def make(self, exec_id: str) -> ExecGroup:
         """A new, empty cgroup for one exec. Raises GuestNotRunning when the guest has stopped meanwhile."""

@@ -19,9 +19,9 @@ Ended = Callable[[int], None]
 class Children:
     """Dispatches the ends of child processes, each to the one callback that watches its pid."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, before_unknown: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._watched: dict[int, Ended] = {}
-        self._before_unknown = before_unknown
+        self._before_unknown: dict[object, Callable[[], None]] = {}
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "cannot become a child subreaper")
@@ -30,6 +30,13 @@ class Children:
     def watch(self, pid: int, ended: Ended) -> None:
         """Calls `ended(wait_status)` once when this child has ended and been reaped."""
         self._watched[pid] = ended
+
+    def before_unknown(self, who: object, call: Callable[[], None] | None) -> None:
+        """Has `call` called when an unknown child has ended: its pid may stand in an unread message. None: no more."""
+        if call is None:
+            self._before_unknown.pop(who, None)
+        else:
+            self._before_unknown[who] = call
 
     def forget(self, pid: int) -> None:
         """Its end is nobody's business any more; it is still reaped."""
@@ -44,7 +51,7 @@ class Children:
         return True
 
     def reap(self) -> None:
-        """Reaps all that have ended. An unknown pid may stand in a message that has not been read yet."""
+        """Reaps all that have ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -53,7 +60,8 @@ class Children:
             if pid == 0:
                 return
             if pid not in self._watched:
-                self._before_unknown()
+                for call in list(self._before_unknown.values()):
+                    call()
             ended = self._watched.pop(pid, None)
             if ended is not None:
                 ended(status)

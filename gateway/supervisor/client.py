@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.errors import ExecNotFound, GatewayError, InternalError, SupervisorUnavailable, from_wire
+from gateway.errors import ClientGone, ExecNotFound, GatewayError, InternalError, SupervisorUnavailable, from_wire
 from gateway.exec.origin import Origin, within
 from gateway.exec.reply import OutputSlice, RunReply
 from gateway.exec.view import ExecView
@@ -21,10 +21,6 @@ _MAX_IDLE = 32
 _READ = 1 << 20
 
 Blobs = list[bytes]
-
-
-class ClientGone(Exception):
-    """The HTTP client left while its command ran; the supervisor has been told, and nobody reads a reply."""
 
 
 class Readiness(Protocol):
@@ -132,7 +128,7 @@ class SupervisorClient:
         now = self._guests.config_id(guest["vmid"])
         gone = now is None and guest["token_id"] == origin.token_id and within(guest["vmid"], origin.guests)
         if now != guest["config_id"] and not gone:
-            raise ExecNotFound(f"there is no exec {exec_id} that this token may see; its guest was replaced")
+            raise ExecNotFound.for_id(exec_id)
 
     # ---- the wire
 
@@ -181,7 +177,8 @@ class SupervisorClient:
         except OSError as exc:
             sock.close()
             raise SupervisorUnavailable(
-                "the supervisor does not answer, so nothing was run; see `systemctl status pve-exec-gateway-supervisor`",
+                "the supervisor does not answer, so nothing was run; "
+                "see `systemctl status pve-exec-gateway-supervisor`",
                 retry_after=1,
             ) from exc
         return sock

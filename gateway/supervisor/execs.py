@@ -35,6 +35,7 @@ from gateway.supervisor.survivors import Survivors
 
 log = logging.getLogger(__name__)
 
+_START_POLL = 0.005
 _LIST_SCAN = 2000
 """How many remembered execs one listing looks at; the caller pages on from there."""
 
@@ -60,7 +61,7 @@ class Execs:
         self._spool = spool
         self._audit = audit
         self._hash = redactor.hash
-        self._places = Places(services.loop, places=config.exec.max_running, max_waiting=config.exec.max_queued)
+        self._places = Places(services.loop.io, places=config.exec.max_running, max_waiting=config.exec.max_queued)
         self._ends: dict[str, asyncio.Future[None]] = {}
 
     # ---- beginning
@@ -73,7 +74,7 @@ class Execs:
         spec = _parse(body)
         limits = resolve_limits(spec, self._config.exec)
         if not origin.may_run(vmid):
-            raise GuestNotFound(f"there is no guest {vmid} that this token may use", vmid=vmid)
+            raise GuestNotFound.for_vmid(vmid)
         self._guests.find(vmid)
         queued = await self._places.take(limits.queue_timeout)
         self.starting += 1
@@ -112,7 +113,7 @@ class Execs:
         self._spool.accept(order)
         tree: Tree | None = None
         try:
-            receipt = self._services.loop.create_task(self._audit.commit(intent))
+            receipt = self._services.loop.io.create_task(self._audit.commit(intent))
             try:
                 tree = self._make_tree(order, guest)  # while the disk works
             except BaseException:
@@ -134,7 +135,7 @@ class Execs:
             raise
         execution = Execution(self._services, self, order, guest, tree, spec.output.keep)
         self.running[order.id] = execution
-        self._ends[order.id] = self._services.loop.create_future()
+        self._ends[order.id] = self._services.loop.io.create_future()
         words = build_spec(
             argv=spec.argv(), env={"PATH": self._config.exec.path, **spec.env}, cwd=spec.cwd, user=spec.user
         )
@@ -149,6 +150,18 @@ class Execs:
     def mark_go(self, order: Order, pid: int) -> None:
         """The command may begin from here on."""
         self._spool.mark_go(order, pid, start_time(self._config.lxc.proc / str(pid)))
+
+    def resume(self, state: dict[str, Any], guest: Incarnation) -> None:
+        """Takes over an exec that an earlier image of this program began."""
+        order = Order.from_wire(state["order"])
+        tree: Tree | None = None
+        if order.placement is Placement.OWN:
+            tree = guest.group.open(order.id)
+        self._spool.reopen(order)
+        self._places.occupy()
+        self._ends[order.id] = self._services.loop.io.create_future()
+        tree = tree or Descendants(self._config.lxc.proc)
+        self.running[order.id] = Execution.resume(self._services, self, state, guest, tree)
 
     # ---- ending
 
@@ -173,16 +186,18 @@ class Execs:
         self.surviving.pop(left.order.id, None)
         self._spool.retire(left.order.id)
 
-    def record_outcome(self, order: Order, ending: Ending) -> None:
-        """Has the outcome written, without waiting: an end cannot be refused."""
+    def record_outcome(self, order: Order, ending: Ending | None) -> None:
+        """Has the outcome written, without waiting: an end cannot be refused. None: nobody knows it."""
+        data = trail.outcome(ending) if ending is not None else {"reason": State.UNKNOWN}
         try:
-            self._audit.post(self._record(Event.EXEC_OUTCOME, order, trail.outcome(ending)))
+            self._audit.post(self._record(Event.EXEC_OUTCOME, order, data))
         except GatewayError as error:
             log.error("%s: its outcome is not in the audit log: %s", order.id, error.detail)
 
-    def client_gone(self, execution: Execution) -> None:
+    def client_gone(self, exec_id: str) -> None:
         """The client of a waiting `run` has left."""
-        if execution.order.on_disconnect is OnDisconnect.KILL:
+        execution = self.running.get(exec_id)
+        if execution is not None and execution.order.on_disconnect is OnDisconnect.KILL:
             execution.end(Reason.CLIENT_GONE)
 
     def guest_died(self, guest: Incarnation) -> None:
@@ -222,7 +237,7 @@ class Execs:
         guest = self._guests.current(order.vmid)
         return guest is not None and guest.key == order.incarnation
 
-    def list(
+    def page(
         self,
         origin: Origin,
         *,
@@ -286,13 +301,13 @@ class Execs:
             return execution.order, State.RUNNING, None
         life = self._spool.find(exec_id)
         if life is None:
-            raise _not_found(exec_id)
+            raise ExecNotFound.for_id(exec_id)
         self._check_seen(life.order, origin)
         return life.order, State.ENDED if life.ending else State.UNKNOWN, life.ending
 
     def _check_seen(self, order: Order, origin: Origin) -> None:
         if not origin.sees(order.token_id, order.vmid):
-            raise _not_found(order.id)
+            raise ExecNotFound.for_id(order.id)
 
     def _record(self, event: Event, order: Order, data: dict[str, Any]) -> dict[str, Any]:
         return build_record(
@@ -310,6 +325,29 @@ class Execs:
         )
 
     # ---- the whole
+
+    def resume_survivors(self, state: dict[str, Any], guests: dict[tuple[int, str], Incarnation]) -> None:
+        """Takes over what outlives an exec that ended under an earlier image of this program."""
+        order = Order.from_wire(state["order"])
+        guest = guests.get((order.vmid, order.incarnation))
+        group = guest.group.open(order.id) if guest is not None else None
+        tree = group or Descendants(self._config.lxc.proc)
+        self.adopt_survivors(order, tree, list(state["fds"].values()))
+
+    def adopt_survivors(self, order: Order, tree: Tree, pipes: list[int]) -> None:
+        """Owns what outlives an exec: its pipes are read until the last process of it is gone."""
+        left = Survivors(self._services.loop, order, tree, pipes, self.on_survivors_gone)
+        self.surviving[order.id] = left
+        left.watch()
+
+    async def wait_started(self, timeout: float) -> bool:
+        """Waits until no exec is on its way into its guest; False when that takes too long."""
+        deadline = self._services.loop.io.time() + timeout
+        while self.starting or not all(execution.can_be_handed_over for execution in self.running.values()):
+            if self._services.loop.io.time() > deadline:
+                return False
+            await asyncio.sleep(_START_POLL)
+        return True
 
     async def shut_down(self, timeout: float) -> None:
         """Ends all that runs, as `gateway_lost`; survivors of ended execs are left alone."""
@@ -329,10 +367,6 @@ def _parse(body: bytes) -> ExecSpec:
         return ExecSpec.model_validate_json(body)
     except ValidationError as exc:
         raise InternalError("the web sent a request that it should have refused") from exc
-
-
-def _not_found(exec_id: str) -> ExecNotFound:
-    return ExecNotFound(f"there is no exec {exec_id} that this token may see; results are kept for spool.retention")
 
 
 async def _settle(task: asyncio.Task[Any]) -> None:

@@ -1,8 +1,7 @@
-"""One exec from spawn to end: a state machine driven by messages, timers and the deaths of processes.
+"""One exec from spawn to end: a state machine driven by the spawn, by timers and by the deaths of processes.
 
-SPAWNING  lxc-attach is on its way; nothing of the request has run
-READY     the launcher waits in the guest; lxc-attach is being ended, so that the command becomes our child
-RUNNING   the launcher was told to go
+STARTING  the command is on its way into the guest
+RUNNING   the command was told to go
 LINGERING the command has ended, its tree has not, and its end is being waited for
 ENDED     the outcome is known; descendants that were to live on may still do so
 """
@@ -10,9 +9,8 @@ ENDED     the outcome is known; descendants that were to live on may still do so
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import logging
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,50 +21,41 @@ from gateway.config import ExecConfig
 from gateway.exec.ending import Ending, exit_code_of, timestamp
 from gateway.exec.order import Order
 from gateway.exec.spec import Background, Keep, OnLimit
-from gateway.exec.view import Reason, SpawnError
+from gateway.exec.view import Reason, SpawnError, Usage
 from gateway.supervisor.capture import Capture
 from gateway.supervisor.cgroup import Tree, read_event
-from gateway.supervisor.children import Children
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.guests import Incarnation
-from gateway.supervisor.launch import (
-    Launched,
-    Launcher,
-    Message,
-    failed_exit_code,
-    receive,
-    send_go,
-    spawn_error,
-)
+from gateway.supervisor.launch import Launcher, failed_exit_code
+from gateway.supervisor.loop import Loop
 from gateway.supervisor.pipes import PipeReader, StdinWriter
+from gateway.supervisor.spawning import Spawn, attach_failed
 from gateway.supervisor.survivors import Survivors
-from gateway.supervisor.watch import PriorityWatch
 
 log = logging.getLogger(__name__)
 
 _KILLED_SETTLE = 0.05
-"""Seconds that a stray SIGKILL is looked at twice: a hard stop of the guest kills the command before its init."""
+"""Seconds until a stray SIGKILL is looked at again: a hard stop of the guest kills the command before its init."""
 _SHUTDOWN_SETTLE = 2.5
-"""Seconds for the same when only init is left in the guest: busybox' init lives 2 s past the TERM it sends."""
+"""The same when only init is left in the guest: busybox' init lives 2 s past the TERM it sends to all others."""
 _EMPTY_RETRY = 0.002
+_LOOK_AGAIN = 0.05
+_STRAY_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 
 class Phase(StrEnum):
-    SPAWNING = "spawning"
-    READY = "ready"
+    STARTING = "starting"
     RUNNING = "running"
     LINGERING = "lingering"
     ENDED = "ended"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Services:
     """What every execution needs of its supervisor."""
 
-    loop: asyncio.AbstractEventLoop
+    loop: Loop
     config: ExecConfig
-    children: Children
-    events: PriorityWatch
     launcher: Launcher
 
 
@@ -91,125 +80,84 @@ class Execution:
     ) -> None:
         self.order = order
         self.guest = guest
-        self.phase = Phase.SPAWNING
+        self.phase = Phase.STARTING
         self.ending: Ending | None = None
         self.stdout = Capture(order.limits.output_limit, keep)
         self.stderr = Capture(order.limits.output_limit, keep)
         self._services = services
+        self._io = services.loop.io
         self._owner = owner
         self._tree = tree
-        self._begun = services.loop.time()
-        self._ran: float | None = None
-        self._command_ended: float | None = None
-        self._launched: Launched | None = None
-        self._attached = False
-        self._attach_pid: int | None = None
+        self._spawn: Spawn | None = None
+        self._spawn_error: SpawnError | None = None
         self._command_pid: int | None = None
         self._wait_status: int | None = None
-        self._spawn_error: SpawnError | None = None
         self._end_reason: Reason | None = None
         self._killed = 0
+        self._begun = self._io.time()
+        self._ran: float | None = None
+        self._command_ended: float | None = None
         self._kill_at: float | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._readers: list[PipeReader] = []
+        self._readers: dict[str, PipeReader] = {}
         self._writer: StdinWriter | None = None
         self._watched_events: int | None = None
 
     # ---- beginning
 
     def spawn(self, spec: bytes, stdin: bytes) -> None:
-        """Starts lxc-attach with the launcher. Raises OSError when the node has no room for a process."""
-        self._launched = launched = self._services.launcher.launch(
-            vmid=self.order.vmid, spec=spec, stdin=stdin, cgroup=self._tree.join_fd()
-        )
+        """Starts lxc-attach with the launcher. A node without room for a process ends it as `spawn_failed`."""
+        try:
+            launched = self._services.launcher.launch(
+                vmid=self.order.vmid, spec=spec, stdin=stdin, cgroup=self._tree.join_fd()
+            )
+        except OSError as exc:
+            log.error("%s: cannot start lxc-attach: %s", self.order.id, exc.strerror)
+            self._spawn_error = attach_failed(exc.errno or errno.EIO)
+            self._progress()
+            return
         self._tree.take_root(launched.pid)
-        self._services.children.watch(launched.pid, self._launcher_ended)
-        self._services.loop.add_reader(launched.status.fileno(), self.read_messages)
-        self._read_output(launched.stdout, launched.stderr)
+        self._read(stdout=launched.stdout, stderr=launched.stderr)
         if launched.stdin is not None:
-            self._writer = StdinWriter(self._services.loop, launched.stdin, stdin)
+            self._writer = StdinWriter(self._io, launched.stdin, stdin)
         self._arm("spawn", self._begun + self._services.config.spawn_timeout, self._spawn_timed_out)
-        self._arm("timeout", self._begun + self.order.limits.timeout, lambda: self.end(Reason.TIMEOUT))
+        self._arm("timeout", self._begun + self.order.limits.timeout, self._timed_out)
+        self._spawn = Spawn(self._services.loop, launched, self, self.order.id)
 
-    def read_messages(self) -> None:
-        """Takes what the launcher has said; also called before a death is judged."""
-        while self._launched is not None and self._launched.status.fileno() >= 0:
-            message = receive(self._launched.status)
-            if message is None:
-                return
-            self._heard(message)
+    def command_known(self, pid: int) -> None:
+        self._command_pid = pid
+        self._tree.take_root(pid)
 
-    def _heard(self, message: Message) -> None:
-        assert self._launched is not None
-        if message.kind == b"H" and not self._attached:
-            self._attached = True
-            self._attach_pid = message.pid
-            if message.pid != self._launched.pid:
-                self._services.children.watch(message.pid, self._attach_ended)
-        elif message.kind == b"R" and self.phase is Phase.SPAWNING and self._attach_pid is not None:
-            self.phase = Phase.READY
-            self._command_pid = message.pid
-            self._tree.take_root(message.pid)
-            self._services.children.watch(message.pid, self._command_died)
-            if self._services.children.owns(self._attach_pid):
-                os.kill(self._attach_pid, signal.SIGKILL)
-        elif message.error is not None and self._spawn_error is None:
-            self._spawn_error = message.error
-            if not self._attached:
-                self._progress()
-        elif message.kind == b"":
-            self._close_status()
-            if not self._attached:  # it died on the host, before it could say a word
-                self._attach_ended(0)
-            if self.phase is Phase.RUNNING and self._ran is None:
-                self._ran = self._services.loop.time()
-                self._disarm("spawn")
+    def may_go(self, pid: int) -> bool:
+        if self._end_reason is not None or self._spawn_error is not None:
+            self._killed = max(self._killed, self._tree.kill())
+            return False
+        self._owner.mark_go(self.order, pid)
+        self.phase = Phase.RUNNING
+        return True
 
-    def _close_status(self) -> None:
-        if self._launched is not None and self._launched.status.fileno() >= 0:
-            self._services.loop.remove_reader(self._launched.status.fileno())
-            self._launched.status.close()
+    def began(self) -> None:
+        self._ran = self._io.time()
+        self._disarm("spawn")
 
-    def _launcher_ended(self, status: int) -> None:
-        """The spawned process: it has become lxc-attach itself, or has given birth to it in the cgroup."""
-        self.read_messages()
-        assert self._launched is not None
-        if self._attach_pid == self._launched.pid:
-            self._attach_ended(status)
-
-    def _attach_ended(self, status: int) -> None:
-        self.read_messages()
-        self._attach_pid = None
-        if self.phase is Phase.READY and self._end_reason is None:
-            assert self._command_pid is not None and self._launched is not None
-            if self._services.children.owns(self._command_pid):
-                self._owner.mark_go(self.order, self._command_pid)
-                self.phase = Phase.RUNNING
-                send_go(self._launched.status)
-                return
-            # Somebody in the guest forged the handshake: only what is our own child may be the command.
-            self._services.children.forget(self._command_pid)
-            self._command_pid = None
-            self._killed = self._tree.kill()
-        elif self._spawn_error is None and self.phase is Phase.SPAWNING and self._end_reason is None:
-            log.warning("%s: lxc-attach ended with status %d: %s", self.order.id, status, self._attach_words())
+    def came_to_nothing(self) -> None:
+        self._command_pid = None
+        self._take_spawn_error()
+        if self._spawn_error is None and self._end_reason is None:
             if self.guest.stopping():
                 self._end_reason = Reason.CONTAINER_STOPPED
-        if self._spawn_error is None and self._end_reason is None:
-            self._spawn_error = spawn_error("attach", 0)
+            else:
+                self._spawn_error = attach_failed(errno.EPROTO)
         self._progress()
 
-    def _attach_words(self) -> str:
-        assert self._launched is not None
-        try:
-            return repr(os.read(self._launched.attach_stderr, 2048).decode(errors="replace"))
-        except OSError:
-            return "''"
-
     def _spawn_timed_out(self) -> None:
-        if self._spawn_error is None:
-            self._spawn_error = spawn_error("attach", 110)  # ETIMEDOUT
-        self._killed = max(self._killed, self._tree.kill())
+        if self._end_reason is None:
+            self._spawn_error = attach_failed(errno.ETIMEDOUT)
+        self.kill()
+
+    def _take_spawn_error(self) -> None:
+        if self._spawn is not None and self._spawn_error is None:
+            self._spawn_error = self._spawn.error
 
     # ---- ending
 
@@ -221,8 +169,8 @@ class Execution:
             self._end_reason = reason
         if self._kill_at is not None:
             return True
-        grace = self.order.limits.kill_grace if self.phase in (Phase.RUNNING, Phase.LINGERING) else 0.0
-        self._kill_at = self._services.loop.time() + grace
+        grace = self.order.limits.kill_grace if self.phase is not Phase.STARTING else 0.0
+        self._kill_at = self._io.time() + grace
         if grace:
             self._killed = max(self._killed, self._tree.signal(signal.SIGTERM))
             self._arm("kill", self._kill_at, self.kill)
@@ -234,7 +182,7 @@ class Execution:
         """Kills the whole tree now."""
         self._disarm("kill")
         self._killed = max(self._killed, self._tree.kill())
-        if self._command_pid is None and self._attach_pid is None and self.phase is not Phase.SPAWNING:
+        if self.phase is Phase.LINGERING:
             self._progress()
 
     def guest_died(self) -> None:
@@ -248,26 +196,24 @@ class Execution:
             self._disarm("settle")
             self._progress()
 
-    def _command_died(self, status: int) -> None:
-        self.read_messages()
-        self._close_status()
+    def command_died(self, status: int) -> None:
         self._command_pid = None
         self._wait_status = status
-        self._command_ended = self._services.loop.time()
-        if self.phase is not Phase.SPAWNING:
-            self.phase = Phase.LINGERING
+        self._command_ended = self._io.time()
+        self.phase = Phase.LINGERING
+        self._take_spawn_error()
         self._disarm("spawn")
-        stray = status & 0x7F in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
-        if stray and self._end_reason is None and self._spawn_error is None:
+        if status & 0x7F in _STRAY_SIGNALS and self._end_reason is None and self._spawn_error is None:
             if self.guest.stopping():
                 self._end_reason = Reason.CONTAINER_STOPPED
             elif self.guest.only_init_left():
                 self._arm("settle", self._command_ended + _SHUTDOWN_SETTLE, self._settled)
-                return
             elif status & 0x7F == signal.SIGKILL:
                 self._arm("settle", self._command_ended + _KILLED_SETTLE, self._settled)
-                return
         self._progress()
+
+    def _timed_out(self) -> None:
+        self.end(Reason.TIMEOUT)
 
     def _settled(self) -> None:
         if self._end_reason is None and self.guest.stopping():
@@ -276,11 +222,10 @@ class Execution:
 
     def _progress(self) -> None:
         """Finishes if nothing stands in the way any more: called after each death that matters."""
-        if self.phase is Phase.ENDED or self._attach_pid is not None or self._command_pid is not None:
+        spawning = self._spawn is not None and not self._spawn.over
+        if self.phase is Phase.ENDED or spawning or self._command_pid is not None or "settle" in self._timers:
             return
-        if "settle" in self._timers:
-            return
-        for reader in self._readers:
+        for reader in self._readers.values():
             reader.drain()
         usage = self._tree.usage()
         if self._tree.remove():
@@ -288,7 +233,7 @@ class Execution:
             return
         alive = len(self._tree.pids())
         if not alive:
-            self._arm("empty", self._services.loop.time() + _EMPTY_RETRY, self._progress)
+            self._arm("empty", self._io.time() + _EMPTY_RETRY, self._progress)
             return
         if self._end_reason is None and self._spawn_error is None:
             if self.order.background is Background.DETACH:
@@ -297,44 +242,39 @@ class Execution:
             if self.order.background is Background.KILL:
                 self._killed = max(self._killed, self._tree.kill())
         elif self._kill_at is None:
-            self._kill_at = self._services.loop.time()
-            self.kill()
-        self._watch_empty()
+            self._kill_at = self._io.time()
+            self._killed = max(self._killed, self._tree.kill())
+        self._wait_empty()
 
-    def _watch_empty(self) -> None:
-        if self._watched_events is not None:
-            return
+    def _wait_empty(self) -> None:
         fd = self._tree.events_fd()
         if fd is None:
-            self._arm("empty", self._services.loop.time() + 0.05, self._progress)
-            return
-        self._watched_events = fd
-        self._services.events.add(fd, self._events_changed)
-        self._events_changed()
+            self._arm("empty", self._io.time() + _LOOK_AGAIN, self._progress)
+        elif self._watched_events is None:
+            self._watched_events = fd
+            self._services.loop.events.add(fd, self._events_changed)
+            self._events_changed()
 
     def _events_changed(self) -> None:
-        if self._watched_events is None or read_event(self._watched_events, "populated"):
-            return
-        self._progress()
+        if self._watched_events is not None and not read_event(self._watched_events, "populated"):
+            self._progress()
 
-    def _finish(self, usage: Any, survivors: int) -> None:
-        """Makes the outcome known. Survivors go on: their pipes are read until the last of them is gone."""
-        now = self._services.loop.time()
-        if self._spawn_error is not None and self._end_reason is None:
-            reason = Reason.SPAWN_FAILED
-            exit_code: int | None = failed_exit_code(self._spawn_error)
-            signal_sent = None
-        else:
-            signaled = self._wait_status is not None and self._wait_status & 0x7F
-            reason = self._end_reason or (Reason.SIGNALED if signaled else Reason.EXITED)
-            exit_code, signal_sent = exit_code_of(self._wait_status, reason)
-        ran = self._ran if self._ran is not None else (self._command_ended or now)
+    def _finish(self, usage: Usage, survivors: int) -> None:
+        """Makes the outcome known. Survivors are let go of: they live on."""
+        now = self._io.time()
+        reason = self._reason()
+        exit_code, signal_name = exit_code_of(self._wait_status, reason)
+        failed = self._spawn_error if reason is Reason.SPAWN_FAILED else None
+        if failed is not None:
+            exit_code, signal_name = failed_exit_code(failed), None
+        ended = self._command_ended or now
+        ran = self._ran or ended
         self.ending = Ending(
             reason=reason,
             exit_code=exit_code,
-            signal=signal_sent,
+            signal=signal_name,
             ended_at=timestamp(),
-            spawn_error=self._spawn_error if reason is Reason.SPAWN_FAILED else None,
+            spawn_error=failed,
             output={"stdout": self.stdout.count(), "stderr": self.stderr.count()},
             usage=usage,
             killed=self._killed,
@@ -342,7 +282,7 @@ class Execution:
             timing={
                 "queued_ms": self.order.queued_ms,
                 "spawn_ms": round((ran - self._begun) * 1000),
-                "run_ms": round(((self._command_ended or now) - ran) * 1000),
+                "run_ms": round((ended - ran) * 1000),
             },
         )
         self.phase = Phase.ENDED
@@ -352,35 +292,96 @@ class Execution:
         if left is not None:
             left.watch()
 
+    def _reason(self) -> Reason:
+        if self._end_reason is not None:
+            return self._end_reason
+        if self._spawn_error is not None:
+            return Reason.SPAWN_FAILED
+        signaled = self._wait_status is not None and self._wait_status & 0x7F
+        return Reason.SIGNALED if signaled else Reason.EXITED
+
     def _hand_over(self) -> Survivors:
         """The tree and its pipes, out of our hands."""
-        pipes = [reader.give_up() for reader in self._readers if reader.fd is not None]
+        pipes = [reader.give_up() for reader in self._readers.values() if reader.fd is not None]
         tree, self._tree = self._tree, Descendants(self.guest.proc)
-        services = self._services
-        return Survivors(services.loop, services.events, self.order, tree, pipes, self._owner.on_survivors_gone)
+        return Survivors(self._services.loop, self.order, tree, pipes, self._owner.on_survivors_gone)
 
     def _release(self) -> None:
-        """Gives back every timer and descriptor, and the cgroup."""
+        """Gives back every timer and descriptor."""
         for name in list(self._timers):
             self._disarm(name)
         if self._watched_events is not None:
-            self._services.events.remove(self._watched_events)
+            self._services.loop.events.remove(self._watched_events)
             self._watched_events = None
-        for reader in self._readers:
+        for reader in self._readers.values():
             reader.close()
         if self._writer is not None:
             self._writer.close()
-        self._close_status()
-        if self._launched is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._launched.attach_stderr)
+        if self._spawn is not None:
+            self._spawn.close()
         self._tree.close()
+
+    # ---- handing over to the next image of this program
+
+    @property
+    def can_be_handed_over(self) -> bool:
+        """Whether the handshake of its spawn is behind it."""
+        return not self.guest.closed and (self._ran is not None or self.phase is Phase.LINGERING)
+
+    def to_state(self) -> dict[str, Any]:
+        """Everything that `resume` needs; descriptors by number, times by the monotonic clock."""
+        fds = {name: reader.fd for name, reader in self._readers.items()}
+        stdin = {"fd": self._writer.fd, "rest": self._writer.rest().hex()} if self._writer is not None else None
+        return {
+            "order": self.order.to_wire(),
+            "phase": self.phase,
+            "stdout": self.stdout.to_state(),
+            "stderr": self.stderr.to_state(),
+            "fds": fds,
+            "stdin": stdin,
+            "spawn_error": self._spawn_error,
+            "command_pid": self._command_pid,
+            "wait_status": self._wait_status,
+            "end_reason": self._end_reason,
+            "killed": self._killed,
+            "begun": self._begun,
+            "ran": self._ran,
+            "command_ended": self._command_ended,
+            "kill_at": self._kill_at,
+        }
+
+    @classmethod
+    def resume(
+        cls, services: Services, owner: Owner, state: dict[str, Any], guest: Incarnation, tree: Tree
+    ) -> Execution:
+        """Goes on with an execution that an earlier image of this program began. Descriptors are taken over."""
+        self = cls(services, owner, Order.from_wire(state["order"]), guest, tree, Keep.HEAD)
+        self.phase = Phase(state["phase"])
+        self.stdout, self.stderr = Capture.from_state(state["stdout"]), Capture.from_state(state["stderr"])
+        self._spawn_error, self._wait_status = state["spawn_error"], state["wait_status"]
+        self._end_reason = Reason(state["end_reason"]) if state["end_reason"] else None
+        self._killed, self._kill_at = state["killed"], state["kill_at"]
+        self._begun, self._ran, self._command_ended = state["begun"], state["ran"], state["command_ended"]
+        self._command_pid = state["command_pid"]
+        self._read(**{name: fd for name, fd in state["fds"].items() if fd is not None})
+        if state["stdin"] is not None and state["stdin"]["fd"] is not None:
+            self._writer = StdinWriter(self._io, state["stdin"]["fd"], bytes.fromhex(state["stdin"]["rest"]))
+        self._arm("timeout", self._begun + self.order.limits.timeout, self._timed_out)
+        if self._kill_at is not None:
+            self._arm("kill", self._kill_at, self.kill)
+        if self._command_pid is not None:
+            self._tree.take_root(self._command_pid)
+            services.loop.children.watch(self._command_pid, self.command_died)
+        else:
+            self._io.call_soon(self._progress)
+        return self
 
     # ---- timers and output
 
-    def _read_output(self, stdout: int, stderr: int) -> None:
-        pairs = ((stdout, self.stdout), (stderr, self.stderr))
-        self._readers = [PipeReader(self._services.loop, fd, self._sink(capture)) for fd, capture in pairs]
+    def _read(self, **fds: int) -> None:
+        for name, fd in fds.items():
+            capture = self.stdout if name == "stdout" else self.stderr
+            self._readers[name] = PipeReader(self._io, fd, self._sink(capture))
 
     def _sink(self, capture: Capture) -> Callable[[bytes], None]:
         if self.order.on_limit is OnLimit.DROP:
@@ -393,13 +394,13 @@ class Execution:
 
         return feed
 
-    def _arm(self, name: str, at: float, action: Callable[[], object]) -> None:
+    def _arm(self, name: str, at: float, action: Callable[[], None]) -> None:
         def fire() -> None:
             self._timers.pop(name, None)
             action()
 
         self._disarm(name)
-        self._timers[name] = self._services.loop.call_at(at, fire)
+        self._timers[name] = self._io.call_at(at, fire)
 
     def _disarm(self, name: str) -> None:
         timer = self._timers.pop(name, None)

@@ -13,6 +13,7 @@ import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.config import LxcConfig
 from gateway.errors import GuestFrozen, GuestNotRunning
@@ -83,6 +84,21 @@ class Incarnation:
             self.group.freeze(frozen)
             self.mirrored = frozen
 
+    def to_state(self) -> dict[str, Any]:
+        """What `from_state` needs; descriptors by number."""
+        fds = {"pidfd": self.pidfd, "group": self.group.dir, "ns_events": self.ns_events}
+        return {"vmid": self.vmid, "pid": self.init_pid, "start": self.init_start, "frozen": self.mirrored, "fds": fds}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], config: LxcConfig) -> Incarnation:
+        """The incarnation as an earlier image of this program held it; it may have died since."""
+        vmid, fds = state["vmid"], state["fds"]
+        group = InstanceGroup(fds["group"], vmid)
+        ns = config.cgroup / "lxc" / str(vmid) / "ns"
+        return cls(
+            vmid, state["pid"], state["start"], fds["pidfd"], group, fds["ns_events"], config.proc, ns, state["frozen"]
+        )
+
     def close(self) -> None:
         """Gives its descriptors back; from now on it counts as dead."""
         self.closed = True
@@ -111,7 +127,7 @@ class Guests:
         if guest.frozen():
             guest.mirror_freeze()
             raise GuestFrozen(
-                f"guest {vmid} is frozen (suspended, or a snapshot or backup is being made); try again when it is thawed",
+                f"guest {vmid} is frozen: suspended, or in a snapshot or backup; try again when it is thawed",
                 vmid=vmid,
             )
         return guest
@@ -125,10 +141,17 @@ class Guests:
             del self._known[vmid]
         guest = self._discover(vmid)
         if guest is not None:
-            self._known[vmid] = guest
-            guest.mirror_freeze()
-            self._on_found(guest)
+            self.adopt(guest)
         return guest
+
+    def adopt(self, guest: Incarnation) -> None:
+        """Knows it from now on."""
+        self._known[guest.vmid] = guest
+        guest.mirror_freeze()
+        self._on_found(guest)
+
+    def known(self) -> list[Incarnation]:
+        return list(self._known.values())
 
     def forget(self, guest: Incarnation) -> None:
         """Drops an incarnation whose init has died; its fds are closed by whoever holds the last exec of it."""
@@ -167,7 +190,7 @@ class Guests:
                     undo.callback(os.close, directory)
                     events = os.open("ns/cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
                     undo.callback(os.close, events)
-                    group = InstanceGroup(directory, self._instance, vmid)
+                    group = InstanceGroup.enter(directory, self._instance, vmid)
                     undo.callback(group.close)
                 except (OSError, ValueError, GuestNotRunning):
                     continue
@@ -190,7 +213,7 @@ class Guests:
 
 
 def _pids_below(directory: Path) -> list[int]:
-    """Every process in a cgroup subtree, the nearest first: an init is in `ns` or, under systemd, in `ns/init.scope`."""
+    """Every process in a cgroup subtree, the nearest first: init is in `ns` or, under systemd, in `ns/init.scope`."""
     found: list[int] = []
     for path, children, _ in os.walk(directory):
         children.sort(key=lambda name: name != "init.scope")

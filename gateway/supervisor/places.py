@@ -39,9 +39,13 @@ class Places:
             raise
         return self._loop.time() - begun
 
+    def occupy(self) -> None:
+        """Takes a place for one that runs already, over the bound if need be."""
+        self._free -= 1
+
     def give_back(self) -> None:
         """The next in line has it, if there is one."""
-        while self._waiting:
+        while self._waiting and self._free >= 0:
             _, turn = self._waiting.popitem(last=False)
             if not turn.done():
                 turn.set_result(None)

@@ -7,238 +7,216 @@ import fcntl
 import logging
 import os
 import signal
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 from gateway.audit.aio import AsyncAuditClient
 from gateway.audit.keys import load_keys
-from gateway.audit.record import Event, build_record
 from gateway.config import Config
 from gateway.errors import ConfigError
-from gateway.exec import trail
-from gateway.exec.ending import Ending
 from gateway.exec.order import Order
-from gateway.exec.origin import Origin
 from gateway.notify import notify
-from gateway.supervisor import readiness
-from gateway.supervisor.capture import kept_ranges
+from gateway.supervisor import readiness, reexec
 from gateway.supervisor.cgroup import ExecGroup
-from gateway.supervisor.children import Children
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.execution import Services
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.launch import Launcher, reserve_low_descriptors
-from gateway.supervisor.protocol import ProtocolError
+from gateway.supervisor.loop import Loop
+from gateway.supervisor.operations import Operations
 from gateway.supervisor.recovery import recover
-from gateway.supervisor.server import Connection, Reply, Server, bind
+from gateway.supervisor.server import Server, bind
 from gateway.supervisor.spool import Spool
-from gateway.supervisor.survivors import Survivors, reopen_pipes
-from gateway.supervisor.watch import PriorityWatch
+from gateway.supervisor.survivors import reopen_pipes
 
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 30.0
 _STOP_SECONDS = 10.0
+_HANDOVER_SECONDS = 15.0
+_FLUSH_SECONDS = 2.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Supervisor:
-    """Everything of one supervisor, wired together; `run` is its life."""
+    """Everything of one supervisor, wired together."""
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: Config, io: asyncio.AbstractEventLoop) -> None:
         self.config = config
-        self.loop = loop
+        self.loop = Loop.start(io)
         redactor = load_keys(config.audit.key_file).redactor
         self.audit = AsyncAuditClient(config.audit.socket, redactor)
         self.spool = Spool(config.spool)
-        self.events = PriorityWatch(loop)
         self.guests = Guests(config.lxc, config.supervisor.instance, self._watch_guest)
-        self.children = Children(loop, self._read_messages)
-        services = Services(
-            loop=loop,
-            config=config.exec,
-            children=self.children,
-            events=self.events,
-            launcher=Launcher(config.lxc),
-        )
+        services = Services(self.loop, config.exec, Launcher(config.lxc))
         self.execs = Execs(config, services, self.guests, self.spool, self.audit, redactor)
+        self.operations = Operations(config, self.execs)
         self.server = Server(
-            loop,
-            self._dispatch,
+            io,
+            self.operations.dispatch,
             allowed_uids=config.supervisor.allowed_uids,
             max_blob=config.web.max_body + 1024,
         )
 
-    # ---- what the parts tell each other
-
-    def _read_messages(self) -> None:
-        for execution in list(self.execs.running.values()):
-            execution.read_messages()
-
     def _watch_guest(self, guest: Incarnation) -> None:
         def died() -> None:
-            self.loop.remove_reader(guest.pidfd)
-            self.events.remove(guest.ns_events)
+            self.loop.io.remove_reader(guest.pidfd)
+            self.loop.events.remove(guest.ns_events)
             self.execs.guest_died(guest)
             guest.close()
 
-        self.loop.add_reader(guest.pidfd, died)
-        self.events.add(guest.ns_events, guest.mirror_freeze)
+        self.loop.io.add_reader(guest.pidfd, died)
+        self.loop.events.add(guest.ns_events, guest.mirror_freeze)
         guest.mirror_freeze()
 
-    # ---- requests
-
-    async def _dispatch(self, connection: Connection, header: dict[str, Any], blobs: list[bytes]) -> Reply:
-        operation = header.get("op")
-        if operation == "health":
-            return {"checks": readiness.checks(self.config), "running": len(self.execs.running)}, ()
-        try:
-            origin = Origin.from_wire(header.get("origin"))
-            handler = {
-                "run": self._run,
-                "get": self._get,
-                "list": self._list,
-                "output": self._output,
-                "kill": self._kill,
-            }[str(operation)]
-            return await handler(connection, header, blobs, origin)
-        except (KeyError, ValueError, TypeError) as exc:
-            raise ProtocolError(f"malformed request: {type(exc).__name__}") from exc
-
-    async def _run(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
-        exec_id = header.get("exec_id")
-        if exec_id is None:
-            vmid, config_id = header["vmid"], header["config_id"]
-            if type(vmid) is not int or not isinstance(config_id, str) or len(blobs) != 1:
-                raise ProtocolError("malformed run")
-            execution = await self.execs.start(vmid, blobs[0], origin, config_id)
-            exec_id = connection.exec_id = execution.order.id
-        try:
-            await self.execs.wait_end(exec_id)
-        except asyncio.CancelledError:
-            running = self.execs.running.get(exec_id)
-            if running is not None and not self.handing_over:
-                self.execs.client_gone(running)
-            raise
-        view, stdout, stderr = self.execs.result(exec_id, origin)
-        return {"exec": view}, (stdout, stderr)
-
-    handing_over = False
-    """Set while another image of this program takes over: connections are let go of, their clients are not gone."""
-
-    async def _get(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
-        exec_id, wait = _text(header["id"]), float(header.get("wait", 0))
-        order = self.execs.order(exec_id, origin)
-        if wait > 0:
-            await self.execs.wait_end(exec_id, min(wait, 60.0))
-        return {"exec": self.execs.get(exec_id, origin), "guest": self._guest_of(order)}, ()
-
-    async def _list(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
-        found, after = self.execs.list(
-            origin,
-            vmid=header.get("vmid"),
-            state=header.get("state"),
-            labels=dict(header.get("labels") or {}),
-            limit=min(int(header["limit"]), 1000),
-            after=header.get("after"),
-        )
-        execs = [{"exec": view, "guest": self._guest_of(order)} for order, view in found]
-        return {"execs": execs, "after": after}, ()
-
-    async def _output(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
-        exec_id, stream = _text(header["id"]), header["stream"]
-        if stream not in ("stdout", "stderr"):
-            raise ProtocolError("no such stream")
-        order = self.execs.order(exec_id, origin)
-        offset, length = max(0, int(header["offset"])), max(0, int(header["length"]))
-        data, count, ended = self.execs.read_output(exec_id, stream, origin, offset, length)
-        total, kept = (count["bytes"], kept_ranges(count)) if count else (0, [])
-        return {"total": total, "kept": kept, "ended": ended, "guest": self._guest_of(order)}, (data,)
-
-    async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
-        exec_id = _text(header["id"])
-        order = self.execs.order(exec_id, origin)
-        return {"exec": self.execs.kill(exec_id, origin), "guest": self._guest_of(order)}, ()
-
-    def _guest_of(self, order: Order) -> dict[str, Any]:
-        return {
-            "vmid": order.vmid,
-            "config_id": order.config_id,
-            "same_run": self.execs.same_run(order),
-            "token_id": order.token_id,
-        }
-
-    # ---- life
-
-    def recover(self, keep: set[str]) -> None:
-        def record(order: Order, ending: Ending | None) -> None:
-            data = trail.outcome(ending) if ending else {"reason": "unknown"}
-            record = build_record(
-                Event.EXEC_OUTCOME,
-                audit_id=order.audit_id,
-                request_id=order.request_id,
-                token_id=order.token_id,
-                token_name=order.token_name,
-                remote=order.remote,
-                action="exec:run",
-                vmid=order.vmid,
-                node=order.node,
-                exec_id=order.id,
-                data=data,
-            )
-            self.audit.post(record)
-
+    def recover(self) -> None:
+        """Settles what an earlier supervisor left behind, what has been taken over apart."""
         recover(
             spool=self.spool,
             guests=self.guests,
-            config=self.config.lxc,
-            keep=keep,
-            record_outcome=record,
+            proc=self.config.lxc.proc,
+            keep={*self.execs.running, *self.execs.surviving},
+            record_outcome=self.execs.record_outcome,
             adopt=self._adopt_survivors,
         )
 
     def _adopt_survivors(self, order: Order, group: ExecGroup) -> None:
-        pipes = reopen_pipes(self.config.lxc.proc, group.pids())
-        left = Survivors(self.loop, self.events, order, group, pipes, self.execs.on_survivors_gone)
-        self.execs.surviving[order.id] = left
-        left.watch()
+        self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
 
     def sweep(self) -> None:
+        """Forgets what is past its retention, again and again."""
         self.execs.sweep()
-        self.loop.call_later(_SWEEP_SECONDS, self.sweep)
+        self.loop.io.call_later(_SWEEP_SECONDS, self.sweep)
+
+    # ---- the whole in one memfd
+
+    def to_state(self) -> dict[str, Any]:
+        """Everything that `take_over` needs; descriptors by number."""
+        return {
+            "guests": [guest.to_state() for guest in self.guests.known()],
+            "execs": [execution.to_state() for execution in self.execs.running.values()],
+            "survivors": [left.to_state() for left in self.execs.surviving.values()],
+            "connections": [connection.to_state() for connection in self.server.connections],
+            "audit": self.audit.unsettled(),
+        }
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Goes on with everything that the image before this one had."""
+        for record in state["audit"]:
+            self.audit.post(record)
+        guests = [Incarnation.from_state(reexec.take_all(entry), self.config.lxc) for entry in state["guests"]]
+        for guest in guests:
+            self.guests.adopt(guest)
+        by_run = {(guest.vmid, guest.key): guest for guest in guests}
+        for entry in state["execs"]:
+            order = entry["order"]
+            self.execs.resume(reexec.take_all(entry), by_run[order["vmid"], order["incarnation"]])
+        for entry in state["survivors"]:
+            self.execs.resume_survivors(reexec.take_all(entry), by_run)
+        for entry in state["connections"]:
+            sock = socket.socket(fileno=reexec.take(entry["fd"]))
+            self.server.adopt(sock).resume(entry)
 
 
 def run(config: Config) -> int:
     """Runs the supervisor until SIGTERM; its exit code. Raises ConfigError when it cannot start."""
-    reserve_low_descriptors()
-    lock = _lock(config.spool.directory)
-    try:
-        return asyncio.run(_main(config))
-    finally:
-        os.close(lock)
+    return asyncio.run(_main(config))
 
 
 async def _main(config: Config) -> int:
-    loop = asyncio.get_running_loop()
+    io = asyncio.get_running_loop()
     readiness.require_pure_v2(config.lxc)
-    supervisor = Supervisor(config, loop)
-    supervisor.recover(set())
-    listener = bind(config.supervisor.socket)
+    state = reexec.inherited_state()
+    reserve_low_descriptors()
+    lock = reexec.take(state["lock"]) if state else _lock(config.spool.directory)
+    supervisor = Supervisor(config, io)
+    if state:
+        supervisor.take_over(state)
+    supervisor.recover()
+    listener = socket.socket(fileno=reexec.take(state["listener"])) if state else bind(config.supervisor.socket)
     supervisor.server.listen(listener)
-    stop = asyncio.Event()
+    stop, reload = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        io.add_signal_handler(number, stop.set)
+    io.add_signal_handler(signal.SIGHUP, reload.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    supervisor.loop.children.reap()
     supervisor.sweep()
     notify("READY=1")
-    await stop.wait()
+    while not stop.is_set():
+        await _first_of(stop, reload)
+        if reload.is_set():
+            reload.clear()
+            await _hand_over(supervisor, lock)
     notify("STOPPING=1")
+    await _shut_down(supervisor)
+    os.close(lock)
+    return 0
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in pending:
+        wait.cancel()
+
+
+async def _hand_over(supervisor: Supervisor, lock: int) -> None:
+    """Becomes a new image of this program. Comes back only if that cannot be; then all goes on as before."""
+    notify("RELOADING=1")
+    if not await _new_image_starts(supervisor.loop):
+        log.error("not reloaded: the new program or its configuration does not start; see its message above")
+        notify("READY=1")
+        return
+    listener = supervisor.server.stop_listening()
+    connections = list(supervisor.server.connections)
+    for connection in connections:
+        connection.pause()
+    ready = await supervisor.execs.wait_started(_HANDOVER_SECONDS)
+    if ready and listener is not None:
+        await supervisor.audit.flush(_FLUSH_SECONDS)
+        state = {**supervisor.to_state(), "lock": lock, "listener": listener.fileno()}
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            reexec.become_new_image(state)
+        except OSError as exc:
+            log.error("not reloaded: %s", exc.strerror)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    else:
+        log.error("not reloaded: execs were being started all the time; try again")
+    if listener is not None:
+        supervisor.server.listen(listener)
+    for connection in connections:
+        connection.go_on()
+    notify("READY=1")
+
+
+async def _new_image_starts(loop: Loop) -> bool:
+    """Whether the program on the disk starts with the configuration on the disk: it says so itself."""
+    done: asyncio.Future[int] = loop.io.create_future()
+
+    def ended(status: int) -> None:
+        if not done.done():
+            done.set_result(status)
+
+    pid = os.posix_spawn(sys.executable, [*reexec.command_line(), "--check"], dict(os.environ), setsid=True)
+    loop.children.watch(pid, ended)
+    try:
+        async with asyncio.timeout(_HANDOVER_SECONDS):
+            return bool(await done == 0)
+    except TimeoutError:
+        os.kill(pid, signal.SIGKILL)
+        return False
+
+
+async def _shut_down(supervisor: Supervisor) -> None:
     supervisor.server.stop_listening()
     await supervisor.execs.shut_down(_STOP_SECONDS)
-    await supervisor.audit.flush(2.0)
-    await asyncio.sleep(0)  # the replies of the execs that were just ended
-    for connection in list(supervisor.server.connections):
-        connection.close()
+    await supervisor.server.finish_replies(_FLUSH_SECONDS)
+    await supervisor.audit.flush(_FLUSH_SECONDS)
     await supervisor.audit.close()
-    return 0
 
 
 def _lock(directory: Path) -> int:
@@ -250,9 +228,3 @@ def _lock(directory: Path) -> int:
         os.close(fd)
         raise ConfigError(f"another supervisor uses {directory}; stop it first") from exc
     return fd
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ProtocolError("not a string")
-    return value

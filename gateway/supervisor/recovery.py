@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.config import LxcConfig
 from gateway.exec.ending import Ending, timestamp
 from gateway.exec.order import Order
 from gateway.exec.spec import Placement
@@ -26,7 +25,7 @@ def recover(
     *,
     spool: Spool,
     guests: Guests,
-    config: LxcConfig,
+    proc: Path,
     keep: set[str],
     record_outcome: Callable[[Order, Ending | None], None],
     adopt: Callable[[Order, ExecGroup], None],
@@ -46,7 +45,7 @@ def recover(
             adopt(life.order, group)
             continue
         if life.ending is None:
-            ending = _settle(life, group, config.proc)
+            ending = _settle(life, group, proc)
             if ending is not None:
                 spool.reopen(life.order)
                 spool.end(life.order, ending, b"", b"")

@@ -58,6 +58,14 @@ class Server:
             self.loop.remove_reader(listener.fileno())
         return listener
 
+    async def finish_replies(self, timeout: float) -> None:
+        """Lets the answers in work be sent, at most `timeout` seconds, then closes every connection."""
+        tasks = [connection.task for connection in self.connections if connection.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+        for connection in list(self.connections):
+            connection.close()
+
     def _accept(self) -> None:
         assert self._listener is not None
         try:
@@ -169,16 +177,33 @@ class Connection:
             self._writing = False
             self._server.loop.remove_writer(self.sock.fileno())
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is half read or half written."""
-        return not self._in and not self._out
-
-    def detach(self) -> None:
-        """Stops reading, and leaves the socket open for the next image."""
+    def pause(self) -> None:
+        """Reads no more: what the peer sends waits in the kernel."""
         self._server.loop.remove_reader(self.sock.fileno())
-        if self.task is not None:
-            self.task.cancel()
+
+    def go_on(self) -> None:
+        """Reads again."""
+        self._server.loop.add_reader(self.sock.fileno(), self._readable)
+
+    def to_state(self) -> dict[str, Any]:
+        """What `resume` needs: the socket by number, what is half read and half written, the request in work."""
+        request = None
+        if self.request is not None:
+            header, blobs = self.request
+            if self.exec_id is not None:
+                header, blobs = {**header, "exec_id": self.exec_id}, []
+            request = {"header": header, "blobs": [blob.hex() for blob in blobs]}
+        return {"fd": self.sock.fileno(), "in": self._in.hex(), "out": bytes(self._out).hex(), "request": request}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on where an earlier image of this program was."""
+        self._in += bytes.fromhex(state["in"])
+        if state["out"]:
+            self._send(bytes.fromhex(state["out"]))
+        if state["request"] is not None:
+            request = state["request"]
+            self.exec_id = request["header"].get("exec_id")
+            self.answer(request["header"], [bytes.fromhex(blob) for blob in request["blobs"]])
 
     def close(self) -> None:
         """Closes it; whoever works on its request is told by cancellation."""

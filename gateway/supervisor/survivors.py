@@ -6,16 +6,16 @@ nothing: not by DELETE, not by a reload or restart of the supervisor.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gateway.exec.order import Order
 from gateway.supervisor.cgroup import Tree, read_event
+from gateway.supervisor.loop import Loop
 from gateway.supervisor.pipes import PipeReader
-from gateway.supervisor.watch import PriorityWatch
 
 
 class Survivors:
@@ -23,8 +23,7 @@ class Survivors:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
-        events: PriorityWatch,
+        loop: Loop,
         order: Order,
         tree: Tree,
         pipes: list[int],
@@ -32,9 +31,9 @@ class Survivors:
     ) -> None:
         self.order = order
         self._tree = tree
-        self._events = events
+        self._events = loop.events
         self._gone = gone
-        self._readers = [PipeReader(loop, fd, _forget) for fd in pipes]
+        self._readers = [PipeReader(loop.io, fd, _forget) for fd in pipes]
         self._fd = tree.events_fd()
 
     def watch(self) -> None:
@@ -45,9 +44,10 @@ class Survivors:
         self._events.add(self._fd, self._changed)
         self._changed()
 
-    def pipes(self) -> list[int]:
-        """The pipes that still have writers, for the next image of this program."""
-        return [reader.fd for reader in self._readers if reader.fd is not None]
+    def to_state(self) -> dict[str, Any]:
+        """For the next image of this program: the order, and the pipes that still have writers."""
+        fds = [reader.fd for reader in self._readers if reader.fd is not None]
+        return {"order": self.order.to_wire(), "fds": dict(zip(map(str, fds), fds, strict=True))}
 
     def _changed(self) -> None:
         if self._fd is not None and not read_event(self._fd, "populated"):

@@ -6,20 +6,31 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class Lane(Generic[Item]):
-    """At most `size` threads call `work(item)`; at most `backlog` more items wait.
+class Lane(Generic[Item, Result]):
+    """At most `size` threads call `done(item, work(item))`; at most `backlog` more items wait.
 
-    `submit` is called by one thread. `work` must not raise. The threads are daemons: one that hangs
-    in a handler does not keep the process from ending.
+    An item's place is free before `done` is called, so that what `done` sets off finds it free.
+    Neither function may raise. The threads are daemons: one that hangs in a handler does not keep the
+    process from ending.
     """
 
-    def __init__(self, name: str, *, size: int, backlog: int, work: Callable[[Item], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        size: int,
+        backlog: int,
+        work: Callable[[Item], Result],
+        done: Callable[[Item, Result], None],
+    ) -> None:
         self._name = name
         self._size = size
         self._backlog = backlog
         self._work = work
+        self._done = done
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -52,9 +63,8 @@ class Lane(Generic[Item]):
     def _run(self) -> None:
         while True:
             item = self._queue.get()
-            try:
-                self._work(item)
-            finally:
-                del item
-                with self._lock:
-                    self._load -= 1
+            result = self._work(item)
+            with self._lock:
+                self._load -= 1
+            self._done(item, result)
+            del item, result  # not until the next item comes

@@ -23,9 +23,10 @@ def serve(app_factory: Callable[[], Wsgi], settings: WebSettings) -> None:
     """Serve until SIGTERM; does not return, but raises SystemExit.
 
     `app_factory` makes the WSGI application. It runs before the workers are forked, and again on
-    SIGHUP (if it raises then, the old one stays), so it may neither start threads nor open connections
-    that requests share. Takes systemd's sockets in place of `settings.listen` if there are any. SIGTERM and SIGHUP let begun requests end,
-    at most for 30 s. Workers send READY=1 themselves: the unit needs `NotifyAccess=all`.
+    SIGHUP (if it raises then, the old one stays), so it may neither start threads nor open
+    connections. Takes systemd's sockets in place of `settings.listen` if there are any. SIGTERM and
+    SIGHUP let begun requests end, at most for 30 s. Workers send READY=1 themselves: the unit needs
+    `NotifyAccess=all`.
 
     Raises ValueError if the certificate cannot be loaded, or if without TLS a socket of systemd's is
     bound to anything but a loopback address.
@@ -40,7 +41,7 @@ def serve(app_factory: Callable[[], Wsgi], settings: WebSettings) -> None:
     Arbiter(_Application(app_factory, settings, tls, notify_socket)).run()
 
 
-class _Application(BaseApplication):
+class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """What gunicorn asks for configuration and application; the worker finds settings and TLS here."""
 
     def __init__(

@@ -12,7 +12,6 @@ import select
 import socket
 import time
 from collections import deque
-from typing import Any
 
 from gunicorn.workers.base import Worker as BaseWorker
 
@@ -45,7 +44,7 @@ _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 _WRITE = select.EPOLLOUT | select.EPOLLONESHOT
 
 
-class Worker(BaseWorker):
+class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
     """Relies on gunicorn's documented worker life (init_process, run, notify, alive, sockets, wsgi), on
     its HTTP parser and on its WSGI reply; `tests/web/test_gunicorn.py` holds what it needs of them."""
 
@@ -58,8 +57,8 @@ class Worker(BaseWorker):
             self.cfg, self.wsgi, self.log, body_s=settings.body_s, max_body_bytes=settings.max_body_bytes
         )
         uploads = max(1, settings.threads // 4)
-        self._answers = Lane("answer", size=settings.threads, backlog=4 * settings.threads, work=self._serve)
-        self._uploads = Lane("upload", size=uploads, backlog=4 * uploads, work=self._serve)
+        self._answers = self._make_lane("answer", settings.threads)
+        self._uploads = self._make_lane("upload", uploads)
         self._crowd = Crowd(settings)
         self._returned: deque[tuple[Connection, Next]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -77,6 +76,9 @@ class Worker(BaseWorker):
         while self.alive:
             self._turn()
         self._finish()
+
+    def _make_lane(self, name: str, size: int) -> Lane[Connection, Next]:
+        return Lane(name, size=size, backlog=4 * size, work=self._serve, done=self._give_back)
 
     # The poller's thread
 
@@ -223,12 +225,14 @@ class Worker(BaseWorker):
 
     # The lanes' threads
 
-    def _serve(self, connection: Connection) -> None:
-        step = Next.GONE
+    def _serve(self, connection: Connection) -> Next:
         try:
-            step = self._serve_while_busy(connection)
+            return self._serve_while_busy(connection)
         except Exception:
             self.log.exception("a connection is closed for a fault of ours")
+            return Next.GONE
+
+    def _give_back(self, connection: Connection, step: Next) -> None:
         self._returned.append((connection, step))
         os.eventfd_write(self._wake, 1)
 

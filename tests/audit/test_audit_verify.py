@@ -23,7 +23,7 @@ Place = tuple[str, int]
 def log(tmp_path_factory: pytest.TempPathFactory) -> AuditSettings:
     """A log of about 60 records in several files."""
     settings = make_settings(tmp_path_factory.mktemp("log"))
-    log = AuditLog(settings.directory, keys_of(settings), rotate_bytes=6000, keep_files=30, sync=lambda _: None)
+    log = AuditLog(settings.directory, keys_of(settings), rotate_bytes=3000, keep_files=30, sync=lambda _: None)
     for number in range(40):
         log.append([intent(number)])
     log.close()

@@ -38,7 +38,8 @@ def connect(settings: AuditSettings) -> Iterator[socket.socket]:
 
 
 def read_replies(sock: socket.socket, count: int) -> list[dict[str, Any]]:
-    frames, replies = FrameBuffer(), []
+    frames = FrameBuffer()
+    replies: list[dict[str, Any]] = []
     while len(replies) < count:
         data = sock.recv(65536)
         assert data, "closed by the writer"
@@ -308,14 +309,21 @@ def test_an_absent_journal_is_counted(writer: Writer, client: AuditClient) -> No
     assert client.ping()["anchors_failed"] >= 1 and client.ping()["ok"]
 
 
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, "-m", "gateway.audit", sys.argv[2]])
+"""
+
+
 def test_a_socket_of_systemd_is_used(settings: AuditSettings, tmp_path: Path) -> None:
     """With LISTEN_FDS the writer serves the socket it was given and makes none."""
     given = tmp_path / "given.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(given))
         listener.listen()
-        script = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&{listener.fileno()}'
-        command = ["/bin/sh", "-c", script, "sh", sys.executable, "-m", "gateway.audit", settings.to_json()]
+        command = [sys.executable, "-c", ACTIVATE, str(listener.fileno()), settings.to_json()]
         process = subprocess.Popen(command, cwd=REPOSITORY, pass_fds=[listener.fileno()])
         try:
             client = AuditClient(given)

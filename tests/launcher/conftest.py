@@ -1,4 +1,4 @@
-"""A root file system for guest mode that needs no container: busybox, its users, no /proc, no /tmp."""
+"""A root file system for guest mode that needs no container: busybox, its users, no /tmp."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-APPLETS = ("sh", "env", "id", "cat", "pwd", "true", "echo", "ls", "touch")
+APPLETS = ("sh", "env", "cat", "pwd", "true", "echo", "ls", "touch")
 PASSWD = """\
 # a comment
 +nis::::::
@@ -31,7 +31,7 @@ bad:x:4294967295:www-data
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A small root with PASSWD and GROUP, and /srv/www, in which everything may be spoiled."""
-    for folder in ("bin", "etc", "root", "srv/www"):
+    for folder in ("bin", "etc", "proc", "root", "srv/www"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy("/bin/busybox", tmp_path / "bin/busybox")
     for applet in APPLETS:

@@ -1,6 +1,7 @@
-"""Plays the supervisor to a launcher: descriptors, spec, handshake, ends; gateway/launcher/protocol.h is its contract."""
+"""Plays the supervisor to a launcher: descriptors, spec, handshake, end. The contract is launcher/protocol.h."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -16,6 +17,8 @@ STAGES = ("none", "spec", "user", "groups", "cwd", "exec", "tty", "fds", "cgroup
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TTY = 1
 _ANSWER_SECONDS = 20
+_PR_SET_CHILD_SUBREAPER = 36
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 _HIGH = 64  # our own descriptors stay clear of the numbers that a launch gives a meaning
 
 
@@ -117,7 +120,7 @@ class Ended:
 
 
 def start(
-    argv: Sequence[str],
+    argv: list[str],
     spec: bytes,
     *,
     root: Path | None = None,
@@ -143,8 +146,7 @@ def start(
     if pid == 0:
         with contextlib.suppress(BaseException):
             if root:
-                os.chroot(root)
-                os.chdir("/")
+                enter_root(root)
             for number, fd in enumerate(table):
                 os.dup2(fd, number)
             if prepare:
@@ -158,6 +160,17 @@ def start(
     for fd in {*table[3:6], null, *(write for _, write in pipes)}:
         os.close(fd)
     return Launch(pid, ours, pipes[0][0], pipes[2][0], pipes[1][0])
+
+
+def enter_root(root: Path) -> None:
+    """Makes `root` the root of this process, with a /proc where there is a place for it; its end unmounts it."""
+    libc = ctypes.CDLL(None)
+    if (root / "proc").is_dir():
+        assert libc.unshare(_CLONE_NEWNS) == 0
+        assert libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0
+        assert libc.mount(b"proc", os.fsencode(root / "proc"), b"proc", 0, None) == 0
+    os.chroot(root)
+    os.chdir("/")
 
 
 def finish(launch: Launch, pid: int | None = None) -> Ended:
@@ -177,6 +190,18 @@ def run(spec: bytes, *, root: Path | None = None, prepare: Callable[[], None] | 
     if launch.receive().kind == "R":
         launch.go()
     return finish(launch)
+
+
+def become_subreaper() -> None:
+    """Makes orphans of our descendants our children, as the supervisor does."""
+    assert ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def reap_all() -> None:
+    """Waits for every child there is."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
 
 
 def remove_cgroup(path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.launcher import harness
 from tests.launcher.harness import PATH, build_spec, run, start
 
-_RT_SIGACTION = 13 if os.uname().machine == "x86_64" else 134
+_RT_SIGACTION, _RT_SIGPROCMASK = (13, 14) if os.uname().machine == "x86_64" else (134, 135)
 PROBE = """
 import json, os, resource, sys
 print(json.dumps({
@@ -28,14 +28,6 @@ print(json.dumps({
     "stack": resource.getrlimit(resource.RLIMIT_STACK),
 }))
 """
-
-
-def probe(*argv: str | bytes) -> dict[str, object]:
-    """Runs PROBE as the command, in this very root."""
-    ended = run(build_spec([sys.executable, "-I", "-S", "-c", PROBE, *argv], [PATH, "LC_ALL=C.UTF-8"]))
-    assert ended.code == 0, ended
-    answer: dict[str, object] = json.loads(ended.stdout)
-    return answer
 
 
 def test_gives_the_command_three_descriptors_and_a_session() -> None:
@@ -74,7 +66,7 @@ def test_resets_signals_umask_and_lets_privileges_rise() -> None:
         ignore = (ctypes.c_ulong * 8)(1)
         for number in set(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP}:
             assert libc.syscall(_RT_SIGACTION, number, ignore, None, 8) == 0
-        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+        assert libc.syscall(_RT_SIGPROCMASK, signal.SIG_BLOCK, ctypes.byref(ctypes.c_ulong(2**64 - 1)), None, 8) == 0
         os.umask(0o77)
 
     ended = run(build_spec(["cat", "/proc/self/status"]), prepare=spoil)
@@ -108,7 +100,8 @@ def test_passes_arguments_byte_for_byte() -> None:
         bytes(range(1, 256)),
         b"x" * 100_000,
     ]
-    assert probe(*argv)["argv"] == [word.hex() for word in argv]
+    spec = build_spec([sys.executable, "-I", "-S", "-c", PROBE, *argv], [PATH, "LC_ALL=C.UTF-8"])
+    assert json.loads(run(spec).stdout)["argv"] == [word.hex() for word in argv]
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 124, 125, 126, 127, 128, 137, 143, 255])

@@ -51,13 +51,13 @@ def test_is_born_in_the_cgroup(cgroup: Path) -> None:
 
 
 def test_tells_of_a_cgroup_that_is_gone(cgroup: Path) -> None:
-    """A cgroup that was removed since it was opened is ENODEV in stage `cgroup`: the guest stopped."""
+    """A cgroup that was removed since it was opened is told in stage `cgroup`: the guest stopped."""
     fd = harness.high(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
     cgroup.rmdir()
     launch = start(["launcher", "host", "own", "/bin/true"], b"spec", cgroup=fd)
     os.close(fd)
     ended = finish(launch)
-    assert ended.failure == ("cgroup", errno.ENODEV)
+    assert ended.failure in {("cgroup", errno.ENOENT), ("cgroup", errno.ENODEV)}
     assert ended.code == 127
 
 
@@ -138,9 +138,7 @@ def test_opens_the_pipes_to_the_user() -> None:
     assert ended.stdout.split() == [b"666", b"600", b"666"]
 
 
-@pytest.mark.parametrize(
-    "argv", [["host"], ["host", "own"], ["host", "else", "/bin/true"], ["x", "own", "/bin/true"]]
-)
+@pytest.mark.parametrize("argv", [["host"], ["host", "own"], ["host", "else", "/bin/true"], ["x", "own", "/bin/true"]])
 def test_refuses_other_words(argv: list[str]) -> None:
     """A mode that it does not know is exit code 2, and nothing runs."""
     ended = finish(start(["launcher", *argv], b"spec"))

@@ -53,11 +53,12 @@ def _run(options: argparse.Namespace) -> int:
             raise node.NodeError(f"a node already runs in {options.state}: use exec, or another directory")
         sets.fetch_templates(options.guests)
         started, lifeline = node.start(options.state, options.name)
-        try:
-            code = node.run_inside(started, lambda: sets.create(options.guests))
-            return code or node.run_inside(started, lambda: node.replace_process(options.argv))
-        finally:
-            lifeline.close()
+    try:
+        code = node.run_inside(started, lambda: sets.create(options.guests))
+        return code or node.run_inside(started, lambda: node.replace_process(options.argv))
+    finally:
+        lifeline.close()
+        with node.locked(options.state):
             node.clear(options.state)
 
 
@@ -83,9 +84,7 @@ def _parse() -> argparse.Namespace:
     }
     for name, text in described.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "--state", type=Path, required=True, help="the directory that identifies the node"
-        )
+        command.add_argument("--state", type=Path, required=True, help="the directory that identifies the node")
         if name in ("start", "run"):
             command.add_argument("--name", default="pve1", help="the node's name (default: pve1)")
             command.add_argument("--guests", choices=sorted(sets.SETS), default="demo", help="guests to make")

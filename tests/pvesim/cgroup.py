@@ -60,21 +60,23 @@ def hand_on_controllers(cgroup: Path) -> None:
             (cgroup / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
-def kill(cgroup: Path, timeout: float = 20) -> None:
-    """SIGKILL all in `cgroup` and wait until it is empty; raises CgroupError after `timeout` seconds."""
+def kill(cgroup: Path) -> None:
+    """SIGKILL all in `cgroup` and wait until it is empty; raises CgroupError after 20 seconds."""
     (cgroup / "cgroup.kill").write_text("1")
-    deadline = time.monotonic() + timeout
-    events = os.open(cgroup / "cgroup.events", os.O_RDONLY)
-    try:
+    wait_for(cgroup, "populated 0", seconds=20)
+
+
+def wait_for(cgroup: Path, event: str, *, seconds: float) -> None:
+    """Return once `event` stands in cgroup.events, which the kernel reports (POLLPRI); else raises CgroupError."""
+    deadline = time.monotonic() + seconds
+    with (cgroup / "cgroup.events").open("rb", buffering=0) as events:
         poll = select.poll()
         poll.register(events, select.POLLPRI)
-        while b"populated 1" in os.pread(events, 4096, 0):
+        while event.encode() not in os.pread(events.fileno(), 4096, 0):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise CgroupError(f"{cgroup} still has processes {timeout} s after cgroup.kill")
+                raise CgroupError(f"{cgroup} is not `{event}` after {seconds} s")
             poll.poll(left * 1000)
-    finally:
-        os.close(events)
 
 
 def remove(cgroup: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ def ensure_cached() -> None:
     with _locked(cache):
         if _cached().exists():
             return
+        print("pvesim: building debian13 with debootstrap, once: half a minute or more", file=sys.stderr)
         for leftover in (*cache.glob("build-*"), *cache.glob("debian13-*.tar")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as build:

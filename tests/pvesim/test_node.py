@@ -6,17 +6,25 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from tests.pvesim import config, guests, pmxcfs
-
-RUNNING = (101, 102, 104)
+from tests.pvesim import cgroup, config, guests, pmxcfs
 
 inside_a_node = pytest.mark.skipif(
     not Path("/run/pvesim").exists(), reason="runs in a node: python3 -m tests.pvesim run ... -- pytest"
 )
 pytestmark = inside_a_node
+
+
+@pytest.fixture(params=[101, 102, 104, 201, 202])
+def vmid(request: pytest.FixtureRequest) -> int:
+    """Each running guest of the test set in turn."""
+    number: int = request.param
+    if not config.pve_path(number).exists():
+        pytest.skip(f"guest {number} is not in this node: start it with --guests test")
+    return number
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ def test_cgroups_are_pure_v2_with_nsdelegate() -> None:
 
 
 def test_pve_tree_has_the_owners_and_modes_of_pmxcfs() -> None:
-    """Files are root:www-data 0640, nothing under priv is open to www-data, and the links lead to this node."""
+    """Files are root:www-data 0640, nothing in priv is open to www-data, the links lead to this node."""
     assert (pmxcfs.ROOT / "local").readlink() == Path("nodes", os.uname().nodename)
     certificate = (pmxcfs.ROOT / "local/pve-ssl.key").stat()
     assert (stat.S_IMODE(certificate.st_mode), certificate.st_gid) == (0o640, 33)
@@ -63,39 +71,41 @@ def test_certificate_is_signed_by_the_cluster_ca() -> None:
     context.load_cert_chain(pmxcfs.ROOT / "local/pve-ssl.pem", pmxcfs.ROOT / "local/pve-ssl.key")
 
 
-@pytest.mark.parametrize("vmid", RUNNING)
 def test_exec_cgroup_stands_beside_ns_and_dies_as_one(vmid: int) -> None:
-    """A command put into a cgroup beside `ns` stays there, is seen there by the guest, and dies by cgroup.kill."""
+    """A command put into a cgroup beside `ns` stays there, is seen so by the guest, dies by cgroup.kill."""
     tree = guests.get(vmid).cgroup / "pveg-test"
     tree.mkdir()
     try:
-        with _attach_in(tree, vmid, "cat /proc/self/cgroup; setsid sleep 600 & exec sleep 600") as attached:
+        with _attach_in(tree, vmid, "grep ^0:: /proc/self/cgroup; setsid sleep 600 & exec sleep 600") as attached:
             assert attached.stdout
-            seen = [line for line in iter(attached.stdout.readline, b"") if line.startswith(b"0::")][:1]
-            assert seen == [b"0::/../pveg-test\n"]
-            (tree / "cgroup.kill").write_text("1")
+            assert attached.stdout.readline() == b"0::/../pveg-test\n"
+            cgroup.kill(tree)
             assert attached.wait(10) == -9
         assert (tree / "cgroup.procs").read_text() == ""
     finally:
+        cgroup.kill(tree)
         tree.rmdir()
 
 
-@pytest.mark.parametrize("vmid", RUNNING)
-def test_freeze_stops_ns_alone(vmid: int) -> None:
-    """lxc-freeze shows in `ns/cgroup.events`, as PVE 9 has it, and thaw takes it back."""
+@pytest.mark.parametrize(("by", "reaches_beside"), [("pve", "0"), ("lxc", "1")])
+def test_freeze_shows_in_ns(vmid: int, by: Literal["pve", "lxc"], reaches_beside: str) -> None:
+    """Either freeze shows in `ns/cgroup.events`; PVE's leaves alone what runs beside `ns`, LXC's does not."""
     guest = guests.get(vmid)
-    guest.freeze()
+    beside = guest.cgroup / "pveg-test"
+    beside.mkdir()
+    guest.freeze(by=by)
     try:
         assert "frozen 1" in (guest.cgroup / "ns/cgroup.events").read_text()
-        assert "frozen 0" in (guest.cgroup / "cgroup.events").read_text()
-        assert guest.state() == "FROZEN"
+        assert f"frozen {reaches_beside}" in (beside / "cgroup.events").read_text()
+        assert guest.state() == {"pve": "RUNNING", "lxc": "FROZEN"}[by]
     finally:
-        guest.thaw()
+        guest.thaw(by=by)
+        beside.rmdir()
     assert "frozen 0" in (guest.cgroup / "ns/cgroup.events").read_text()
 
 
 def test_prepared_guest_is_hostile_and_leaves_nothing(hostile: guests.Guest) -> None:
-    """`prepare` shapes a guest before it starts; destroy removes it from LXC, /etc/pve and the cgroup tree."""
+    """`prepare` shapes a guest before it starts; destroy removes it from LXC, /etc/pve and the cgroups."""
     assert hostile.attach(["stat", "-c", "%F %u", "/etc/passwd"]).stdout == b"fifo 0\n"
     assert hostile.attach(["/bin/sh"]).returncode == 127
     assert '"990"' in (pmxcfs.ROOT / ".vmlist").read_text()
@@ -105,6 +115,18 @@ def test_prepared_guest_is_hostile_and_leaves_nothing(hostile: guests.Guest) -> 
     assert '"990"' not in (pmxcfs.ROOT / ".vmlist").read_text()
     with pytest.raises(guests.GuestError, match="does not exist"):
         guests.get(990)
+
+
+@pytest.mark.parametrize(("vmid", "uid"), [(201, 100000), (202, 0)])
+def test_debian_guest_boots_systemd_wholly(vmid: int, uid: int) -> None:
+    """systemd is `running`, nothing failed, and set-uid programs survived the shift of owners."""
+    if not config.pve_path(vmid).exists():
+        pytest.skip(f"guest {vmid} is not in this node: start it with --guests test")
+    guest = guests.get(vmid)
+    assert guest.attach(["systemctl", "is-system-running"]).stdout == b"running\n"
+    su = (guest.rootfs / "usr/bin/su").stat()
+    assert (su.st_uid, stat.S_IMODE(su.st_mode)) == (uid, 0o4755)
+    assert b"video" in guest.attach(["id", "-nG", "www-data"]).stdout.split()
 
 
 def test_leftover_cgroup_does_not_stop_a_start() -> None:
@@ -119,12 +141,10 @@ def test_leftover_cgroup_does_not_stop_a_start() -> None:
 
 def _verify(*options: str) -> None:
     ca, certificate = pmxcfs.ROOT / "pve-root-ca.pem", pmxcfs.ROOT / "local/pve-ssl.pem"
-    subprocess.run(
-        ["openssl", "verify", *options, "-CAfile", ca, certificate], check=True, capture_output=True
-    )
+    subprocess.run(["openssl", "verify", *options, "-CAfile", ca, certificate], check=True, capture_output=True)
 
 
-def _attach_in(cgroup: Path, vmid: int, script: str) -> subprocess.Popen[bytes]:
+def _attach_in(tree: Path, vmid: int, script: str) -> subprocess.Popen[bytes]:
     attach = f"lxc-attach -n {vmid} --elevated-privileges=CGROUP -- sh -c '{script}'"
-    enter = f"echo $$ > {cgroup}/cgroup.procs && exec {attach}"
+    enter = f"echo $$ > {tree}/cgroup.procs && exec {attach}"
     return subprocess.Popen(["sh", "-c", enter], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)

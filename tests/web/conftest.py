@@ -172,8 +172,9 @@ def unverified_context() -> ssl.SSLContext:
 def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
     """A self-signed certificate with this common name, and its key."""
     cert, key = directory / f"{name}.pem", directory / f"{name}.key"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split()
-    subprocess.run([*command, "-subj", f"/CN={name}", "-out", cert, "-keyout", key], check=True, capture_output=True)
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    command = ["openssl", "req", "-x509", *kind, "-subj", f"/CN={name}", "-out", str(cert), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
     return cert, key
 
 

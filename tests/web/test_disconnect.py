@@ -6,6 +6,7 @@ import time
 
 import pytest
 from flask import Flask, request
+
 from gateway.web.disconnect import ClientConnection, Ready
 from tests.web.conftest import StartServer
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from gateway.web.settings import WebSettings
 from tests.web.conftest import Client, Server, StartServer
 
@@ -154,7 +155,9 @@ def test_plain_http_on_an_inherited_public_socket_is_refused(start_server: Start
     assert "without TLS only a loopback address" in server.log.read_text()
 
 
-@pytest.mark.parametrize("change", [{"threads": 0}, {"head_s": -1}, {"tls_cert": Path("x")}, {"listen": ("::1", 70000)}])
+@pytest.mark.parametrize(
+    "change", [{"threads": 0}, {"head_s": -1}, {"tls_cert": Path("x")}, {"listen": ("::1", 70000)}]
+)
 def test_settings_out_of_range(change: dict[str, object]) -> None:
     """A value that makes no sense is a ValueError that names it."""
     with pytest.raises(ValueError, match=next(iter(change)).split("_")[0]):

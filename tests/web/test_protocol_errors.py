@@ -1,6 +1,7 @@
 """What is no proper request gets a problem with a stable code, never HTML, never what was sent."""
 
 import pytest
+
 from tests.web.conftest import Client, StartServer
 
 HOST = b"Host: x\r\n"

@@ -4,6 +4,7 @@ import hashlib
 import threading
 
 import pytest
+
 from tests.web.conftest import StartServer
 
 
@@ -58,7 +59,7 @@ def test_large_reply_to_a_slow_reader_is_whole(start_server: StartServer) -> Non
 
 
 def test_more_clients_than_threads(start_server: StartServer) -> None:
-    """100 connections with requests all the time are all served by 4 threads."""
+    """20 connections with requests all the time, as many as 4 threads and their queue hold, are all served."""
     server = start_server(threads=4)
     failures: list[str] = []
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from tests.web.conftest import Server, StartServer, unverified_context
 
 ATTACKERS = 200

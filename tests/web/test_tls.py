@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from gateway.web.tls import ServerTls
 from tests.web.conftest import Server, StartServer, make_certificate, unverified_context
 
@@ -107,7 +108,7 @@ def test_pair_that_does_not_match_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_unusable_pair_at_the_start_is_a_clear_error(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-    """A missing file, an encrypted key and a foreign key are ValueErrors that name the file and show no content."""
+    """A missing file, an encrypted or a foreign key: a ValueError that names the file, not its content."""
     other = make_certificate(tmp_path, "other")
     locked = tmp_path / "locked.key"
     subprocess.run(
@@ -116,7 +117,7 @@ def test_unusable_pair_at_the_start_is_a_clear_error(tmp_path: Path, certificate
         capture_output=True,
     )
     for cert, key in ((tmp_path / "none", certificate[1]), (certificate[0], other[1]), (other[0], locked)):
-        with pytest.raises(ValueError, match="cannot (load|read)") as caught:
+        with pytest.raises(ValueError, match=r"cannot (load|read)") as caught:
             ServerTls(cert, key)
         assert "BEGIN" not in str(caught.value) and str(tmp_path) in str(caught.value)
 

@@ -1,0 +1,76 @@
+"""Upgrade in place: the supervisor becomes a new image of itself, with every command, pipe and connection kept.
+
+`systemctl reload` sends SIGHUP. Same pid, so children stay children; the state travels in a memfd, descriptors are
+inherited under their numbers. Only what has left the spawn handshake is handed over, so a reload first waits, for
+a bounded time, until no exec is being started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from typing import Any
+
+STATE_ENV = "PVE_EXEC_GATEWAY_STATE_FD"
+VERSION = 1
+
+
+def become_new_image(state: dict[str, Any]) -> None:
+    """Replaces this process by a new one that reads `state`. Returns only by raising OSError; then all is as before."""
+    memfd = os.memfd_create("pveg-state", 0)
+    fds = [memfd, *_descriptors(state)]
+    try:
+        with open(memfd, "wb", closefd=False) as file:
+            file.write(json.dumps({"version": VERSION, **state}).encode())
+        os.lseek(memfd, 0, os.SEEK_SET)
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        os.execve(sys.executable, command_line(), {**os.environ, STATE_ENV: str(memfd)})
+    finally:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        os.close(memfd)
+
+
+def command_line() -> list[str]:
+    """How this program was started."""
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
+def inherited_state() -> dict[str, Any] | None:
+    """What the image before us has left; None at a fresh start. Its descriptors are closed on the next exec again."""
+    number = os.environ.pop(STATE_ENV, None)
+    if number is None:
+        return None
+    with open(int(number), "rb") as file:
+        state: dict[str, Any] = json.loads(file.read())
+    if state.get("version") != VERSION:
+        raise OSError(f"the state of another version ({state.get('version')}) cannot be taken over")
+    return state
+
+
+def take_all(entry: dict[str, Any]) -> dict[str, Any]:
+    """`entry` with its descriptors (`fds`, and `stdin`'s) made our own."""
+    fds = {name: fd if fd is None else take(fd) for name, fd in entry["fds"].items()}
+    stdin = entry.get("stdin")
+    if stdin is not None and stdin["fd"] is not None:
+        stdin = {**stdin, "fd": take(stdin["fd"])}
+    return {**entry, "fds": fds, "stdin": stdin}
+
+
+def _descriptors(state: dict[str, Any]) -> list[int]:
+    """Every descriptor that a state names."""
+    entries = [entry for kind in ("guests", "execs", "survivors") for entry in state[kind]]
+    found = [fd for entry in entries for fd in entry["fds"].values()]
+    found += [entry["stdin"]["fd"] for entry in state["execs"] if entry["stdin"] is not None]
+    found += [connection["fd"] for connection in state["connections"]]
+    return [fd for fd in (*found, state["lock"], state["listener"]) if fd is not None]
+
+
+def take(fd: int) -> int:
+    """Makes an inherited descriptor our own: above those with a meaning to a launch, and closed on exec."""
+    mine = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(fd)
+    return mine

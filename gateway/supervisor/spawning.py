@@ -1,0 +1,149 @@
+"""The way of one command into its guest: lxc-attach starts, the launcher gets ready, lxc-attach ends, the command goes.
+
+lxc-attach is killed while the launcher waits, so that the command becomes the supervisor's own child and its true
+wait status is seen. Nothing of the request has run before `go`; a launcher whose supervisor has died never runs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from typing import Protocol
+
+from gateway.exec.view import SpawnError
+from gateway.supervisor.launch import Launched, Message, receive, send_go, spawn_error
+from gateway.supervisor.loop import Loop
+
+log = logging.getLogger(__name__)
+
+
+class Spawned(Protocol):
+    """Who is told how a spawn goes."""
+
+    def command_known(self, pid: int) -> None:
+        """The launcher waits in the guest, and will be the command."""
+
+    def may_go(self, pid: int) -> bool:
+        """Whether the command shall begin: it is our child now and waits. On False its tree is being killed."""
+
+    def began(self) -> None:
+        """The program itself runs."""
+
+    def command_died(self, status: int) -> None:
+        """The command has ended; `error` tells if it was only the launcher that failed."""
+
+    def came_to_nothing(self) -> None:
+        """There is and will be no command; `error` may tell why."""
+
+
+class Spawn:
+    """One launch in progress. `over` is set when lxc-attach is gone and the command, if any, is our child."""
+
+    def __init__(self, loop: Loop, launched: Launched, told: Spawned, name: str) -> None:
+        self.error: SpawnError | None = None
+        self.over = False
+        self.running = False
+        self._loop = loop
+        self._launched = launched
+        self._told = told
+        self._name = name
+        self._attached = False
+        self._attach_pid: int | None = None
+        self._command_pid: int | None = None
+        loop.children.watch(launched.pid, self._launcher_ended)
+        loop.children.before_unknown(self, self.read_messages)
+        loop.io.add_reader(launched.status.fileno(), self.read_messages)
+
+    def read_messages(self) -> None:
+        """Takes what the launcher has said; also called before a death is judged."""
+        while self._launched.status.fileno() >= 0:
+            message = receive(self._launched.status)
+            if message is None:
+                return
+            self._heard(message)
+
+    def close(self) -> None:
+        """Gives back the descriptors of the handshake."""
+        self._close_status()
+        if self._launched.attach_stderr >= 0:
+            os.close(self._launched.attach_stderr)
+            self._launched.attach_stderr = -1
+
+    def _heard(self, message: Message) -> None:
+        if message.kind == b"H" and not self._attached:
+            self._attached = True
+            self._attach_pid = message.pid
+            if message.pid != self._launched.pid:
+                self._loop.children.watch(message.pid, self._attach_ended)
+        elif message.kind == b"R" and self._attach_pid is not None and self._command_pid is None:
+            self._command_pid = message.pid
+            self._told.command_known(message.pid)
+            self._loop.children.watch(message.pid, self._command_died)
+            if self._loop.children.owns(self._attach_pid):
+                os.kill(self._attach_pid, signal.SIGKILL)
+        elif message.error is not None and self.error is None:
+            self.error = message.error
+            if not self._attached:
+                self._fail()
+        elif message.kind == b"":
+            self._close_status()
+            if not self._attached:  # it died on the host, before it could say a word
+                self._fail()
+            elif self.over and self.error is None and not self.running:
+                self.running = True
+                self._told.began()
+
+    def _launcher_ended(self, status: int) -> None:
+        """The spawned process: it has become lxc-attach itself, or has given birth to it in the cgroup."""
+        self.read_messages()
+        if self._attach_pid == self._launched.pid:
+            self._attach_ended(status)
+
+    def _attach_ended(self, status: int) -> None:
+        self.read_messages()
+        self._attach_pid = None
+        if self.over:
+            return
+        if self._command_pid is None:
+            if self.error is None:
+                log.warning("%s: lxc-attach ended with status %d: %s", self._name, status, self._attach_words())
+            self._fail()
+        elif not self._loop.children.owns(self._command_pid):
+            # Somebody in the guest forged the handshake: only what is our own child may be the command.
+            log.warning("%s: a process that is not ours claimed to be the command", self._name)
+            self._loop.children.forget(self._command_pid)
+            self._fail()
+        else:
+            self.over = True
+            if self._told.may_go(self._command_pid):
+                send_go(self._launched.status)
+
+    def _command_died(self, status: int) -> None:
+        self.read_messages()
+        self._close_status()
+        self.over = True
+        self._told.command_died(status)
+
+    def _fail(self) -> None:
+        if not self.over:
+            self.over = True
+            self._close_status()
+            self._told.came_to_nothing()
+
+    def _close_status(self) -> None:
+        self._loop.children.before_unknown(self, None)
+        if self._launched.status.fileno() >= 0:
+            self._loop.io.remove_reader(self._launched.status.fileno())
+            self._launched.status.close()
+
+    def _attach_words(self) -> str:
+        try:
+            return repr(os.read(self._launched.attach_stderr, 2048).decode(errors="replace"))
+        except OSError:
+            return "nothing on stderr"
+
+
+def attach_failed(number: int) -> SpawnError:
+    """The error of a spawn whose lxc-attach did not bring the launcher into the guest."""
+    return spawn_error("attach", number)

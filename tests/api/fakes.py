@@ -1,0 +1,206 @@
+"""A supervisor and an audit log in memory, and what the API's tests share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from gateway import ulid
+from gateway.audit.protocol import Receipt
+from gateway.auth.grants import Grant, parse_actions, parse_guests
+from gateway.auth.tokens import TokenStore
+from gateway.errors import AuditUnavailable, ExecEnded, ExecNotFound, GuestNotFound
+from gateway.exec.origin import Origin
+from gateway.exec.reply import OutputSlice, RunReply
+from gateway.exec.spec import ExecSpec
+from gateway.exec.view import ExecView, StreamCount
+from gateway.supervisor.client import Watch
+
+DAY = timedelta(days=1)
+
+
+@dataclass
+class FakeSupervisor:
+    """Runs nothing: every exec in a known guest ends at once with `stdout`, unless `fails` says otherwise."""
+
+    guests: set[int] = field(default_factory=lambda: {101, 102})
+    execs: dict[str, tuple[ExecView, str]] = field(default_factory=dict)
+    streams: dict[str, bytes] = field(default_factory=dict)
+    gap: tuple[int, int] | None = None
+    stdout: bytes = b"ok\n"
+    dropped_at: int | None = None
+    fails: Exception | None = None
+    bodies: list[bytes] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None) -> RunReply:
+        self._fail()
+        if vmid not in self.guests:
+            raise GuestNotFound("words of the domain", vmid=vmid)
+        assert origin.may_run(vmid)
+        self.bodies.append(body)
+        spec = ExecSpec.model_validate_json(body)
+        view = make_view(vmid, spec.argv())
+        dropped = 0 if self.dropped_at is None else 10
+        count: StreamCount = {
+            "bytes": len(self.stdout) + dropped,
+            "dropped": dropped,
+            "dropped_at": self.dropped_at,
+            "sha256": "0" * 64,
+        }
+        none: StreamCount = {"bytes": 0, "dropped": 0, "dropped_at": None, "sha256": "0" * 64}
+        view["output"] = {"stdout": count, "stderr": none}
+        self.execs[view["id"]] = (view, origin.token_id)
+        return RunReply(view, self.stdout, b"")
+
+    def get(self, exec_id: str, origin: Origin, wait: float = 0) -> ExecView:
+        self._fail()
+        view, owner = self.execs.get(exec_id, (None, ""))
+        if view is None or not origin.sees(owner, view["vmid"]):
+            raise ExecNotFound.for_id(exec_id)
+        if wait:
+            view["state"] = "ended"
+        return view
+
+    def list(
+        self,
+        origin: Origin,
+        vmid: int | None,
+        state: str | None,
+        labels: dict[str, str],
+        limit: int,
+        after: str | None,
+    ) -> list[ExecView]:
+        self._fail()
+        found = [
+            view
+            for view, owner in self.execs.values()
+            if origin.sees(owner, view["vmid"])
+            and vmid in (None, view["vmid"])
+            and state in (None, view["state"])
+            and labels.items() <= view["labels"].items()
+            and (after is None or view["id"] < after)
+        ]
+        return sorted(found, key=lambda view: view["id"], reverse=True)[:limit]
+
+    def output(self, exec_id: str, stream: str, origin: Origin, offset: int, length: int) -> OutputSlice:
+        view = self.get(exec_id, origin)
+        data = self.streams[stream]
+        kept: tuple[tuple[int, int], ...] = ((0, len(data)),)
+        if self.gap:
+            kept = ((0, self.gap[0]), (self.gap[1], len(data)))
+        end = next((end for start, end in kept if start <= offset < end), offset)
+        return OutputSlice(data[offset : min(end, offset + length)], len(data), kept, view["state"] == "ended")
+
+    def kill(self, exec_id: str, origin: Origin) -> ExecView:
+        view = self.get(exec_id, origin)
+        if view["state"] == "ended":
+            raise ExecEnded("this exec has ended; DELETE has nothing to end", exec_id=exec_id)
+        return view
+
+    def health(self) -> dict[str, Any]:
+        self._fail()
+        return {"checks": self.checks}
+
+    def _fail(self) -> None:
+        if self.fails is not None:
+            raise self.fails
+
+
+@dataclass
+class FakeAudit:
+    """Keeps the records; refuses them while `down`."""
+
+    records: list[Mapping[str, Any]] = field(default_factory=list)
+    down: bool = False
+
+    def commit(self, record: Mapping[str, Any], timeout: float = 2.0) -> Receipt:
+        if self.down:
+            raise AuditUnavailable("the audit writer does not answer")
+        json.dumps(record)
+        self.records.append(record)
+        return Receipt(str(record["audit_id"]), len(self.records), "0" * 64)
+
+    def ping(self, timeout: float = 1.0) -> dict[str, Any]:
+        if self.down:
+            raise AuditUnavailable("the audit writer does not answer")
+        return {"ok": True}
+
+
+@dataclass
+class Api:
+    """The application under test with everything behind it."""
+
+    client: FlaskClient
+    supervisor: FakeSupervisor
+    audit: FakeAudit
+    tokens: TokenStore
+
+    def token(self, actions: str = "exec:run", guests: str = "101-199", **options: Any) -> str:
+        """A new token."""
+        grant = Grant(parse_actions(actions.split(",")), parse_guests(guests))
+        record = self.tokens.prepare("test", [grant], **{"lifetime": DAY, **options})
+        return self.tokens.issue(record)
+
+    def request(self, method: str, path: str, token: str | None = None, **options: Any) -> Any:
+        """One TestResponse; each is checked for what every reply must carry. (Any: to mypy `.json` may be None.)"""
+        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}
+        response = self.client.open(path, method=method, headers=headers, **options)
+        assert ulid.is_ulid(response.headers["X-Request-Id"].removeprefix("req_"))
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cache-Control"] == "no-store"
+        assert "html" not in response.headers.get("Content-Type", "")
+        return response
+
+
+def make_view(vmid: int, command: list[str], state: str = "ended") -> ExecView:
+    """An exec as the supervisor shows it."""
+    return {
+        "id": ulid.new("ex_"),
+        "vmid": vmid,
+        "node": "pve1",
+        "state": state,
+        "reason": "exited",
+        "exit_code": 0,
+        "signal": None,
+        "spawn_error": None,
+        "command": command,
+        "labels": {},
+        "created_at": "2026-01-01T00:00:00Z",
+        "ended_at": "2026-01-01T00:00:01Z",
+        "output": None,
+        "usage": {"cpu_ms": 1, "memory_peak": None, "oom_killed": None},
+        "killed": 0,
+        "survivors": 0,
+        "timing": {"queued_ms": 0, "spawn_ms": 9, "run_ms": 3},
+        "audit_id": "au_" + "0" * 26,
+    }
+
+
+def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, Any]:
+    """The one shape of every failure; gives its document."""
+    assert response.status_code == status, response.data
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = json.loads(response.data)
+    assert problem["code"] == code
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:pve-exec-gateway:problem:{code}"
+    assert problem["request_id"] == response.headers["X-Request-Id"]
+    assert isinstance(problem["title"], str) and isinstance(problem["detail"], str) and problem["detail"]
+    assert isinstance(problem["retryable"], bool)
+    for error in problem.get("errors", []):
+        assert error.keys() == {"path", "code", "message"}
+    assert ("Retry-After" in response.headers) == (status in (429, 503))
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+    return problem
+
+
+def without_ids(problem: dict[str, Any]) -> dict[str, Any]:
+    """A problem less what differs from one request to the next; that it was there is kept."""
+    return {name: "" if name in ("request_id", "audit_id", "vmid") else value for name, value in problem.items()}

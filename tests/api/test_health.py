@@ -1,0 +1,84 @@
+"""Health, what a token is told about itself, and the description."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from gateway.api.openapi import build_openapi
+from gateway.errors import SupervisorUnavailable
+
+from .fakes import Api
+
+SPEC = Path(__file__).parents[2] / "openapi" / "openapi.yaml"
+
+
+def test_live_needs_nothing(api: Api) -> None:
+    """The process is alive whatever else is down."""
+    api.supervisor.fails = SupervisorUnavailable("down")
+    api.audit.down = True
+    response = api.request("GET", "/health/live")
+    assert (response.status_code, response.json) == (200, {"status": "alive"})
+
+
+def test_ready(api: Api) -> None:
+    """Ready when every check holds; details only for callers with a token."""
+    api.supervisor.checks = [{"name": "cgroup_v2", "ok": True, "detail": "seen"}]
+    response = api.request("GET", "/health/ready")
+    assert (response.status_code, response.json["status"]) == (200, "ready")
+    assert [check["name"] for check in response.json["checks"]] == ["supervisor", "cgroup_v2", "audit", "tokens"]
+    assert all(check.keys() == {"name", "ok"} for check in response.json["checks"])
+    detailed = api.request("GET", "/health/ready", api.token()).json["checks"]
+    assert all(check.keys() == {"name", "ok", "detail"} for check in detailed)
+
+
+def test_not_ready_names_what_is_missing(api: Api) -> None:
+    """One check that fails, in either process, is 503 and is named."""
+    api.supervisor.checks = [{"name": "launcher", "ok": False, "detail": "not there"}]
+    api.audit.down = True
+    response = api.request("GET", "/health/ready")
+    assert (response.status_code, response.json["status"]) == (503, "not_ready")
+    failed = {check["name"] for check in response.json["checks"] if not check["ok"]}
+    assert failed == {"launcher", "audit"}
+
+
+def test_a_dead_supervisor_still_tells_of_the_node(api: Api) -> None:
+    """Where the supervisor does not answer, perhaps because it refused the node, the web looks itself."""
+    api.supervisor.fails = SupervisorUnavailable("down")
+    checks = {check["name"]: check["ok"] for check in api.request("GET", "/health/ready").json["checks"]}
+    assert checks["supervisor"] is False
+    assert {"cgroup_v2", "nsdelegate", "lxc_attach", "launcher"} <= checks.keys()
+
+
+def test_tokens_self(api: Api) -> None:
+    """A token is told its name and reach, without protected guests."""
+    view = api.request("GET", "/tokens/self", api.token("exec:admin,guest:read", "149-151")).json
+    assert view["name"] == "test"
+    assert view["reach"] == [
+        {"action": "exec:admin", "guests": "149,151"},
+        {"action": "exec:run", "guests": "149,151"},
+        {"action": "guest:read", "guests": "149-151"},
+    ]
+
+
+def test_openapi_is_served(api: Api) -> None:
+    """The description is public and is the one that the code gives."""
+    assert api.request("GET", "/openapi.json").json == json.loads(json.dumps(build_openapi()))
+
+
+def test_openapi_is_committed() -> None:
+    """openapi/openapi.yaml is what `pve-exec-gateway openapi` prints: change both together."""
+    assert yaml.safe_load(SPEC.read_text(encoding="utf-8")) == json.loads(json.dumps(build_openapi()))
+
+
+def test_openapi_refers_to_what_it_holds() -> None:
+    """Every reference in the description has its target, and every operation an id of its own."""
+    document = build_openapi()
+    text = json.dumps(document)
+    schemas = document["components"]["schemas"]
+    refs = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert refs <= schemas.keys()
+    operations = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(operations) == len(set(operations))

@@ -1,0 +1,1 @@
+"""Tests of actions, grants and tokens, on real files."""

@@ -1,0 +1,257 @@
+"""Tokens on real files: issued, verified, refused, revoked, and never trusted when others could touch them."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.auth.actor import Actor
+from gateway.auth.grants import Grant, parse_actions, parse_guests
+from gateway.auth.records import TokenRecord, parse_lifetime, parse_networks
+from gateway.auth.tokens import Refusal, Refused, TokenStore
+from gateway.errors import GrantInvalid, TokenStoreError
+
+HOME = "127.0.0.1"
+GRANT = Grant(parse_actions(["exec:run"]), parse_guests("101-199"))
+QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> TokenStore:
+    """A store with its directory and keys."""
+    made = TokenStore(tmp_path / "tokens", tmp_path / "keys" / "token.keys", clock=clock)
+    made.create()
+    return made
+
+
+def issue(store: TokenStore, **options: object) -> tuple[str, TokenRecord]:
+    record = replace(store.prepare("ci", [GRANT], lifetime=timedelta(days=1)), **options)  # type: ignore[arg-type]
+    return store.issue(record), record
+
+
+def refusal(store: TokenStore, token: str, remote: str = HOME) -> Refusal:
+    found = store.verify(token, remote)
+    assert isinstance(found, Refused)
+    return found.reason
+
+
+def test_a_token_gives_its_actor(store: TokenStore) -> None:
+    """An issued token stands for its id, name and reach; the token itself is stored nowhere."""
+    token, record = issue(store)
+    assert token.startswith("pveg_")
+    actor = store.verify(token, HOME)
+    assert isinstance(actor, Actor)
+    assert (actor.token_id, actor.token_name) == (record.id, "ci")
+    for path in store._directory.iterdir():
+        assert token.rpartition(".")[2] not in path.read_text()
+
+
+def test_files_are_private(store: TokenStore, tmp_path: Path) -> None:
+    """Directories are 0700, files 0600, whatever the umask; nothing half-written stays."""
+    before = os.umask(0)
+    try:
+        issue(store)
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path).parts[0]: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.*")}
+    assert modes == {"tokens": 0o600, "keys": 0o600}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o700}
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_expires_to_the_second(store: TokenStore, clock: Clock) -> None:
+    """Valid before its end, refused at its end."""
+    token, record = issue(store)
+    assert record.expires is not None
+    clock.now = record.expires - timedelta(seconds=1)
+    assert isinstance(store.verify(token, HOME), Actor)
+    clock.now = record.expires
+    assert refusal(store, token) is Refusal.EXPIRED
+
+
+def test_revocation_holds_for_the_next_request(store: TokenStore) -> None:
+    """A token that was just used is refused right after its revocation, made by another process."""
+    token, record = issue(store)
+    assert isinstance(store.verify(token, HOME), Actor)
+    TokenStore(store._directory, store._keys._path).revoke(record)
+    assert refusal(store, token) is Refusal.REVOKED
+    assert store.list()[0].revoked is not None
+
+
+def test_deleting_the_record_takes_the_token_away(store: TokenStore) -> None:
+    """Without its record a well-signed token is unknown."""
+    token, record = issue(store)
+    assert isinstance(store.verify(token, HOME), Actor)
+    store._path(record.id).unlink()
+    assert refusal(store, token) is Refusal.UNKNOWN_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("remote", "passes"),
+    [
+        ("10.1.2.3", True),
+        ("::ffff:10.1.2.3", True),
+        ("2001:db8::1", True),
+        ("11.0.0.1", False),
+        ("2001:db9::1", False),
+        ("", False),
+        ("unix", False),
+    ],
+)
+def test_networks(store: TokenStore, remote: str, passes: bool) -> None:
+    """A token with source networks comes from one of them or is refused."""
+    token, _ = issue(store, networks=parse_networks(["10.0.0.0/8", "2001:db8::/64"]))
+    assert isinstance(store.verify(token, remote), Actor) is passes
+
+
+@QUICK
+@given(position=st.integers(0, 500), bit=st.integers(0, 6))
+def test_no_flipped_bit_passes(store: TokenStore, position: int, bit: int) -> None:
+    """One bit changed anywhere in a token, the spare bits of its last character included: refused."""
+    token, _ = issue(store)
+    raw = bytearray(token.encode())
+    raw[position % len(raw)] ^= 1 << bit
+    assert refusal(store, raw.decode()) is Refusal.BAD_SIGNATURE
+
+
+@QUICK
+@given(start=st.integers(0, 80), end=st.integers(0, 80), more=st.text(max_size=3))
+def test_no_part_of_a_token_passes(store: TokenStore, start: int, end: int, more: str) -> None:
+    """A token that was cut or has something added is refused."""
+    token, _ = issue(store)
+    forged = token[start:end] + more
+    if forged != token:
+        assert refusal(store, forged) is Refusal.BAD_SIGNATURE
+
+
+@QUICK
+@given(text=st.text())
+def test_no_text_passes(store: TokenStore, text: str) -> None:
+    """No text of any kind is a token, and none is an exception."""
+    assert refusal(store, text) is Refusal.BAD_SIGNATURE
+    assert refusal(store, "pveg_" + text) is Refusal.BAD_SIGNATURE
+
+
+def test_another_ring_is_no_ring_of_ours(store: TokenStore, tmp_path: Path) -> None:
+    """A token signed with another key ring for an id that exists here is refused."""
+    _, record = issue(store)
+    other = TokenStore(tmp_path / "other", tmp_path / "otherkeys" / "k")
+    other.create()
+    assert refusal(store, other.issue(record)) is Refusal.BAD_SIGNATURE
+
+
+def test_keys_rotate(store: TokenStore) -> None:
+    """A new first key signs; tokens of the old one hold until it is taken out, and then no longer."""
+    ring = store._keys._path
+    old_token, _ = issue(store)
+    old, new = ring.read_text(), secrets.token_hex(32) + "\n"
+    ring.write_text(new + old)
+    new_token, _ = issue(store)
+    assert isinstance(store.verify(old_token, HOME), Actor)
+    ring.write_text(new)
+    assert refusal(store, old_token) is Refusal.BAD_SIGNATURE
+    assert isinstance(store.verify(new_token, HOME), Actor)
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_suffix(".real"))
+    path.symlink_to(path.with_suffix(".real"))
+
+
+@pytest.mark.parametrize("which", ["record", "directory", "keys"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.chmod(path.stat().st_mode | 0o040),
+        lambda path: path.chmod(path.stat().st_mode | 0o004),
+        lambda path: path.chmod(path.stat().st_mode | 0o020),
+        _link,
+        pytest.param(
+            lambda path: os.chown(path, 65534, 65534),
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away needs root"),
+        ),
+    ],
+    ids=["group-readable", "world-readable", "group-writable", "link", "owner"],
+)
+def test_fails_closed(store: TokenStore, which: str, spoil: Callable[[Path], None]) -> None:
+    """Files that others could read or replace are not trusted, and the reason names the file."""
+    token, record = issue(store)
+    assert isinstance(store.verify(token, HOME), Actor)
+    path = {"record": store._path(record.id), "directory": store._directory, "keys": store._keys._path}[which]
+    spoil(path)
+    found = store.verify(token, HOME)
+    assert isinstance(found, Refused) and found.reason is Refusal.STORE_UNAVAILABLE
+    assert found.detail and str(path) in found.detail
+
+
+def test_nothing_there_is_a_refusal(tmp_path: Path) -> None:
+    """Without keys or directory every token is refused; nothing is made on the way."""
+    store = TokenStore(tmp_path / "tokens", tmp_path / "keys" / "token.keys")
+    assert refusal(store, "pveg_x") is Refusal.STORE_UNAVAILABLE
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TokenStoreError):
+        store.check()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.pop("expires"),
+        lambda fields: fields.update(extra=1),
+        lambda fields: fields.update(version=2),
+        lambda fields: fields.update(expires="2026-01-01T00:00:00"),
+        lambda fields: fields.update(expires=5),
+        lambda fields: fields.update(networks="10.0.0.0/8"),
+        lambda fields: fields.update(grants=[{"actions": ["exec:all"], "guests": "all"}]),
+        lambda fields: fields.update(id="tk_" + "0" * 26),
+        lambda fields: fields.update(name=None),
+    ],
+)
+def test_a_damaged_record_gives_nothing(store: TokenStore, change: Callable[[dict[str, object]], object]) -> None:
+    """A record that is not exactly one is refused: no member has a default when it is read."""
+    token, record = issue(store)
+    path = store._path(record.id)
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+    assert refusal(store, token) is Refusal.STORE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("text", ["", "0d", "30", "30D", "-1d", "1y", "9999w", "1.5h"])
+def test_lifetimes(text: str) -> None:
+    """A lifetime is a number and a unit, or `never`."""
+    with pytest.raises(GrantInvalid):
+        parse_lifetime(text)
+    assert parse_lifetime("30d") == timedelta(days=30)
+    assert parse_lifetime("never") is None
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.1/8", "host", "10.0.0.0/33"])
+def test_bad_networks(text: str) -> None:
+    """A network with host bits, or none at all, is refused."""
+    with pytest.raises(GrantInvalid):
+        parse_networks([text])

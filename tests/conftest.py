@@ -1,0 +1,114 @@
+"""Fixtures of the tests that need a node: one gateway for all of them, its guests, and what runs in those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.exec.api import Api
+from tests.exec.gateways import Gateway
+from tests.pvesim import guests
+from tests.pvesim.guests import Guest
+
+
+class Run(Protocol):
+    """Runs a command in a guest through the gateway, to its end: the result of POST /exec/{vmid}."""
+
+    def __call__(self, vmid: int, command: str | list[str], **spec: Any) -> dict[str, Any]: ...
+
+
+@pytest.fixture(scope="session")
+def node() -> None:
+    """Skips what cannot run outside of a node."""
+    if not Path("/run/pvesim").exists():
+        pytest.skip("runs in a node: python3 -m tests.pvesim run ... -- pytest")
+
+
+@pytest.fixture(scope="session")
+def gateway(node: None) -> Iterator[Gateway]:
+    """The whole gateway with its defaults. Who ends one of its services starts it again."""
+    running = Gateway()
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def make_gateway(node: None) -> Iterator[Callable[..., Gateway]]:
+    """Further gateways on the same node, each an instance of its own, started and ended with the session."""
+    made: list[Gateway] = []
+
+    def make(name: str, **settings: dict[str, Any]) -> Gateway:
+        made.append(Gateway(name, **settings))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture(scope="session")
+def token(gateway: Gateway) -> str:
+    """A token that may run commands in all guests, and no more."""
+    return gateway.token("tests")
+
+
+@pytest.fixture(scope="session")
+def api(gateway: Gateway, token: str) -> Api:
+    """The API as that token."""
+    return gateway.api(token)
+
+
+@pytest.fixture(scope="session")
+def run(api: Api) -> Run:
+    return api.run
+
+
+@pytest.fixture
+def make_guest(node: None) -> Iterator[Callable[..., Guest]]:
+    """Makes guests that live as long as the test: `make_guest(901, unprivileged=True, prepare=…)`."""
+    made: list[Guest] = []
+
+    def make(vmid: int, *arguments: Any, **options: Any) -> Guest:
+        made.append(guests.create(vmid, *arguments, **options))
+        return made[-1]
+
+    yield make
+    for guest in made:
+        if guest.rootfs.exists():
+            guest.destroy()
+
+
+def every_guest() -> list[Any]:
+    """The parameters of a test that holds in each kind of guest."""
+    return [
+        pytest.param(101, id="busybox-privileged"),
+        pytest.param(104, id="busybox-unprivileged"),
+        pytest.param(201, id="debian-unprivileged", marks=needs_debian),
+        pytest.param(202, id="debian-privileged", marks=needs_debian),
+    ]
+
+
+needs_debian = pytest.mark.skipif(
+    not Path("/etc/pve/lxc/201.conf").exists(), reason="the node has no Debian guests: start it with --guests test"
+)
+
+
+@pytest.fixture(params=every_guest())
+def vmid(request: pytest.FixtureRequest) -> int:
+    """Each kind of guest in turn: busybox and Debian with systemd, privileged and not."""
+    number: int = request.param
+    return number
+
+
+@pytest.fixture(params=every_guest()[:2])
+def small_vmid(request: pytest.FixtureRequest) -> int:
+    """The busybox guests in turn, where a guest's distribution makes no difference."""
+    number: int = request.param
+    return number

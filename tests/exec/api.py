@@ -1,0 +1,121 @@
+"""A small client of the API: HTTPS, one kept connection per thread, answers as they came."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One reply, its body unparsed."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str | None:
+        """The machine word of a problem; None where the reply is none."""
+        return self.json().get("code") if self.status >= 400 else None
+
+
+class Api:
+    """Requests as one token. `timeout`: seconds that a reply may take unless the call says otherwise."""
+
+    def __init__(self, port: int, ca: Path, token: str | None, timeout: float = 30) -> None:
+        self.port = port
+        self.token = token
+        self._timeout = timeout
+        self._context = ssl.create_default_context(cafile=str(ca))
+        self._local = threading.local()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        raw: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """One request; a kept connection that the server has closed meanwhile is replaced once, for reading only."""
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json"} if data is not None else {}
+        if self.token:
+            sent["Authorization"] = f"Bearer {self.token}"
+        connection = self._connection(timeout or self._timeout)
+        try:
+            connection.request(method, path, data, sent | (headers or {}))
+            reply = connection.getresponse()
+            return Answer(reply.status, reply.headers, reply.read())
+        except BaseException:
+            self.close()
+            raise
+
+    def get(self, path: str, **options: Any) -> Answer:
+        return self.request("GET", path, **options)
+
+    def post(self, vmid: int, body: object, **options: Any) -> Answer:
+        """POST /exec/{vmid}, whatever comes of it."""
+        return self.request("POST", f"/exec/{vmid}", body, **options)
+
+    def run(self, vmid: int, command: str | list[str], **spec: Any) -> dict[str, Any]:
+        """Runs a command to its end; its result. Fails when the gateway refuses."""
+        answer = self.post(vmid, {"command": command, **spec}, timeout=120)
+        assert answer.status == 200, (answer.status, answer.body[:2000])
+        result: dict[str, Any] = answer.json()
+        return result
+
+    def begin(self, vmid: int, body: object) -> ssl.SSLSocket:
+        """Sends a POST /exec on a connection of its own and does not wait: the caller reads, or closes it."""
+        data = json.dumps(body).encode()
+        head = (
+            f"POST /exec/{vmid} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        secured = self._context.wrap_socket(plain, server_hostname="localhost")
+        secured.sendall(head.encode() + data)
+        return secured
+
+    def close(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.close()
+            self._local.connection = None
+
+    def _connection(self, timeout: float) -> http.client.HTTPSConnection:
+        connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
+        if connection is None or connection.sock is None or _has_ended(connection.sock):
+            self.close()
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._context, timeout=timeout)
+            self._local.connection = connection
+        elif connection.sock is not None:
+            connection.sock.settimeout(timeout)
+        return connection
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Whether the server has closed a kept connection meanwhile."""
+    plain = socket.socket(fileno=sock.fileno())
+    try:
+        return plain.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        plain.detach()

@@ -1,0 +1,163 @@
+"""The whole way, host mode, lxc-attach and guest mode, into real containers of a simulated node."""
+
+import errno
+import itertools
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.launcher import harness
+from tests.launcher.harness import Ended, Launch, build_spec, finish, start
+from tests.pvesim import guests
+
+pytestmark = pytest.mark.skipif(
+    not Path("/etc/pve/.members").exists(), reason="runs inside a node of tests/pvesim, which has the containers"
+)
+PRIVILEGED, UNPRIVILEGED = 101, 104
+_number = itertools.count()
+
+
+@contextmanager
+def launched(vmid: int, spec: bytes) -> Iterator[tuple[Launch, Path]]:
+    """Sends a launcher into a guest, in a cgroup of its own; all that is left in it is killed at the end."""
+    harness.become_subreaper()
+    cgroup = guests.get(vmid).cgroup / f"pveg-launcher-{os.getpid()}-{next(_number)}"
+    cgroup.mkdir()
+    fd = harness.high(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
+    attach = ["/usr/bin/lxc-attach", "-n", str(vmid), "--elevated-privileges=CGROUP", "--clear-env", "--"]
+    launch = start(["launcher", "host", "own", *attach, "/proc/self/fd/5"], spec, cgroup=fd)
+    os.close(fd)
+    try:
+        assert os.waitpid(launch.pid, 0)[1] == 0
+        yield launch, cgroup
+    finally:
+        (cgroup / "cgroup.kill").write_text("1")
+        harness.reap_all()
+        launch.close()
+        harness.remove_cgroup(cgroup)
+
+
+def run_in(vmid: int, spec: bytes) -> Ended:
+    """One command from spec to end, as the supervisor does it: lxc-attach is killed before 'G'."""
+    with launched(vmid, spec) as (launch, _):
+        attach = launch.receive().sender
+        said = launch.receive()
+        if said.kind != "R":
+            return finish(launch, attach)
+        os.kill(attach, signal.SIGKILL)
+        os.waitpid(attach, 0)
+        launch.go()
+        return finish(launch, said.sender)
+
+
+@pytest.fixture(scope="module", params=[PRIVILEGED, UNPRIVILEGED], ids=["privileged", "unprivileged"])
+def vmid(request: pytest.FixtureRequest) -> int:
+    """A running busybox guest of the node's own."""
+    number: int = request.param
+    return number
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [("exit 0", 0), ("exit 1", 1), ("exit 126", 126), ("exit 127", 127), ("kill -9 $$", -9), ("kill -15 $$", -15)],
+)
+def test_sees_the_commands_own_end(vmid: int, script: str, code: int) -> None:
+    """The command is our child when lxc-attach is gone, and its wait status is its own."""
+    ended = run_in(vmid, build_spec(["sh", "-c", script]))
+    assert (ended.last.kind, ended.code, ended.stdout, ended.stderr, ended.attach_stderr) == ("R", code, b"", b"", b"")
+
+
+def test_tells_failures_apart(vmid: int) -> None:
+    """A spawn that failed in the guest is told by its stage, and never by an exit code or a stream."""
+    assert run_in(vmid, build_spec(["missing"])).failure == ("exec", errno.ENOENT)
+    assert run_in(vmid, build_spec(["/etc/passwd"])).failure == ("exec", errno.EACCES)
+    assert run_in(vmid, build_spec(["true"], cwd="/missing")).failure == ("cwd", errno.ENOENT)
+    assert run_in(vmid, build_spec(["true"], user="nobody-here")).failure == ("user", errno.ENOENT)
+    assert run_in(vmid, b"no spec").failure == ("spec", errno.EINVAL)
+
+
+def test_tells_of_an_id_that_the_guest_does_not_map() -> None:
+    """A uid past 65535 in an unprivileged guest is EINVAL in stage `user` or `groups`, with nothing run."""
+    assert run_in(UNPRIVILEGED, build_spec(["true"], user="65536")).failure == ("groups", errno.EINVAL)
+    assert run_in(UNPRIVILEGED, build_spec(["true"], user="65536:0")).failure == ("user", errno.EINVAL)
+
+
+def test_brings_nothing_of_the_host(vmid: int) -> None:
+    """In the guest too the environment is the spec's and the account's, the umask 022, and 0, 1, 2 are all."""
+    ended = run_in(vmid, build_spec(["env"], ["PATH=/bin:/usr/bin:/sbin:/usr/sbin", "LD_PRELOAD=/x.so"]))
+    assert ended.stdout.splitlines()[:2] == [b"PATH=/bin:/usr/bin:/sbin:/usr/sbin", b"LD_PRELOAD=/x.so"]
+    names = [line.split(b"=")[0] for line in ended.stdout.splitlines()[2:]]
+    assert names == [b"HOME", b"USER", b"LOGNAME", b"SHELL"]
+    ended = run_in(vmid, build_spec(["sh", "-c", "umask; exec ls /proc/$$/fd"]))
+    assert ended.stdout.split() == [b"0022", b"0", b"1", b"2", b"3"]  # 3: the folder that ls reads
+
+
+def test_lets_the_user_reopen_its_streams(vmid: int) -> None:
+    """`> /dev/stdout` and `> /dev/stderr` work for a user who is not root, in unprivileged guests too."""
+    script = "echo out > /proc/self/fd/1; echo err > /proc/self/fd/2"
+    ended = run_in(vmid, build_spec(["sh", "-c", script], user="www-data"))
+    assert (ended.code, ended.stdout, ended.stderr) == (0, b"out\n", b"err\n")
+
+
+def test_places_the_command_beside_the_guests_own(vmid: int) -> None:
+    """The command is in the exec's cgroup from birth, and ends with it, lxc-attach long gone."""
+    with launched(vmid, build_spec(["sleep", "1000"])) as (launch, cgroup):
+        attach, command = launch.receive().sender, launch.receive().sender
+        assert {attach, command} <= set(map(int, (cgroup / "cgroup.procs").read_text().split()))
+        os.kill(attach, signal.SIGKILL)
+        os.waitpid(attach, 0)
+        launch.go()
+        assert launch.receive().kind == ""
+        (cgroup / "cgroup.kill").write_text("1")
+        assert os.waitstatus_to_exitcode(os.waitpid(command, 0)[1]) == -signal.SIGKILL
+
+
+def test_runs_nothing_for_a_dead_supervisor(vmid: int) -> None:
+    """When the supervisor's end closes before 'G', the launcher ends and so does lxc-attach."""
+    mark = f"/ran-{os.getpid()}"
+    with launched(vmid, build_spec(["touch", mark])) as (launch, _):
+        attach = launch.receive().sender
+        assert launch.receive().kind == "R"
+        launch.status.shutdown(socket.SHUT_RDWR)
+        assert os.waitstatus_to_exitcode(os.waitpid(attach, 0)[1]) == 127
+    assert not (guests.get(vmid).rootfs / mark.lstrip("/")).exists()
+
+
+def spoil(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """A guest without /bin/sh and /tmp, with something else for /etc/passwd, and a program to run."""
+
+    def prepare(rootfs: Path) -> None:
+        (rootfs / "etc/passwd").unlink()
+        make(rootfs / "etc/passwd")
+        (rootfs / "bin/sh").unlink()
+        if (rootfs / "tmp").exists():
+            (rootfs / "tmp").rmdir()
+
+    return prepare
+
+
+@pytest.mark.parametrize("unprivileged", [False, True], ids=["privileged", "unprivileged"])
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (os.mkfifo, errno.EINVAL),
+        (lambda path: path.symlink_to("shadow"), errno.ELOOP),
+        (lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 1 << 30), errno.EFBIG),
+    ],
+    ids=["FIFO", "link", "1 GiB"],
+)
+def test_runs_in_a_hostile_guest(make: Callable[[Path], object], error: int, unprivileged: bool) -> None:
+    """Root and numbers run in a guest with a bad passwd, no /bin/sh and no /tmp; a name is the file's error."""
+    guest = guests.create(980 + unprivileged, unprivileged=unprivileged, prepare=spoil(make))
+    try:
+        assert run_in(guest.vmid, build_spec(["/bin/busybox", "true"])).code == 0
+        assert run_in(guest.vmid, build_spec(["/bin/busybox", "pwd"], user="33")).stdout == b"/\n"
+        assert run_in(guest.vmid, build_spec(["/bin/busybox", "true"], user="www-data")).failure == ("user", error)
+        assert run_in(guest.vmid, build_spec(["sh"])).failure == ("exec", errno.ENOENT)
+    finally:
+        guest.destroy()

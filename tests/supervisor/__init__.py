@@ -1,0 +1,1 @@
+"""The supervisor's parts on their own: no gateway, no container."""

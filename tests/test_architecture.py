@@ -1,0 +1,113 @@
+"""Who may import whom (DESIGN, section 3), read off the source with `ast`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "gateway").rglob("*.py")
+}
+
+# Each layer may import itself and the layers it names; `shared` everybody may import.
+SHARED = {"gateway", "gateway.errors", "gateway.ulid", "gateway.notify"}
+ALLOWED = {
+    "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "supervisor"},
+    "app": {"app", "api", "auth", "audit", "config", "pve", "supervisor.client"},
+    "api": {
+        "api",
+        "auth",
+        "audit",
+        "config",
+        "exec",
+        "web.disconnect",
+        "supervisor.client",
+        "supervisor.readiness",
+    },
+    "auth": {"auth", "exec"},
+    "audit": {"audit"},
+    "exec": {"exec", "config"},
+    "pve": {"pve"},
+    "web": {"web"},
+    "supervisor": {"supervisor", "exec", "audit", "config"},
+    "__main__": {"cli"},
+    "config": set(),
+    "errors": set(),
+    "ulid": set(),
+    "notify": set(),
+}
+ONLY = {
+    "flask": {"api.pipeline", "app"},
+    "werkzeug": {"app"},
+    "gunicorn": {"web"},
+    "proxmoxer": {"pve"},
+    "click": {"cli"},
+    "itsdangerous": {"auth.keyring"},
+    "yaml": {"config", "cli"},
+    "subprocess": {"supervisor"},
+    "pty": {"supervisor"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file imports, anywhere in it; imports for type checking are imports too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+
+
+def is_in(module: str, place: str) -> bool:
+    """Whether `module` (without `gateway.`) is `place` or inside it; cli_token belongs to cli."""
+    return module == place or module.startswith((f"{place}.", f"{place}_"))
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_run_one_way(name: str) -> None:
+    """cli > app > api > the domain > errors, and never back."""
+    module = name.removeprefix("gateway").removeprefix(".")
+    if not module:
+        return
+    layer = next(layer for layer in (*ALLOWED, module) if is_in(module, layer))
+    assert layer in ALLOWED, f"{name}: give its layer a line in ALLOWED"
+    for imported in imports(MODULES[name]):
+        if imported.split(".")[0] == "gateway" and imported not in SHARED:
+            target = imported.removeprefix("gateway.")
+            assert any(is_in(target, place) for place in ALLOWED[layer]), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_libraries_stay_in_their_rooms(name: str) -> None:
+    """Flask ends at the pipeline, gunicorn at the edge; only the supervisor starts processes."""
+    module = name.removeprefix("gateway").removeprefix(".")
+    for imported in imports(MODULES[name]):
+        rooms = ONLY.get(imported.split(".")[0])
+        assert rooms is None or any(is_in(module, room) for room in rooms), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_only_app_and_cli_load_configuration(name: str) -> None:
+    """Everything else is given what it needs."""
+    if name.split(".")[-1].startswith(("app", "cli", "config")):
+        return
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "gateway.config":
+            assert "load" not in {alias.name for alias in node.names}, name
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_modules_say_what_they_own(name: str) -> None:
+    """A module opens with a sentence, and stays small enough to hold one concept."""
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), name
+    assert len(text.splitlines()) <= 450, f"{name}: look for the second concept in it"

@@ -1,0 +1,84 @@
+"""The configuration: what is right loads; what is wrong is named by key and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway import cli_context
+from gateway.config import DEFAULT_PATH, Config, load
+from gateway.errors import ConfigError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "node: pve1\nexec: {timeout: 60}\n"])
+def test_defaults(tmp_path: Path, text: str) -> None:
+    """Everything has a default; an empty file is a configuration."""
+    config = load(write(tmp_path, text))
+    assert config.listen.port == 39377
+    assert config.tls is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("nodes: pve1\n", 1, ["nodes", "unknown key", "node, listen"]),
+        ("node: pve1\nweb:\n  thread: 5\n", 3, ["web.thread", "unknown key", "threads"]),
+        ("node: pve1\nweb:\n  threads: many\n", 3, ["web.threads", "integer"]),
+        ("web:\n  threads: '64'\n", 2, ["web.threads", "integer"]),
+        ("web:\n  threads: true\n", 2, ["web.threads", "integer"]),
+        ("listen:\n  address: 127.0.0.1\n  port: 70000\n", 3, ["listen.port", "65535"]),
+        ("guests:\n  protected: [101, 5]\n", 2, ["guests.protected.1", "100"]),
+        ("node: pve1\nexec:\n", 2, ["exec"]),
+        ("node: pve1\nnode: pve2\n", 2, ["node", "twice"]),
+        ("web:\n  threads: 5\n  threads: 6\n", 3, ["web.threads", "twice"]),
+        ("node: [\n", 2, ["not YAML"]),
+        ("- node\n", 1, ["mapping"]),
+        ("node: 'a b'\n", 1, ["node", "pattern"]),
+        ("tls: null\n", 1, ["loopback"]),
+        ("exec: {timeout: .inf}\n", 1, ["exec.timeout"]),
+        ("node: !!python/object/apply:os.system ['true']\n", 1, ["not YAML"]),
+        ("? [a]\n: 1\n", 1, ["not YAML"]),
+        ("1: 2\n", 1, ["1", "strings"]),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, line: int, words: list[str]) -> None:
+    """A mistake is told with file, line, dotted key and what is allowed."""
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as error:
+        load(path)
+    assert f"{path}:{line}: " in error.value.detail
+    for word in words:
+        assert word in error.value.detail
+
+
+def test_every_mistake_at_once(tmp_path: Path) -> None:
+    """All mistakes are told in one go, one line each."""
+    with pytest.raises(ConfigError) as error:
+        load(write(tmp_path, "a: 1\nb: 2\nweb: {threads: x}\n"))
+    assert len(error.value.detail.splitlines()) == 3
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_bytes(b"\xff")])
+def test_unreadable(tmp_path: Path, make: object) -> None:
+    """A file that is missing, a directory or not text is told as such."""
+    path = tmp_path / "config.yaml"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(path)
+
+
+def test_plain_http_on_loopback_only() -> None:
+    """Without TLS the gateway listens on loopback or not at all."""
+    assert Config.model_validate({"tls": None, "listen": {"address": "127.0.0.1"}}).tls is None
+
+
+def test_the_command_knows_the_default_path() -> None:
+    """The command line has its own copy of the default path, to start quickly."""
+    assert cli_context.DEFAULT_PATH == DEFAULT_PATH
