@@ -160,13 +160,14 @@ class AsyncAuditClient:
         else:
             self._settled.set()
 
-    def _resend(self, record: Mapping[str, Any]) -> None:
+    def _resend(self, record: Mapping[str, Any], pause: float = 0.0) -> None:
         self._unsent.append(record)
         if not self._closed and (self._sender is None or self._sender.done()):
-            self._sender = asyncio.get_running_loop().create_task(self._send_unsent())
+            self._sender = asyncio.get_running_loop().create_task(self._send_unsent(pause))
 
-    async def _send_unsent(self) -> None:
+    async def _send_unsent(self, pause: float) -> None:
         """Until all is sent: connect, send, and pause after a failure."""
+        await asyncio.sleep(pause)
         while self._unsent:
             try:
                 await self._connect(_CONNECT_SECONDS)
@@ -214,7 +215,7 @@ class AsyncAuditClient:
             self._count_posted(-1)
             asyncio.get_running_loop().call_exception_handler({"message": error.detail, "exception": error})
         else:
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._resend, pending.record)
+            self._resend(pending.record, pause=_RETRY_SECONDS)
 
     def _take_back(self, record: Mapping[str, Any]) -> None:
         if record["event"] in ANNOUNCEMENTS:

@@ -84,7 +84,7 @@ class Committer:
         self._failing_since: float | None = None
         self._failure = ""
         self._refused = 0
-        self._records = self._syncs = 0
+        self._records = self._syncs = self._writing = 0
         self._last_sync = 0.0
 
     # -- the I/O thread's side
@@ -156,6 +156,7 @@ class Committer:
                 "why": why or None,
                 "queued": len(self._queue),
                 "queued_bytes": self._bytes,
+                "writing": self._writing,
                 "records": self._records,
                 "syncs": self._syncs,
                 "last_sync_ms": round(self._last_sync * 1000, 3),
@@ -214,6 +215,7 @@ class Committer:
             size += entry.size
             batch.append(entry)
         self._bytes -= size
+        self._writing = len(batch)
         return own, batch
 
     def _commit(self, own: list[Fields], batch: list[Entry]) -> None:
@@ -234,6 +236,7 @@ class Committer:
         heads = heads[len(heads) - len(batch) :]
         with self._changed:
             self._busy_since = self._failing_since = None
+            self._writing = 0
             self._failure, self._refused = "", 0
             self._records += len(records)
             self._syncs += 1
@@ -250,6 +253,7 @@ class Committer:
         refusal = Refusal(Code.UNAVAILABLE, detail)
         with self._changed:
             self._busy_since = None
+            self._writing = 0
             if self._failing_since is None:
                 self._failing_since = time.monotonic()
             self._failure = detail

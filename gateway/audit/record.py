@@ -29,6 +29,7 @@ class Event(StrEnum):
 
     EXEC_INTENT = "exec:intent"
     EXEC_OUTCOME = "exec:outcome"
+    EXEC_CANCEL = "exec:cancel"
     EXEC_ABORTED = "exec:aborted"
     EXEC_DENIED = "exec:denied"
     REQUEST_DENIED = "request:denied"

@@ -45,6 +45,10 @@ class AuditSettings:
 
 
 def exec_writer(settings: AuditSettings) -> NoReturn:
-    """Become the writer: same process id and sockets (systemd's included), none of the caller's memory."""
-    arguments = [sys.executable, "-m", "gateway.audit", settings.to_json()]
-    os.execv(sys.executable, arguments)
+    """Become the writer: same process id and sockets (systemd's included), none of the caller's memory.
+
+    It runs this very code: `-P` keeps Python from importing out of the working directory.
+    """
+    arguments = [sys.executable, "-P", "-m", "gateway.audit", settings.to_json()]
+    ours = str(Path(__file__).resolve().parents[2])
+    os.execve(sys.executable, arguments, {**os.environ, "PYTHONPATH": ours})

@@ -95,6 +95,7 @@ _Noreturn void launch_in_guest(void)
     if (spec.flags & SPEC_TTY)
         take_terminal();
     take_init_limits();
+    open_pipes_to_all(); /* again, for lxc-attach makes them 0700 where it can: so can we */
     if ((failed = assume_identity(&who)))
         fail(MESSAGE_FAILED, failed);
     enter_folder(&spec, who.account.home);

@@ -3,11 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/keyctl.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,6 +28,14 @@ static void enter_cgroup(void)
         _exit(0);
 }
 
+/* Leaves the supervisor's session keyring, which every guest's commands would otherwise inherit and share: the root of a
+ * privileged guest owns it as the host's root does. ENOSYS: a kernel without keyrings. */
+static void leave_keyring(void)
+{
+    if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS)
+        fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);
+}
+
 /* The supervisor may run with a better place than its guests' commands: only here, as the host's root, can it be left. */
 static void leave_privileged_scheduling(void)
 {
@@ -37,19 +45,6 @@ static void leave_privileged_scheduling(void)
         if (write(fd, "0", 1) < 0)
             errno = 0; /* a courtesy */
         close(fd);
-    }
-}
-
-/* Lets the command's user reopen its streams (`> /dev/stderr`). A pipe made here belongs to the host's root, whom an
- * unprivileged guest does not map, so that it cannot be given away there; its mode is all that can be changed. It opens
- * the pipe to nobody new: the only way to it is /proc/PID/fd of a process that holds it. */
-static void open_pipes_to_user(void)
-{
-    static const int streams[] = {FD_STDIN, FD_STDOUT, FD_COMMAND_STDERR};
-    for (unsigned i = 0; i < sizeof streams / sizeof *streams; i++) {
-        struct stat status;
-        if (!fstat(streams[i], &status) && S_ISFIFO(status.st_mode))
-            fchmod(streams[i], 0666);
     }
 }
 
@@ -65,8 +60,9 @@ _Noreturn void launch_on_host(bool own_cgroup, char **argv)
         fail(MESSAGE_HOST_FAILED, STAGE_FDS);
     reset_signals();
     setsid(); /* fails only where this leads a session already */
+    leave_keyring();
     leave_privileged_scheduling();
-    open_pipes_to_user();
+    open_pipes_to_all();
     send_message(MESSAGE_HOST);
     execve(argv[0], argv, ENVIRONMENT);
     fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);

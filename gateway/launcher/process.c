@@ -1,4 +1,4 @@
-/* Owns signals, limits and the search for a program. */
+/* Owns signals, limits, the modes of pipes and the search for a program. */
 #include "process.h"
 
 #include <errno.h>
@@ -7,8 +7,11 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "protocol.h"
 
 enum { KERNEL_SIGNALS = 64, KERNEL_SIGNAL_SET_BYTES = KERNEL_SIGNALS / 8 };
 enum { FILES_SOFT = 1024, FILES_HARD = 524288 };
@@ -45,6 +48,16 @@ void take_init_limits(void)
             limit.rlim_cur = least(limit.rlim_cur, limit.rlim_max);
             prlimit(0, resource, &limit, NULL);
         }
+    }
+}
+
+void open_pipes_to_all(void)
+{
+    static const int streams[] = {FD_STDIN, FD_STDOUT, FD_COMMAND_STDERR};
+    for (unsigned i = 0; i < sizeof streams / sizeof *streams; i++) {
+        struct stat status;
+        if (!fstat(streams[i], &status) && S_ISFIFO(status.st_mode))
+            fchmod(streams[i], 0666);
     }
 }
 

@@ -64,7 +64,7 @@ enum stage {
     STAGE_TTY = 6,    /* 6 is no terminal, or another session's */
     STAGE_FDS = 7,    /* a descriptor is missing, or those in excess cannot be closed */
     STAGE_CGROUP = 8, /* errno of clone3 into the cgroup; ENOENT, ENODEV: it has been removed */
-    STAGE_ATTACH = 9, /* errno of execve of lxc-attach */
+    STAGE_ATTACH = 9, /* errno of execve of lxc-attach, or of giving it a session keyring */
 };
 
 enum { LAUNCH_FAILED = 127 };

@@ -1,41 +1,28 @@
-"""All execs of this node: how one is accepted, found, listed and ended."""
+"""All execs of this node: those that run, what outlives others, and those that have ended."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import time
+from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from gateway import ulid
-from gateway.audit.aio import AsyncAuditClient
-from gateway.audit.keys import Redactor
-from gateway.audit.record import Event, build_aborted, build_record, new_audit_id
-from gateway.config import Config
-from gateway.errors import ExecEnded, ExecNotFound, GatewayError, GuestNotFound, InternalError
-from gateway.exec import trail
-from gateway.exec.ending import Ending, render, timestamp
-from gateway.exec.limits import resolve_limits
+from gateway.errors import ExecEnded, ExecNotFound
+from gateway.exec.ending import Ending, render
 from gateway.exec.order import Order
 from gateway.exec.origin import Origin
-from gateway.exec.spec import ExecSpec, OnDisconnect, Placement
+from gateway.exec.spec import OnDisconnect, Placement
 from gateway.exec.view import ExecView, Reason, State, StreamCount
+from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.capture import place_in_kept
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.execution import Execution, Services
 from gateway.supervisor.guests import Guests, Incarnation, start_time
-from gateway.supervisor.launch import build_spec
 from gateway.supervisor.places import Places
 from gateway.supervisor.spool import Spool
 from gateway.supervisor.survivors import Survivors
 
-log = logging.getLogger(__name__)
-
-_START_POLL = 0.005
 _LIST_SCAN = 2000
 """How many remembered execs one listing looks at; the caller pages on from there."""
 
@@ -45,111 +32,33 @@ class Execs:
 
     def __init__(
         self,
-        config: Config,
+        proc: Path,
         services: Services,
         guests: Guests,
         spool: Spool,
-        audit: AsyncAuditClient,
-        redactor: Redactor,
+        trail: AuditTrail,
+        places: Places,
     ) -> None:
         self.running: dict[str, Execution] = {}
         self.surviving: dict[str, Survivors] = {}
-        self.starting = 0
-        self._config = config
+        self._proc = proc
         self._services = services
         self._guests = guests
         self._spool = spool
-        self._audit = audit
-        self._hash = redactor.hash
-        self._places = Places(services.loop.io, places=config.exec.max_running, max_waiting=config.exec.max_queued)
+        self._trail = trail
+        self._places = places
         self._ends: dict[str, asyncio.Future[None]] = {}
 
     # ---- beginning
 
-    async def start(self, vmid: int, body: bytes, origin: Origin, config_id: str) -> Execution:
-        """Accepts and spawns an exec: place, spool, durable intent, then the process, in this order.
-
-        Raises a GatewayError when nothing was run.
-        """
-        spec = _parse(body)
-        limits = resolve_limits(spec, self._config.exec)
-        if not origin.may_run(vmid):
-            raise GuestNotFound.for_vmid(vmid)
-        self._guests.find(vmid)
-        queued = await self._places.take(limits.queue_timeout)
-        self.starting += 1
-        try:
-            guest = self._guests.find(vmid)
-            order = Order(
-                id=ulid.new("ex_"),
-                audit_id=new_audit_id(),
-                request_id=origin.request_id,
-                vmid=vmid,
-                node=self._config.node,
-                incarnation=guest.key,
-                config_id=config_id,
-                token_id=origin.token_id,
-                token_name=origin.token_name,
-                remote=origin.remote,
-                command=trail.shown_command(spec, self._hash),
-                labels=spec.labels,
-                created_at=timestamp(),
-                queued_ms=round(queued * 1000),
-                limits=limits,
-                background=spec.background,
-                on_disconnect=spec.on_disconnect,
-                on_limit=spec.output.on_limit,
-                placement=spec.placement,
-            )
-            return await self._accept(order, spec, guest)
-        except BaseException:
-            self._places.give_back()
-            raise
-        finally:
-            self.starting -= 1
-
-    async def _accept(self, order: Order, spec: ExecSpec, guest: Incarnation) -> Execution:
-        intent = self._record(Event.EXEC_INTENT, order, trail.intent(spec, order, self._hash))
-        self._spool.accept(order)
-        tree: Tree | None = None
-        try:
-            receipt = self._services.loop.io.create_task(self._audit.commit(intent))
-            try:
-                tree = self._make_tree(order, guest)  # while the disk works
-            except BaseException:
-                await _settle(receipt)
-                if not receipt.cancelled() and receipt.exception() is None:
-                    self._audit.post(build_aborted(intent, "the guest stopped"))
-                raise
-            await receipt
-            try:
-                self._guests.find(order.vmid)
-            except GatewayError:
-                self._audit.post(build_aborted(intent, "the guest stopped or froze"))
-                raise
-        except BaseException:
-            self._spool.drop(order.id)
-            if tree is not None:
-                tree.remove()
-                tree.close()
-            raise
-        execution = Execution(self._services, self, order, guest, tree, spec.output.keep)
-        self.running[order.id] = execution
-        self._ends[order.id] = self._services.loop.io.create_future()
-        words = build_spec(
-            argv=spec.argv(), env={"PATH": self._config.exec.path, **spec.env}, cwd=spec.cwd, user=spec.user
-        )
-        execution.spawn(words, spec.stdin_bytes())
-        return execution
-
-    def _make_tree(self, order: Order, guest: Incarnation) -> Tree:
-        if order.placement is Placement.GUEST:
-            return Descendants(self._config.lxc.proc)
-        return guest.group.make(order.id)
+    def add(self, execution: Execution) -> None:
+        """One that is about to be spawned."""
+        self.running[execution.order.id] = execution
+        self._ends[execution.order.id] = self._services.loop.io.create_future()
 
     def mark_go(self, order: Order, pid: int) -> None:
         """The command may begin from here on."""
-        self._spool.mark_go(order, pid, start_time(self._config.lxc.proc / str(pid)))
+        self._spool.mark_go(order, pid, start_time(self._proc / str(pid)))
 
     def resume(self, state: dict[str, Any], guest: Incarnation) -> None:
         """Takes over an exec that an earlier image of this program began."""
@@ -160,7 +69,7 @@ class Execs:
         self._spool.reopen(order)
         self._places.occupy()
         self._ends[order.id] = self._services.loop.io.create_future()
-        tree = tree or Descendants(self._config.lxc.proc)
+        tree = tree or Descendants(self._proc)
         self.running[order.id] = Execution.resume(self._services, self, state, guest, tree)
 
     # ---- ending
@@ -175,7 +84,7 @@ class Execs:
             self._spool.retire(order.id)
         else:
             self.surviving[order.id] = left
-        self.record_outcome(order, ending)
+        self._trail.outcome(order, ending)
         self._places.give_back()
         waiter = self._ends.pop(order.id)
         if not waiter.done():
@@ -185,14 +94,6 @@ class Execs:
         """Nothing of an ended exec runs any more."""
         self.surviving.pop(left.order.id, None)
         self._spool.retire(left.order.id)
-
-    def record_outcome(self, order: Order, ending: Ending | None) -> None:
-        """Has the outcome written, without waiting: an end cannot be refused. None: nobody knows it."""
-        data = trail.outcome(ending) if ending is not None else {"reason": State.UNKNOWN}
-        try:
-            self._audit.post(self._record(Event.EXEC_OUTCOME, order, data))
-        except GatewayError as error:
-            log.error("%s: its outcome is not in the audit log: %s", order.id, error.detail)
 
     def client_gone(self, exec_id: str) -> None:
         """The client of a waiting `run` has left."""
@@ -206,15 +107,15 @@ class Execs:
             if execution.guest is guest:
                 execution.guest_died()
 
-    def kill(self, exec_id: str, origin: Origin) -> ExecView:
-        """Begins to end the whole tree. Raises ExecNotFound, or ExecEnded, which touches no survivor."""
+    async def kill(self, exec_id: str, origin: Origin) -> ExecView:
+        """Begins to end the whole tree, once that is recorded. Raises ExecNotFound, AuditUnavailable, or ExecEnded."""
+        order = self.order(exec_id, origin)
+        if exec_id in self.running:
+            await self._trail.cancel(order, origin)
         execution = self.running.get(exec_id)
-        if execution is None:
-            self.get(exec_id, origin)
-            raise ExecEnded(f"{exec_id} has ended already; processes it left behind were not touched")
-        self._check_seen(execution.order, origin)
-        execution.end(Reason.CANCELLED)
-        return render(execution.order, State.RUNNING)
+        if execution is None or not execution.end(Reason.CANCELLED):
+            raise ExecEnded(f"{exec_id} has ended already; processes that it left behind were not touched")
+        return self.get(exec_id, origin)
 
     async def wait_end(self, exec_id: str, timeout: float | None = None) -> None:
         """Returns when the exec has ended or the time is over."""
@@ -309,21 +210,6 @@ class Execs:
         if not origin.sees(order.token_id, order.vmid):
             raise ExecNotFound.for_id(order.id)
 
-    def _record(self, event: Event, order: Order, data: dict[str, Any]) -> dict[str, Any]:
-        return build_record(
-            event,
-            audit_id=order.audit_id,
-            request_id=order.request_id,
-            token_id=order.token_id,
-            token_name=order.token_name,
-            remote=order.remote,
-            action="exec:run",
-            vmid=order.vmid,
-            node=order.node,
-            exec_id=order.id,
-            data=data,
-        )
-
     # ---- the whole
 
     def resume_survivors(self, state: dict[str, Any], guests: dict[tuple[int, str], Incarnation]) -> None:
@@ -331,7 +217,7 @@ class Execs:
         order = Order.from_wire(state["order"])
         guest = guests.get((order.vmid, order.incarnation))
         group = guest.group.open(order.id) if guest is not None else None
-        tree = group or Descendants(self._config.lxc.proc)
+        tree = group or Descendants(self._proc)
         self.adopt_survivors(order, tree, list(state["fds"].values()))
 
     def adopt_survivors(self, order: Order, tree: Tree, pipes: list[int]) -> None:
@@ -339,15 +225,6 @@ class Execs:
         left = Survivors(self._services.loop, order, tree, pipes, self.on_survivors_gone)
         self.surviving[order.id] = left
         left.watch()
-
-    async def wait_started(self, timeout: float) -> bool:
-        """Waits until no exec is on its way into its guest; False when that takes too long."""
-        deadline = self._services.loop.io.time() + timeout
-        while self.starting or not all(execution.can_be_handed_over for execution in self.running.values()):
-            if self._services.loop.io.time() > deadline:
-                return False
-            await asyncio.sleep(_START_POLL)
-        return True
 
     async def shut_down(self, timeout: float) -> None:
         """Ends all that runs, as `gateway_lost`; survivors of ended execs are left alone."""
@@ -360,15 +237,3 @@ class Execs:
 
     def sweep(self) -> None:
         self._spool.sweep(time.time())
-
-
-def _parse(body: bytes) -> ExecSpec:
-    try:
-        return ExecSpec.model_validate_json(body)
-    except ValidationError as exc:
-        raise InternalError("the web sent a request that it should have refused") from exc
-
-
-async def _settle(task: asyncio.Task[Any]) -> None:
-    with contextlib.suppress(GatewayError):
-        await task

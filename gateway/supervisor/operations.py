@@ -10,6 +10,7 @@ from gateway.config import Config
 from gateway.exec.order import Order
 from gateway.exec.origin import Origin
 from gateway.supervisor import readiness
+from gateway.supervisor.acceptance import Acceptance
 from gateway.supervisor.capture import kept_ranges
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.protocol import ProtocolError
@@ -22,7 +23,8 @@ _MAX_LISTED = 1000
 class Operations:
     """Turns frames into calls of the registry. Whatever is no request of ours is a ProtocolError."""
 
-    def __init__(self, config: Config, execs: Execs) -> None:
+    def __init__(self, config: Config, acceptance: Acceptance, execs: Execs) -> None:
+        self._acceptance = acceptance
         self._config = config
         self._execs = execs
         self._handlers: dict[str, Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]] = {
@@ -52,7 +54,7 @@ class Operations:
             vmid, config_id = header["vmid"], header["config_id"]
             if type(vmid) is not int or not isinstance(config_id, str) or len(blobs) != 1:
                 raise ProtocolError("malformed run")
-            execution = await self._execs.start(vmid, blobs[0], origin, config_id)
+            execution = await self._acceptance.start(vmid, blobs[0], origin, config_id)
             exec_id = connection.exec_id = execution.order.id
         try:
             await self._execs.wait_end(exec_id)
@@ -94,7 +96,7 @@ class Operations:
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _text(header["id"])
         order = self._execs.order(exec_id, origin)
-        return {"exec": self._execs.kill(exec_id, origin), "guest": self._guest_of(order)}, ()
+        return {"exec": await self._execs.kill(exec_id, origin), "guest": self._guest_of(order)}, ()
 
     def _guest_of(self, order: Order) -> dict[str, Any]:
         """What the web needs to tell whether a new guest has the vmid now."""

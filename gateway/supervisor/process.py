@@ -19,6 +19,8 @@ from gateway.errors import ConfigError
 from gateway.exec.order import Order
 from gateway.notify import notify
 from gateway.supervisor import readiness, reexec
+from gateway.supervisor.acceptance import Acceptance
+from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import ExecGroup
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.execution import Services
@@ -26,6 +28,7 @@ from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.launch import Launcher, reserve_low_descriptors
 from gateway.supervisor.loop import Loop
 from gateway.supervisor.operations import Operations
+from gateway.supervisor.places import Places
 from gateway.supervisor.recovery import recover
 from gateway.supervisor.server import Server, bind
 from gateway.supervisor.spool import Spool
@@ -37,6 +40,7 @@ _SWEEP_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _HANDOVER_SECONDS = 15.0
 _FLUSH_SECONDS = 2.0
+_START_POLL = 0.005
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -51,8 +55,11 @@ class Supervisor:
         self.spool = Spool(config.spool)
         self.guests = Guests(config.lxc, config.supervisor.instance, self._watch_guest)
         services = Services(self.loop, config.exec, Launcher(config.lxc))
-        self.execs = Execs(config, services, self.guests, self.spool, self.audit, redactor)
-        self.operations = Operations(config, self.execs)
+        self.trail = AuditTrail(self.audit, redactor)
+        places = Places(io, places=config.exec.max_running, max_waiting=config.exec.max_queued)
+        self.execs = Execs(config.lxc.proc, services, self.guests, self.spool, self.trail, places)
+        self.acceptance = Acceptance(config, services, self.guests, self.spool, self.trail, places, self.execs)
+        self.operations = Operations(config, self.acceptance, self.execs)
         self.server = Server(
             io,
             self.operations.dispatch,
@@ -78,12 +85,21 @@ class Supervisor:
             guests=self.guests,
             proc=self.config.lxc.proc,
             keep={*self.execs.running, *self.execs.surviving},
-            record_outcome=self.execs.record_outcome,
+            record_outcome=self.trail.outcome,
             adopt=self._adopt_survivors,
         )
 
     def _adopt_survivors(self, order: Order, group: ExecGroup) -> None:
         self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
+
+    async def nothing_starts(self, timeout: float) -> bool:
+        """Waits until no exec is on its way into its guest; False when that takes longer than `timeout` seconds."""
+        deadline = self.loop.io.time() + timeout
+        while self.acceptance.under_way or not all(e.can_be_handed_over for e in self.execs.running.values()):
+            if self.loop.io.time() > deadline:
+                return False
+            await asyncio.sleep(_START_POLL)
+        return True
 
     def sweep(self) -> None:
         """Forgets what is past its retention, again and again."""
@@ -174,7 +190,7 @@ async def _hand_over(supervisor: Supervisor, lock: int) -> None:
     connections = list(supervisor.server.connections)
     for connection in connections:
         connection.pause()
-    ready = await supervisor.execs.wait_started(_HANDOVER_SECONDS)
+    ready = await supervisor.nothing_starts(_HANDOVER_SECONDS)
     if ready and listener is not None:
         await supervisor.audit.flush(_FLUSH_SECONDS)
         state = {**supervisor.to_state(), "lock": lock, "listener": listener.fileno()}

@@ -102,8 +102,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _accept(self, listener: int, now: float) -> None:
         for _ in range(64):  # then the others' turn
-            if not self._make_room():
-                self._accept_from(False)
+            if self._crowd.full and self._crowd.most_dispensable() is None:
+                self._accept_from(False)  # threads have them all: the next tick looks again
                 return
             try:
                 sock, client = self._listeners[listener].accept()
@@ -123,16 +123,11 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             except OSError:  # it left already
                 sock.close()
                 continue
+            # Only now: nobody goes for a client that has not come.
+            while self._crowd.full and (victim := self._crowd.most_dispensable()) is not None:
+                self._drop(victim)
             self._crowd.hold(connection)
             self._step(connection, now)
-
-    def _make_room(self) -> bool:
-        while self._crowd.full:
-            victim = self._crowd.most_dispensable()
-            if victim is None:
-                return False
-            self._drop(victim)
-        return True
 
     def _accept_from(self, enabled: bool) -> None:
         if enabled == self._accepting:

@@ -180,6 +180,24 @@ def test_posts_outlive_a_writer(settings: AuditSettings) -> None:
     assert ids == [None, *(f"ex_{number}" for number in range(40))]
 
 
+def test_a_post_that_is_refused_is_tried_again(settings: AuditSettings) -> None:
+    """While the disk is bad an outcome waits here, where a successor process can find it too."""
+    directory = settings.directory
+    directory.mkdir()
+    (directory / "audit.log").mkdir()
+
+    async def story(client: AsyncAuditClient) -> None:
+        with Writer(settings):
+            client.post(outcome(1))
+            assert not await client.flush(0.5)
+            assert [record["exec_id"] for record in client.unsettled()] == ["ex_1"]
+            (directory / "audit.log").rmdir()
+            assert await client.flush(10)
+
+    run_async(settings, story)
+    assert [sealed.record.get("exec_id") for sealed in read_log(settings)].count("ex_1") == 1
+
+
 def test_posts_have_a_bound(settings: AuditSettings) -> None:
     """A writer that never comes back does not eat the supervisor's memory."""
 

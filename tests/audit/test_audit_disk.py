@@ -179,7 +179,7 @@ def test_callers_that_left_a_frozen_file_system(disk: Disk, running: tuple[Write
     writer, client = running
     with disk.frozen(), connect(writer.settings) as sock:
         sock.sendall(encode_frame({"id": 1, "record": intent(1), "wait": True}))
-        wait_until(lambda: not client.ping()["queued"])
+        wait_until(lambda: client.ping()["writing"])
     recover(client)
     wait_until(lambda: {"ex_1"} <= {sealed.record.get("exec_id") for sealed in records_of(disk, writer)})
     client.commit(intent(99))

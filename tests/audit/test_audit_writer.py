@@ -311,20 +311,24 @@ def test_an_absent_journal_is_counted(writer: Writer, client: AuditClient) -> No
 
 ACTIVATE = """
 import os, sys
+from gateway.audit.settings import AuditSettings, exec_writer
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
-os.execv(sys.executable, [sys.executable, "-m", "gateway.audit", sys.argv[2]])
+exec_writer(AuditSettings.from_json(sys.argv[2]))
 """
 
 
 def test_a_socket_of_systemd_is_used(settings: AuditSettings, tmp_path: Path) -> None:
-    """With LISTEN_FDS the writer serves the socket it was given and makes none."""
+    """With LISTEN_FDS the writer, which its starter becomes, serves the socket it was given and makes none; it
+    imports nothing from the directory it happens to be started in."""
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the working directory')")
     given = tmp_path / "given.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(given))
         listener.listen()
-        command = [sys.executable, "-c", ACTIVATE, str(listener.fileno()), settings.to_json()]
-        process = subprocess.Popen(command, cwd=REPOSITORY, pass_fds=[listener.fileno()])
+        command = [sys.executable, "-P", "-c", ACTIVATE, str(listener.fileno()), settings.to_json()]
+        environment = {"PYTHONPATH": str(REPOSITORY)}
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, pass_fds=[listener.fileno()])
         try:
             client = AuditClient(given)
             assert client.commit(intent(), timeout=10).seq == 2

@@ -116,8 +116,8 @@ def test_origin_crosses_the_wire() -> None:
     assert Origin.from_wire(wire) == origin
     assert origin.sees("tk_1", 150) and origin.sees("tk_2", 101)
     assert not origin.sees("tk_2", 150) and not origin.sees("tk_1", 201)
-    pairs_of_others: tuple[object, ...] = ([[1, "2"]], [[True, 5]], [[1]], "all")
-    damaged = (None, [], {}, {**wire, "admin": True}, *({**wire, "guests": guests} for guests in pairs_of_others))
+    ranges = ([[1, "2"]], [[True, 5]], [[1]], "all")
+    damaged: list[object] = [None, [], {}, {**wire, "admin": True}, *({**wire, "guests": bad} for bad in ranges)]
     for bad in damaged:
         with pytest.raises(ValueError):
             Origin.from_wire(bad)

@@ -73,7 +73,7 @@ class Api:
 
     def run(self, vmid: int, command: str | list[str], **spec: Any) -> dict[str, Any]:
         """Runs a command to its end; its result. Fails when the gateway refuses."""
-        answer = self.post(vmid, {"command": command, **spec}, timeout=120)
+        answer = self.post(vmid, {"command": command, **spec}, timeout=40)
         assert answer.status == 200, (answer.status, answer.body[:2000])
         result: dict[str, Any] = answer.json()
         return result

@@ -16,6 +16,7 @@ LAUNCHER = Path(os.environ.get("LAUNCHER", Path(__file__).parents[2] / "build" /
 STAGES = ("none", "spec", "user", "groups", "cwd", "exec", "tty", "fds", "cgroup", "attach")
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TTY = 1
+ATTACH_STDERR = 2
 _ANSWER_SECONDS = 20
 _PR_SET_CHILD_SUBREAPER = 36
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
@@ -192,16 +193,19 @@ def run(spec: bytes, *, root: Path | None = None, prepare: Callable[[], None] | 
     return finish(launch)
 
 
-def become_subreaper() -> None:
-    """Makes orphans of our descendants our children, as the supervisor does."""
-    assert ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+def adopt_orphans(adopt: bool) -> None:
+    """Makes orphans of our descendants our children, as the supervisor does, or no longer."""
+    assert ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0) == 0
 
 
-def reap_all() -> None:
-    """Waits for every child there is."""
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.wait()
+def end_cgroup(path: Path) -> None:
+    """Kills what a cgroup holds, reaps what of it is ours, and removes it."""
+    members = (path / "cgroup.procs").read_text().split()
+    (path / "cgroup.kill").write_text("1")
+    for pid in members:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(int(pid), 0)
+    remove_cgroup(path)
 
 
 def remove_cgroup(path: Path) -> None:

@@ -1,8 +1,10 @@
 """Host mode: the process that becomes lxc-attach, with other programs in its place."""
 
+import ctypes
 import errno
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 
 from tests.launcher import harness
 from tests.launcher.harness import finish, start
+
+_KEYCTL = 250 if os.uname().machine == "x86_64" else 219
+_JOIN_SESSION_KEYRING, _SESSION_KEYRING = 1, -3
 
 
 def cgroup_root() -> Path:
@@ -130,6 +135,21 @@ def test_leaves_the_supervisors_signals_and_scheduling() -> None:
     assert values["NoNewPrivs"] == "0"
     assert values["NSsid"].split("\t")[0] == pid
     assert (nice, oom_score_adj) == ("0", "0")
+
+
+def test_leaves_the_supervisors_keyring() -> None:
+    """The program has a session keyring of its own, so that no two guests and the host share one."""
+
+    def join() -> None:
+        keyring = ctypes.CDLL(None).syscall(_KEYCTL, _JOIN_SESSION_KEYRING, None)
+        os.write(harness.ATTACH_STDERR, str(keyring).encode())
+
+    script = f"import ctypes; print(ctypes.CDLL(None).syscall({_KEYCTL}, 0, {_SESSION_KEYRING}, 0))"
+    command = ["launcher", "host", "guest", sys.executable, "-I", "-S", "-c", script]
+    ended = finish(start(command, b"spec", prepare=join))
+    theirs, ours = int(ended.stdout), int(ended.attach_stderr)
+    assert theirs > 0 < ours
+    assert theirs != ours
 
 
 def test_opens_the_pipes_to_the_user() -> None:

@@ -18,14 +18,14 @@ from tests.pvesim import guests
 pytestmark = pytest.mark.skipif(
     not Path("/etc/pve/.members").exists(), reason="runs inside a node of tests/pvesim, which has the containers"
 )
-PRIVILEGED, UNPRIVILEGED = 101, 104
+UNPRIVILEGED = 104
 _number = itertools.count()
 
 
 @contextmanager
 def launched(vmid: int, spec: bytes) -> Iterator[tuple[Launch, Path]]:
     """Sends a launcher into a guest, in a cgroup of its own; all that is left in it is killed at the end."""
-    harness.become_subreaper()
+    harness.adopt_orphans(True)
     cgroup = guests.get(vmid).cgroup / f"pveg-launcher-{os.getpid()}-{next(_number)}"
     cgroup.mkdir()
     fd = harness.high(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
@@ -36,10 +36,9 @@ def launched(vmid: int, spec: bytes) -> Iterator[tuple[Launch, Path]]:
         assert os.waitpid(launch.pid, 0)[1] == 0
         yield launch, cgroup
     finally:
-        (cgroup / "cgroup.kill").write_text("1")
-        harness.reap_all()
         launch.close()
-        harness.remove_cgroup(cgroup)
+        harness.end_cgroup(cgroup)
+        harness.adopt_orphans(False)
 
 
 def run_in(vmid: int, spec: bytes) -> Ended:
@@ -55,10 +54,17 @@ def run_in(vmid: int, spec: bytes) -> Ended:
         return finish(launch, said.sender)
 
 
-@pytest.fixture(scope="module", params=[PRIVILEGED, UNPRIVILEGED], ids=["privileged", "unprivileged"])
+GUESTS = {101: "busybox, privileged", 104: "busybox", 201: "Debian", 202: "Debian, privileged"}
+
+
+@pytest.fixture(scope="module", params=list(GUESTS), ids=list(GUESTS.values()))
 def vmid(request: pytest.FixtureRequest) -> int:
-    """A running busybox guest of the node's own."""
+    """A running guest of the node's own."""
     number: int = request.param
+    try:
+        guests.get(number)
+    except guests.GuestError:
+        pytest.skip("this node was started without the Debian guests")
     return number
 
 

@@ -146,11 +146,12 @@ def test_half_open_connections_per_address_are_capped(start_server: StartServer)
 
 
 def test_half_open_connections_are_capped_in_all(start_server: StartServer) -> None:
-    """One more than max_half_open closes the oldest at once."""
+    """One more than max_half_open closes the oldest at once, and no other: the newest eight stay."""
     server = start_server(max_half_open=8, head_s=30, handshake_s=30)
     server.client().request("GET", "/")
     socks = [server.raw() for _ in range(20)]
     assert wait_closed(socks, 12, 0.9) == set(socks[:12])
+    assert wait_closed(socks[12:], 1, 1) == set()
     for sock in socks:
         sock.close()
 

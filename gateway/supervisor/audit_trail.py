@@ -1,0 +1,82 @@
+"""What the supervisor has recorded of execs: the intent before, the outcome after, a cancellation before it acts."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from gateway.audit.aio import AsyncAuditClient
+from gateway.audit.keys import Redactor
+from gateway.audit.record import Event, build_aborted, build_record, new_audit_id
+from gateway.errors import GatewayError
+from gateway.exec import trail
+from gateway.exec.ending import Ending
+from gateway.exec.order import Order
+from gateway.exec.origin import Origin
+from gateway.exec.spec import ExecSpec
+from gateway.exec.view import State
+
+log = logging.getLogger(__name__)
+
+
+class AuditTrail:
+    """The records of this node's execs."""
+
+    def __init__(self, client: AsyncAuditClient, redactor: Redactor) -> None:
+        self._client = client
+        self.hash = redactor.hash
+
+    def intent(self, spec: ExecSpec, order: Order) -> dict[str, Any]:
+        """The record of what is about to run."""
+        return _record(Event.EXEC_INTENT, order, trail.intent(spec, order, self.hash))
+
+    async def commit(self, intent: dict[str, Any]) -> None:
+        """Returns when the intent is durable. Raises AuditUnavailable; then nothing may be run."""
+        await self._client.commit(intent)
+
+    def abort(self, intent: dict[str, Any], reason: str) -> None:
+        """Takes back an intent that is durable: nothing was run."""
+        self._post(build_aborted(intent, reason), str(intent["exec_id"]))
+
+    async def cancel(self, order: Order, origin: Origin) -> None:
+        """Returns when it is recorded who ends this exec. Raises AuditUnavailable; then it is not ended."""
+        record = build_record(
+            Event.EXEC_CANCEL,
+            audit_id=new_audit_id(),
+            request_id=origin.request_id,
+            token_id=origin.token_id,
+            token_name=origin.token_name,
+            remote=origin.remote,
+            action="exec:run",
+            vmid=order.vmid,
+            node=order.node,
+            exec_id=order.id,
+        )
+        await self._client.commit(record)
+
+    def outcome(self, order: Order, ending: Ending | None) -> None:
+        """Has the outcome written, without waiting: an end cannot be refused. None: nobody knows it."""
+        data = trail.outcome(ending) if ending is not None else {"reason": State.UNKNOWN}
+        self._post(_record(Event.EXEC_OUTCOME, order, data), order.id)
+
+    def _post(self, record: dict[str, Any], exec_id: str) -> None:
+        try:
+            self._client.post(record)
+        except GatewayError as error:
+            log.error("%s: %s is not in the audit log: %s", exec_id, record["event"], error.detail)
+
+
+def _record(event: Event, order: Order, data: dict[str, Any]) -> dict[str, Any]:
+    return build_record(
+        event,
+        audit_id=order.audit_id,
+        request_id=order.request_id,
+        token_id=order.token_id,
+        token_name=order.token_name,
+        remote=order.remote,
+        action="exec:run",
+        vmid=order.vmid,
+        node=order.node,
+        exec_id=order.id,
+        data=data,
+    )
