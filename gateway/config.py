@@ -46,7 +46,7 @@ class WebConfig(Section):
     """The HTTP edge: workers, and limits on time, size and count."""
 
     workers: Annotated[int, Field(ge=1, le=16)] = 1
-    threads: Annotated[int, Field(ge=2, le=1024)] = 64
+    threads: Annotated[int, Field(ge=2, le=4096)] = 512
     max_body: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 << 20
     keepalive: Seconds = 75.0
     handshake_timeout: Seconds = 10.0
