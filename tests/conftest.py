@@ -31,38 +31,31 @@ def node() -> None:
 def gateway(node: None) -> Iterator[Gateway]:
     """The whole gateway with its defaults. Who ends one of its services starts it again."""
     running = Gateway()
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
+    yield running
+    running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_gateway(node: None) -> Iterator[Callable[..., Gateway]]:
-    """Further gateways on the same node, each an instance of its own, started and ended with the session."""
+    """Further gateways on the same node, for as long as the module: `make_gateway(exec={"max_running": 2})`."""
     made: list[Gateway] = []
 
-    def make(name: str, **settings: dict[str, Any]) -> Gateway:
-        made.append(Gateway(name, **settings))
-        made[-1].start()
+    def make(**settings: Any) -> Gateway:
+        settings["supervisor"] = {"instance": f"other{len(made)}", **settings.get("supervisor", {})}
+        made.append(Gateway(**settings))
         return made[-1]
 
     yield make
     for one in made:
-        one.stop()
+        one.close()
 
 
 @pytest.fixture(scope="session")
-def token(gateway: Gateway) -> str:
-    """A token that may run commands in all guests, and no more."""
-    return gateway.token("tests")
-
-
-@pytest.fixture(scope="session")
-def api(gateway: Gateway, token: str) -> Api:
-    """The API as that token."""
-    return gateway.api(token)
+def api(gateway: Gateway) -> Iterator[Api]:
+    """The API as a token that may run commands in all guests, and no more."""
+    opened = gateway.api()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@
  *   3  the spec (spec.h), a sealed memfd
  *   4  the status socket: AF_UNIX SOCK_SEQPACKET, one end of a socketpair; the other end has SO_PASSCRED set, so every
  *      message carries its sender's pid as the supervisor sees it
- *   5  this program, a sealed memfd
+ *   5  this program, a sealed memfd of this exec's (or guest's) own: seals hold its bytes, not its mode, and the root
+ *      of a privileged guest may chmod it 0; were it shared, nothing would start in any other guest
  *   6  the command's stderr, or with SPEC_TTY the pty's slave, which becomes 0, 1 and 2 (a tty on 0, 1 or 2 would make
  *      lxc-attach put a pty and a proxy of its own between)
  *   7  host mode `own` only: the exec's cgroup directory, opened O_PATH or O_RDONLY; the guest never sees it

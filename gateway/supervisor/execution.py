@@ -108,8 +108,14 @@ class Execution:
     def spawn(self, spec: bytes, stdin: bytes) -> None:
         """Starts lxc-attach with the launcher. A node without room for a process ends it as `spawn_failed`."""
         try:
+            if self.guest.image is None:
+                self.guest.image = self._services.launcher.image()
             launched = self._services.launcher.launch(
-                vmid=self.order.vmid, spec=spec, stdin=stdin, cgroup=self._tree.join_fd()
+                vmid=self.order.vmid,
+                image=self.guest.image,
+                spec=spec,
+                stdin=stdin,
+                cgroup=self._tree.join_fd(),
             )
         except OSError as exc:
             log.error("%s: cannot start lxc-attach: %s", self.order.id, exc.strerror)

@@ -37,6 +37,8 @@ class Incarnation:
     ns: Path
     mirrored: bool = False
     closed: bool = False
+    image: int | None = None
+    """The launcher as this run of the guest gets it; made for its first exec."""
 
     @property
     def key(self) -> str:
@@ -105,6 +107,8 @@ class Incarnation:
         self.group.close()
         os.close(self.ns_events)
         os.close(self.pidfd)
+        if self.image is not None:
+            os.close(self.image)
 
 
 class Guests:

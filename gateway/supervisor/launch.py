@@ -107,16 +107,25 @@ class Launched:
 
 
 class Launcher:
-    """Knows the launcher's image and how to put it into a guest."""
+    """Knows the launcher's program and how to put it into a guest."""
 
     def __init__(self, config: LxcConfig) -> None:
         self._config = config
-        self._image = sealed_memfd("pveg-launcher", Path(config.launcher).read_bytes())
+        self._program = Path(config.launcher).read_bytes()
+
+    def image(self) -> int:
+        """A sealed copy of the program, for one run of one guest.
+
+        Seals protect the content, not the mode: the root of a privileged guest can `chmod 0 /proc/PID/exe` while its
+        command waits. With a copy of its own it stops nobody's commands but its own.
+        """
+        return sealed_memfd("pveg-launcher", self._program)
 
     def launch(
         self,
         *,
         vmid: int,
+        image: int,
         spec: bytes,
         stdin: bytes,
         cgroup: int | None,
@@ -163,7 +172,7 @@ class Launcher:
                 stdin_r = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             child_side.callback(os.close, stdin_r)
             table = [(stdin_r, 0), (stdout_w, 1), (attach_stderr_w, 2), (memfd, 3), (theirs.fileno(), 4)]
-            table += [(self._image, 5), (stderr_w, 6)]
+            table += [(image, 5), (stderr_w, 6)]
             if cgroup is not None:
                 table.append((cgroup, 7))
             pid = os.posix_spawn(

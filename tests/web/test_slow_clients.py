@@ -133,9 +133,10 @@ def test_idle_connection_is_closed_after_keepalive(start_server: StartServer) ->
 def test_half_open_connections_per_address_are_capped(start_server: StartServer) -> None:
     """Of 40 connections without a request 16 are left a moment later; those with a request do not count."""
     server = start_server(head_s=30, handshake_s=30)
-    busy = [server.client() for _ in range(20)]
-    for client in busy:
-        client.request("GET", "/")
+    busy = []
+    for _ in range(20):
+        busy.append(server.client())
+        busy[-1].request("GET", "/")  # at once: twenty without one would themselves be over the limit
     socks = [server.raw() for _ in range(40)]
     closed = wait_closed(socks, 24, 5)
     assert closed == set(socks[:24])  # the oldest
