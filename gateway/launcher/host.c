@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/keyctl.h>
+#include <linux/close_range.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -56,7 +57,7 @@ _Noreturn void launch_on_host(bool own_cgroup, char **argv)
             fail(MESSAGE_HOST_FAILED, STAGE_FDS);
     if (own_cgroup)
         enter_cgroup();
-    if (close_range(FD_FIRST_UNKNOWN, ~0u, 0))
+    if (close_range(FD_FIRST_UNKNOWN, ~0u, CLOSE_RANGE_CLOEXEC))
         fail(MESSAGE_HOST_FAILED, STAGE_FDS);
     reset_signals();
     setsid(); /* fails only where this leads a session already */
@@ -64,6 +65,6 @@ _Noreturn void launch_on_host(bool own_cgroup, char **argv)
     leave_privileged_scheduling();
     open_pipes_to_all();
     send_message(MESSAGE_HOST);
-    execve(argv[0], argv, ENVIRONMENT);
+    execve(argv[0], argv + 1, ENVIRONMENT);
     fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);
 }

@@ -27,6 +27,10 @@ _LIST_SCAN = 2000
 """How many remembered execs one listing looks at; the caller pages on from there."""
 
 
+Result = tuple[ExecView, bytes, bytes]
+"""An ended exec, and what was kept of its stdout and stderr."""
+
+
 class Execs:
     """The registry: those that run, those whose survivors live on, and by way of the spool those that ended."""
 
@@ -47,7 +51,7 @@ class Execs:
         self._spool = spool
         self._trail = trail
         self._places = places
-        self._ends: dict[str, asyncio.Future[None]] = {}
+        self._ends: dict[str, asyncio.Future[Result]] = {}
 
     # ---- beginning
 
@@ -79,7 +83,8 @@ class Execs:
         order, ending = execution.order, execution.ending
         assert ending is not None
         del self.running[order.id]
-        self._spool.end(order, ending, execution.stdout.kept(), execution.stderr.kept())
+        stdout, stderr = execution.stdout.kept(), execution.stderr.kept()
+        self._spool.end(order, ending, stdout, stderr)
         if left is None:
             self._spool.retire(order.id)
         else:
@@ -88,7 +93,7 @@ class Execs:
         self._places.give_back()
         waiter = self._ends.pop(order.id)
         if not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result((render(order, State.ENDED, ending), stdout, stderr))
 
     def on_survivors_gone(self, left: Survivors) -> None:
         """Nothing of an ended exec runs any more."""
@@ -103,6 +108,7 @@ class Execs:
 
     def guest_died(self, guest: Incarnation) -> None:
         self._guests.forget(guest)
+        self._services.launcher.programs.forget(guest.key)
         for execution in list(self.running.values()):
             if execution.guest is guest:
                 execution.guest_died()
@@ -117,11 +123,13 @@ class Execs:
             raise ExecEnded(f"{exec_id} has ended already; processes that it left behind were not touched")
         return self.get(exec_id, origin)
 
-    async def wait_end(self, exec_id: str, timeout: float | None = None) -> None:
-        """Returns when the exec has ended or the time is over."""
+    async def wait_end(self, exec_id: str, timeout: float | None = None) -> Result | None:
+        """What it ended with; None when the time is over first, or when it had ended before."""
         future = self._ends.get(exec_id)
-        if future is not None:
-            await asyncio.wait([future], timeout=timeout)
+        if future is None:
+            return None
+        await asyncio.wait([future], timeout=timeout)
+        return future.result() if future.done() else None
 
     # ---- looking
 
@@ -189,8 +197,8 @@ class Execs:
         start, size = place_in_kept(count, offset, length)
         return self._spool.read(order.id, stream, start, size), count, True
 
-    def result(self, exec_id: str, origin: Origin) -> tuple[ExecView, bytes, bytes]:
-        """An ended exec with all that was kept of its output."""
+    def result(self, exec_id: str, origin: Origin) -> Result:
+        """An ended exec with all that was kept of its output, as the spool remembers it."""
         order, stands, ending = self._look_up(exec_id, origin)
         stdout, stderr = (self._spool.read(order.id, stream, 0, None) for stream in ("stdout", "stderr"))
         return render(order, stands, ending), stdout, stderr

@@ -108,11 +108,10 @@ class Execution:
     def spawn(self, spec: bytes, stdin: bytes) -> None:
         """Starts lxc-attach with the launcher. A node without room for a process ends it as `spawn_failed`."""
         try:
-            if self.guest.image is None:
-                self.guest.image = self._services.launcher.image()
+            images = self._services.launcher.programs.images(self.guest.key, privileged=self.guest.privileged)
             launched = self._services.launcher.launch(
                 vmid=self.order.vmid,
-                image=self.guest.image,
+                images=images,
                 spec=spec,
                 stdin=stdin,
                 cgroup=self._tree.join_fd(),

@@ -33,12 +33,11 @@ class Incarnation:
     pidfd: int
     group: InstanceGroup
     ns_events: int
+    privileged: bool
     proc: Path
     ns: Path
     mirrored: bool = False
     closed: bool = False
-    image: int | None = None
-    """The launcher as this run of the guest gets it; made for its first exec."""
 
     @property
     def key(self) -> str:
@@ -89,7 +88,14 @@ class Incarnation:
     def to_state(self) -> dict[str, Any]:
         """What `from_state` needs; descriptors by number."""
         fds = {"pidfd": self.pidfd, "group": self.group.dir, "ns_events": self.ns_events}
-        return {"vmid": self.vmid, "pid": self.init_pid, "start": self.init_start, "frozen": self.mirrored, "fds": fds}
+        return {
+            "vmid": self.vmid,
+            "pid": self.init_pid,
+            "start": self.init_start,
+            "privileged": self.privileged,
+            "frozen": self.mirrored,
+            "fds": fds,
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any], config: LxcConfig) -> Incarnation:
@@ -98,7 +104,16 @@ class Incarnation:
         group = InstanceGroup(fds["group"], vmid)
         ns = config.cgroup / "lxc" / str(vmid) / "ns"
         return cls(
-            vmid, state["pid"], state["start"], fds["pidfd"], group, fds["ns_events"], config.proc, ns, state["frozen"]
+            vmid,
+            state["pid"],
+            state["start"],
+            fds["pidfd"],
+            group,
+            fds["ns_events"],
+            state["privileged"],
+            config.proc,
+            ns,
+            state["frozen"],
         )
 
     def close(self) -> None:
@@ -107,8 +122,6 @@ class Incarnation:
         self.group.close()
         os.close(self.ns_events)
         os.close(self.pidfd)
-        if self.image is not None:
-            os.close(self.image)
 
 
 class Guests:
@@ -190,6 +203,7 @@ class Guests:
                     pidfd = os.pidfd_open(pid)
                     undo.callback(os.close, pidfd)
                     start = start_time(self._config.proc / str(pid))
+                    privileged = _is_privileged(self._config.proc / str(pid))
                     directory = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     undo.callback(os.close, directory)
                     events = os.open("ns/cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
@@ -198,7 +212,7 @@ class Guests:
                     undo.callback(group.close)
                 except (OSError, ValueError, GuestNotRunning):
                     continue
-                guest = Incarnation(vmid, pid, start, pidfd, group, events, self._config.proc, base / "ns")
+                guest = Incarnation(vmid, pid, start, pidfd, group, events, privileged, self._config.proc, base / "ns")
                 if not guest.alive() or pid not in _pids_below(base / "ns"):
                     continue
                 undo.pop_all()
@@ -232,6 +246,15 @@ def _status_field(process: Path, name: str) -> list[str]:
             if line.startswith(f"{name}:"):
                 return line.split()[1:]
     return []
+
+
+def _is_privileged(process: Path) -> bool:
+    """Whether root in its user namespace is root here (user_namespaces(7)); when in doubt, yes."""
+    for line in (process / "uid_map").read_text().splitlines():
+        inside, outside, _ = line.split()
+        if inside == "0":
+            return outside == "0"
+    return True
 
 
 def start_time(process: Path) -> int:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 from gateway.config import LxcConfig
 from gateway.exec.view import SpawnError
+from gateway.supervisor.programs import Images, Programs, sealed_memfd
 
 STAGES = {
     1: "spec",
@@ -42,7 +41,7 @@ _STAGE_WORDS = {
     "attach": "lxc-attach could not be run, or ended before the command began",
 }
 _LOW_FDS = range(3, 10)
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_CGROUP_FD, _ATTACH_FD = 7, 8
 _CREDENTIALS = struct.Struct("3i")
 _SPEC_HEADER = struct.Struct("<8sIIIII")
 STDIN_PIPE_BYTES = 65536
@@ -58,17 +57,6 @@ def reserve_low_descriptors() -> None:
         os.dup2(null, number, inheritable=False)
     if null not in _LOW_FDS:
         os.close(null)
-
-
-def sealed_memfd(name: str, *parts: bytes) -> int:
-    """A memfd with this content that nobody can change any more, not even the guest's root."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    for part in parts:
-        view = memoryview(part)
-        while view:
-            view = view[os.write(fd, view) :]
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    return fd
 
 
 def build_spec(*, argv: list[str], env: dict[str, str], cwd: str | None, user: str | None) -> bytes:
@@ -107,25 +95,17 @@ class Launched:
 
 
 class Launcher:
-    """Knows the launcher's program and how to put it into a guest."""
+    """Knows how to put a command into a guest."""
 
     def __init__(self, config: LxcConfig) -> None:
         self._config = config
-        self._program = Path(config.launcher).read_bytes()
-
-    def image(self) -> int:
-        """A sealed copy of the program, for one run of one guest.
-
-        Seals protect the content, not the mode: the root of a privileged guest can `chmod 0 /proc/PID/exe` while its
-        command waits. With a copy of its own it stops nobody's commands but its own.
-        """
-        return sealed_memfd("pveg-launcher", self._program)
+        self.programs = Programs(config)
 
     def launch(
         self,
         *,
         vmid: int,
-        image: int,
+        images: Images,
         spec: bytes,
         stdin: bytes,
         cgroup: int | None,
@@ -136,7 +116,8 @@ class Launcher:
         """
         elevated = [] if cgroup is None else ["--elevated-privileges=CGROUP"]
         attach = [
-            str(self._config.attach),
+            str(self._config.attach) if images.attach is None else f"/proc/self/fd/{_ATTACH_FD}",
+            "lxc-attach",
             "-P",
             str(self._config.path),
             "-n",
@@ -172,9 +153,11 @@ class Launcher:
                 stdin_r = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             child_side.callback(os.close, stdin_r)
             table = [(stdin_r, 0), (stdout_w, 1), (attach_stderr_w, 2), (memfd, 3), (theirs.fileno(), 4)]
-            table += [(image, 5), (stderr_w, 6)]
+            table += [(images.launcher, 5), (stderr_w, 6)]
             if cgroup is not None:
-                table.append((cgroup, 7))
+                table.append((cgroup, _CGROUP_FD))
+            if images.attach is not None:
+                table.append((images.attach, _ATTACH_FD))
             pid = os.posix_spawn(
                 self._config.launcher,
                 ["launcher", "host", mode, *attach],

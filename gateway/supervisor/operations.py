@@ -57,11 +57,11 @@ class Operations:
             execution = await self._acceptance.start(vmid, blobs[0], origin, config_id)
             exec_id = connection.exec_id = execution.order.id
         try:
-            await self._execs.wait_end(exec_id)
+            ended = await self._execs.wait_end(exec_id)
         except asyncio.CancelledError:
             self._execs.client_gone(exec_id)
             raise
-        view, stdout, stderr = self._execs.result(exec_id, origin)
+        view, stdout, stderr = ended or self._execs.result(exec_id, origin)
         return {"exec": view}, (stdout, stderr)
 
     async def _get(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:

@@ -1,8 +1,7 @@
-"""A small client of the API: HTTPS, one kept connection per thread, answers as they came."""
+"""A small client of the API: HTTPS, kept connections, safe in many threads, answers as they came."""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import socket
@@ -38,7 +37,8 @@ class Api:
         self.token = token
         self._timeout = timeout
         self._context = ssl.create_default_context(cafile=str(ca))
-        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPSConnection] = []
 
     def request(
         self,
@@ -50,7 +50,7 @@ class Api:
         headers: dict[str, str] | None = None,
         timeout: float | None = None,
     ) -> Answer:
-        """One request; a kept connection that the server has closed meanwhile is replaced once, for reading only."""
+        """One request, on a kept connection where one is free; sent once, whatever happens."""
         data = raw if raw is not None else None if body is None else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} if data is not None else {}
         if self.token:
@@ -59,10 +59,13 @@ class Api:
         try:
             connection.request(method, path, data, sent | (headers or {}))
             reply = connection.getresponse()
-            return Answer(reply.status, reply.headers, reply.read())
+            answer = Answer(reply.status, reply.headers, reply.read())
         except BaseException:
-            self.close()
+            connection.close()
             raise
+        with self._lock:
+            self._idle.append(connection)
+        return answer
 
     def get(self, path: str, **options: Any) -> Answer:
         return self.request("GET", path, **options)
@@ -91,21 +94,21 @@ class Api:
         return secured
 
     def close(self) -> None:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.close()
-            self._local.connection = None
+        """Closes the kept connections."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def _connection(self, timeout: float) -> http.client.HTTPSConnection:
-        connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
-        if connection is None or connection.sock is None or _has_ended(connection.sock):
-            self.close()
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._context, timeout=timeout)
-            self._local.connection = connection
-        elif connection.sock is not None:
-            connection.sock.settimeout(timeout)
-        return connection
+        with self._lock:
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.sock is not None and not _has_ended(connection.sock):
+                    connection.sock.settimeout(timeout)
+                    return connection
+                connection.close()
+        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self._context, timeout=timeout)
 
 
 def _has_ended(sock: socket.socket) -> bool:

@@ -46,7 +46,7 @@ def test_death_by_a_signal_is_told_from_an_exit(run: Run, vmid: int, number: int
     [
         pytest.param({"command": ["/no/such/program"]}, "exec", "ENOENT", 127, id="missing-program"),
         pytest.param({"command": ["no-such-program"]}, "exec", "ENOENT", 127, id="missing-in-PATH"),
-        pytest.param({"command": ["/etc/hostname"]}, "exec", "EACCES", 126, id="not-executable"),
+        pytest.param({"command": ["/etc/group"]}, "exec", "EACCES", 126, id="not-executable"),
         pytest.param({"command": ["/etc"]}, "exec", "EACCES", 126, id="a-directory"),
         pytest.param({"command": ["/etc/hostname/x"]}, "exec", "ENOTDIR", 126, id="below-a-file"),
         pytest.param({"command": ["true"], "cwd": "/no/such/place"}, "cwd", "ENOENT", 126, id="missing-cwd"),

@@ -1,0 +1,62 @@
+# `make help` lists what there is. The work is done by tests/demo, tests/pvesim and gateway/launcher.
+PYTHON ?= python3
+PORT ?= 39377
+ARGS ?=
+FUZZ_SECONDS ?= 60
+BIN = .venv/bin
+NODE = $(PYTHON) -m tests.pvesim run --state .test/node --guests test --
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '  make %-14s %s\n' "$$name" "$$text"; done
+
+demo: root packages .venv/installed build/launcher  ## start a simulated PVE node and the gateway, run a command (PORT=39377)
+	@$(BIN)/python -m tests.demo start --port $(PORT)
+
+demo-stop:  ## end the demo and check that nothing of it is left
+	@$(PYTHON) -m tests.demo stop
+
+test: root packages .venv/installed-dev build/launcher  ## run the tests on real containers (ARGS="-k name" goes to pytest)
+	@$(NODE) $(BIN)/python -m pytest $(ARGS)
+
+lint: lint-packages .venv/installed-dev  ## check style, types and the launcher's C
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) -s -C gateway/launcher lint
+
+bench: root packages .venv/installed-dev build/launcher  ## measure against bare lxc-attach, about a minute
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+launcher: build/launcher  ## build the program that runs first in the guest
+
+fuzz-launcher: lint-packages  ## fuzz the launcher's parsers (FUZZ_SECONDS=60 each)
+	$(MAKE) -C gateway/launcher fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+
+spec: .venv/installed  ## write openapi/openapi.yaml anew
+	$(BIN)/pve-exec-gateway openapi > openapi/openapi.yaml
+
+clean: demo-stop  ## remove all that make made
+	rm -rf .venv .demo .test build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+root:
+	@test "$$(id -u)" = 0 || { echo "make: namespaces and containers need root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+
+packages:
+	@sh tests/demo/install.sh
+
+lint-packages:
+	@sh tests/demo/install.sh clang clang-tidy
+
+build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
+	$(MAKE) -s -C gateway/launcher
+
+.venv/installed: EXTRAS =
+.venv/installed-dev: EXTRAS = [test,lint]
+.venv/installed .venv/installed-dev: pyproject.toml
+	@echo "making .venv$(EXTRAS)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.$(EXTRAS)'
+	@touch $@
+
+.PHONY: help demo demo-stop test lint bench launcher fuzz-launcher spec clean root packages lint-packages
