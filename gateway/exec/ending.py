@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +29,7 @@ class Ending:
     timing: Timing | None = None
 
     def to_wire(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**vars(self)}
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Ending:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.exec.limits import Limits
@@ -37,7 +37,7 @@ class Order:
     placement: Placement
 
     def to_wire(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**vars(self), "limits": {**vars(self.limits)}}
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Order:

@@ -12,12 +12,28 @@ from gateway.exec.spec import ExecSpec
 Hash = Callable[[bytes | str], str]
 
 
+_MAX_WORD = 4096
+_MAX_SHOWN = 65536
+"""Characters of one argument, and of all, that are shown; of what is longer, its beginning and a keyed hash."""
+
+
 def shown_command(spec: ExecSpec, hash_value: Hash) -> list[str]:
-    """The argument list that runs, with those that `redact` names as keyed hashes."""
+    """The argument list that runs, with those that `redact` names as keyed hashes, bounded in length."""
     argv = spec.argv()
     offset = len(argv) - 1 if isinstance(spec.command, str) else 0
     hidden = {position + offset for position in spec.redact}
-    return [hash_value(word) if index in hidden else word for index, word in enumerate(argv)]
+    shown: list[str] = []
+    room = _MAX_SHOWN
+    for index, word in enumerate(argv):
+        if room <= 0:
+            shown.append(f"[{len(argv) - index} more arguments]")
+            break
+        text = hash_value(word) if index in hidden else word
+        if len(text) > min(_MAX_WORD, room):
+            text = f"{text[: min(_MAX_WORD, room) // 4]}[of {len(word)} characters, {hash_value(word)}]"
+        shown.append(text)
+        room -= len(text) + 1
+    return shown
 
 
 def intent(spec: ExecSpec, order: Order, hash_value: Hash) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class InstanceGroup:
     def __init__(self, directory: int, vmid: int) -> None:
         self.dir = directory
         self._vmid = vmid
+        self._memory = b"memory" in _read(directory, "cgroup.subtree_control").split()
 
     @classmethod
     def enter(cls, guest_dir: int, instance: str, vmid: int) -> InstanceGroup:
@@ -51,24 +52,24 @@ class InstanceGroup:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=guest_dir)
-            group = cls(os.open(name, _DIRECTORY, dir_fd=guest_dir), vmid)
+            directory = os.open(name, _DIRECTORY, dir_fd=guest_dir)
         except FileNotFoundError as exc:
             raise GuestNotRunning(f"guest {vmid} has just stopped; start it first", vmid=vmid) from exc
-        group._enable_controllers()
-        return group
+        _enable_controllers(directory)
+        return cls(directory, vmid)
 
     def make(self, exec_id: str) -> ExecGroup:
         """A new, empty cgroup for one exec. Raises GuestNotRunning when the guest has stopped meanwhile."""
         try:
             os.mkdir(exec_id, 0o755, dir_fd=self.dir)
-            return ExecGroup(self.dir, exec_id)
+            return ExecGroup(self.dir, exec_id, memory=self._memory)
         except FileNotFoundError as exc:
             raise GuestNotRunning(f"guest {self._vmid} has just stopped; start it first", vmid=self._vmid) from exc
 
     def open(self, exec_id: str) -> ExecGroup | None:
         """The cgroup of an exec that an earlier image of this program made; None when it is gone."""
         try:
-            return ExecGroup(self.dir, exec_id)
+            return ExecGroup(self.dir, exec_id, memory=self._memory)
         except FileNotFoundError:
             return None
 
@@ -86,20 +87,14 @@ class InstanceGroup:
     def close(self) -> None:
         os.close(self.dir)
 
-    def _enable_controllers(self) -> None:
-        available = _read(self.dir, "cgroup.controllers").split()
-        for name in (b"memory", b"pids"):
-            if name in available:
-                with contextlib.suppress(OSError):
-                    _write(self.dir, "cgroup.subtree_control", b"+" + name)
-
 
 class ExecGroup:
     """The cgroup of one exec: its whole tree, whatever forked, called setsid or ignores signals."""
 
-    def __init__(self, parent: int, name: str) -> None:
-        self._parent = os.open(".", _DIRECTORY, dir_fd=parent)
+    def __init__(self, parent: int, name: str, *, memory: bool = False) -> None:
+        self._parent = os.dup(parent)
         self._name = name
+        self._memory = memory
         self._events: int | None = None
         try:
             self.dir = os.open(name, _DIRECTORY, dir_fd=parent)
@@ -149,8 +144,8 @@ class ExecGroup:
     def usage(self) -> Usage:
         """What the tree has used so far; null where the guest's tree does not enable the controller."""
         cpu = _keyed(_read(self.dir, "cpu.stat")).get("usage_usec")
-        peak = _read(self.dir, "memory.peak").strip()
-        oom = _keyed(_read(self.dir, "memory.events")).get("oom_kill")
+        peak = _read(self.dir, "memory.peak").strip() if self._memory else b""
+        oom = _keyed(_read(self.dir, "memory.events")).get("oom_kill") if self._memory else None
         return {
             "cpu_ms": None if cpu is None else cpu // 1000,
             "memory_peak": int(peak) if peak.isdigit() else None,
@@ -211,6 +206,15 @@ class ExecGroup:
         except OSError:
             return False
         return True
+
+
+def _enable_controllers(directory: int) -> None:
+    """Has the kernel account for each exec, as far as the guest's own tree does."""
+    available = _read(directory, "cgroup.controllers").split()
+    for name in (b"memory", b"pids"):
+        if name in available:
+            with contextlib.suppress(OSError):
+                _write(directory, "cgroup.subtree_control", b"+" + name)
 
 
 def read_event(events_fd: int, key: str) -> bool:

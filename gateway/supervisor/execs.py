@@ -24,7 +24,8 @@ from gateway.supervisor.spool import Spool
 from gateway.supervisor.survivors import Survivors
 
 _LIST_SCAN = 2000
-"""How many remembered execs one listing looks at; the caller pages on from there."""
+_PAGE_CHARACTERS = 1 << 20
+"""How many remembered execs one listing looks at, and about how long it gets; the caller pages on from there."""
 
 
 Result = tuple[ExecView, bytes, bytes]
@@ -62,7 +63,8 @@ class Execs:
 
     def mark_go(self, order: Order, pid: int) -> None:
         """The command may begin from here on."""
-        self._spool.mark_go(order, pid, start_time(self._proc / str(pid)))
+        placed = order.placement is Placement.GUEST  # then no cgroup will tell which processes are its own
+        self._spool.mark_go(order, pid, start_time(self._proc / str(pid)) if placed else 0)
 
     def resume(self, state: dict[str, Any], guest: Incarnation) -> None:
         """Takes over an exec that an earlier image of this program began."""
@@ -160,9 +162,9 @@ class Execs:
         found: list[tuple[Order, ExecView]] = []
         ids = sorted({*self.running, *self._spool.ended_ids()}, reverse=True)
         page = [exec_id for exec_id in ids if after is None or exec_id < after]
-        last = None
+        last, room = None, _PAGE_CHARACTERS
         for scanned, exec_id in enumerate(page):
-            if len(found) >= limit or scanned >= _LIST_SCAN:
+            if len(found) >= limit or scanned >= _LIST_SCAN or room <= 0:
                 return found, last
             last = exec_id
             try:
@@ -175,6 +177,7 @@ class Execs:
                 and labels.items() <= order.labels.items()
             ):
                 found.append((order, render(order, stands, ending)))
+                room -= sum(map(len, order.command)) + 1024
         return found, None
 
     def read_output(

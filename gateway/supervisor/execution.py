@@ -34,10 +34,10 @@ from gateway.supervisor.survivors import Survivors
 
 log = logging.getLogger(__name__)
 
-_KILLED_SETTLE = 0.05
-"""Seconds until a stray SIGKILL is looked at again: a hard stop of the guest kills the command before its init."""
-_SHUTDOWN_SETTLE = 2.5
-"""The same when only init is left in the guest: busybox' init lives 2 s past the TERM it sends to all others."""
+_SETTLE = 0.05
+"""Seconds between two looks at the guest after a stray signal: a hard stop kills the command before its init."""
+_SHUTDOWN = 2.5
+"""Seconds for which such looks go on while init seems to shut down: busybox' lives 2 s past the TERM it sends."""
 _EMPTY_RETRY = 0.002
 _LOOK_AGAIN = 0.05
 _STRAY_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
@@ -211,18 +211,22 @@ class Execution:
         if status & 0x7F in _STRAY_SIGNALS and self._end_reason is None and self._spawn_error is None:
             if self.guest.stopping():
                 self._end_reason = Reason.CONTAINER_STOPPED
-            elif self.guest.only_init_left():
-                self._arm("settle", self._command_ended + _SHUTDOWN_SETTLE, self._settled)
-            elif status & 0x7F == signal.SIGKILL:
-                self._arm("settle", self._command_ended + _KILLED_SETTLE, self._settled)
+            else:
+                self._arm("settle", self._command_ended + _SETTLE, self._look_at_guest)
         self._progress()
 
     def _timed_out(self) -> None:
         self.end(Reason.TIMEOUT)
 
-    def _settled(self) -> None:
+    def _look_at_guest(self) -> None:
+        """Whether a stray signal was the guest's end: init is given the time that it takes to shut down."""
+        assert self._command_ended is not None
+        now = self._io.time()
         if self._end_reason is None and self.guest.stopping():
             self._end_reason = Reason.CONTAINER_STOPPED
+        elif self._end_reason is None and now < self._command_ended + _SHUTDOWN and self.guest.seems_to_shut_down():
+            self._arm("settle", now + _SETTLE, self._look_at_guest)
+            return
         self._progress()
 
     def _progress(self) -> None:

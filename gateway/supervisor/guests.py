@@ -11,7 +11,7 @@ import contextlib
 import os
 import select
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class Incarnation:
     ns: Path
     mirrored: bool = False
     closed: bool = False
+    _death: select.poll = field(default_factory=select.poll)
+
+    def __post_init__(self) -> None:
+        self._death.register(self.pidfd, select.POLLIN)
 
     @property
     def key(self) -> str:
@@ -45,11 +49,7 @@ class Incarnation:
         return f"{self.init_pid}.{self.init_start}"
 
     def alive(self) -> bool:
-        if self.closed:
-            return False
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return not poll.poll(0)
+        return not self.closed and not self._death.poll(0)
 
     def frozen(self) -> bool:
         return not self.closed and read_event(self.ns_events, "frozen")
@@ -74,9 +74,17 @@ class Incarnation:
             or comm == "systemd-shutdow"
         )
 
-    def only_init_left(self) -> bool:
-        """Whether nothing but init lives in the guest, our execs apart: so it looks while a guest shuts down."""
-        return _pids_below(self.ns) == [self.init_pid]
+    def seems_to_shut_down(self) -> bool:
+        """Whether nothing but init is left and init sleeps: busybox' does so between its TERM, its KILL and the end.
+
+        Its idle loop waits in sigtimedwait(2), which /proc/PID/wchan tells; a kernel that does not tell says 0.
+        """
+        if _pids_below(self.ns) != [self.init_pid]:
+            return False
+        with contextlib.suppress(OSError):
+            where = (self.proc / str(self.init_pid) / "wchan").read_text()
+            return where == "0" or "nanosleep" in where
+        return True
 
     def mirror_freeze(self) -> None:
         """Freezes or thaws our execs as the guest is: liblxc freezes `ns` only."""

@@ -144,13 +144,10 @@ class Launcher:
                 os.set_blocking(read, False)
                 pipes.append((read, write))
             (stdout, stdout_w), (stderr, stderr_w), (attach_stderr, attach_stderr_w) = pipes
-            stdin_w: int | None = None
-            if stdin:
-                stdin_r, stdin_w = os.pipe2(os.O_CLOEXEC)
-                undo.callback(os.close, stdin_w)
-                os.set_blocking(stdin_w, False)
-            else:
-                stdin_r = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            # Without input, too, a pipe: the node's /dev/null would be an inode of the node in the hands of the guest.
+            stdin_r, stdin_w = os.pipe2(os.O_CLOEXEC)
+            (undo if stdin else child_side).callback(os.close, stdin_w)
+            os.set_blocking(stdin_w, False)
             child_side.callback(os.close, stdin_r)
             table = [(stdin_r, 0), (stdout_w, 1), (attach_stderr_w, 2), (memfd, 3), (theirs.fileno(), 4)]
             table += [(images.launcher, 5), (stderr_w, 6)]
@@ -165,7 +162,7 @@ class Launcher:
                 file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for source, target in table],
             )
             undo.pop_all()
-        return Launched(pid, ours, stdin_w, stdout, stderr, attach_stderr)
+        return Launched(pid, ours, stdin_w if stdin else None, stdout, stderr, attach_stderr)
 
 
 def receive(status: socket.socket) -> Message | None:

@@ -11,7 +11,7 @@ import struct
 from typing import Any
 
 PREFIX = struct.Struct(">II")
-MAX_HEADER = 1 << 20
+MAX_HEADER = 8 << 20
 # The largest request body or pair of outputs the configuration can allow, with room for both streams.
 MAX_BLOB = (1 << 30) + (1 << 20)
 

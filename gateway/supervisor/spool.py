@@ -100,7 +100,7 @@ class Spool:
     def retire(self, exec_id: str) -> None:
         """Moves it to the ended ones: nothing of it runs any more."""
         with contextlib.suppress(FileNotFoundError):
-            (self._active / exec_id).rename(self._ended / exec_id)
+            os.rename(f"{self._active}/{exec_id}", f"{self._ended}/{exec_id}")
 
     def drop(self, exec_id: str) -> None:
         """Forgets one that never began."""
