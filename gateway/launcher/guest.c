@@ -81,7 +81,7 @@ _Noreturn void launch_in_guest(void)
     struct spec spec;
     static struct identity who;
 
-    if (fcntl(FD_STATUS, F_SETFD, FD_CLOEXEC) || close_range(FD_FIRST_UNKNOWN, ~0u, 0))
+    if (fcntl(FD_STATUS, F_SETFD, FD_CLOEXEC) || !close_unknown(0))
         fail(MESSAGE_FAILED, STAGE_FDS);
     load_spec(&spec);
     enum stage failed = resolve_identity(spec.user, &who);

@@ -3,8 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/keyctl.h>
 #include <linux/close_range.h>
+#include <linux/keyctl.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -49,7 +49,7 @@ static void leave_privileged_scheduling(void)
     }
 }
 
-_Noreturn void launch_on_host(bool own_cgroup, char **argv)
+_Noreturn void launch_on_host(bool own_cgroup, const char *program, char **argv)
 {
     /* A hole would be filled by whatever lxc-attach opens next, and the guest would get that. */
     for (int fd = 0; fd < FD_CGROUP + own_cgroup; fd++)
@@ -57,7 +57,8 @@ _Noreturn void launch_on_host(bool own_cgroup, char **argv)
             fail(MESSAGE_HOST_FAILED, STAGE_FDS);
     if (own_cgroup)
         enter_cgroup();
-    if (close_range(FD_FIRST_UNKNOWN, ~0u, CLOSE_RANGE_CLOEXEC))
+    /* Closed by the exec and not before it, for the program may be FD_ATTACH. */
+    if (!close_unknown(CLOSE_RANGE_CLOEXEC))
         fail(MESSAGE_HOST_FAILED, STAGE_FDS);
     reset_signals();
     setsid(); /* fails only where this leads a session already */
@@ -65,6 +66,6 @@ _Noreturn void launch_on_host(bool own_cgroup, char **argv)
     leave_privileged_scheduling();
     open_pipes_to_all();
     send_message(MESSAGE_HOST);
-    execve(argv[0], argv + 1, ENVIRONMENT);
+    execve(program, argv, ENVIRONMENT);
     fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);
 }

@@ -1,10 +1,9 @@
-/* Owns signals, limits, the modes of pipes and the search for a program. */
+/* Owns signals, descriptors in excess, limits, the modes of pipes and the search for a program. */
 #include "process.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -24,6 +23,11 @@ void reset_signals(void)
     for (int number = 1; number <= KERNEL_SIGNALS; number++)
         syscall(SYS_rt_sigaction, number, zeros, NULL, KERNEL_SIGNAL_SET_BYTES);
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, zeros, NULL, KERNEL_SIGNAL_SET_BYTES);
+}
+
+bool close_unknown(unsigned flags)
+{
+    return !syscall(SYS_close_range, FD_FIRST_UNKNOWN, ~0u, flags); /* musl has no function for it */
 }
 
 static rlim_t least(rlim_t a, rlim_t b)

@@ -2,8 +2,14 @@
 #ifndef LAUNCHER_PROCESS_H
 #define LAUNCHER_PROCESS_H
 
+#include <stdbool.h>
+
 /* Gives every signal its default action, the two that the C library keeps to itself too, and unblocks all. */
 void reset_signals(void);
+
+/* Closes every descriptor from FD_FIRST_UNKNOWN on: at once, or with CLOSE_RANGE_CLOEXEC by the next execve. False with
+ * errno. */
+bool close_unknown(unsigned flags);
 
 /* Takes each limit of the guest's init (pid 1), as near as may be without CAP_SYS_RESOURCE; of files soft 1024, so that
  * select(2) works, and hard 524288 at most, as under systemd; no core by default. */

@@ -13,6 +13,11 @@
  *   6  the command's stderr, or with SPEC_TTY the pty's slave, which becomes 0, 1 and 2 (a tty on 0, 1 or 2 would make
  *      lxc-attach put a pty and a proxy of its own between)
  *   7  host mode `own` only: the exec's cgroup directory, opened O_PATH or O_RDONLY; the guest never sees it
+ *   8  host mode only, where EXE is /proc/self/fd/8: lxc-attach itself, a memfd with the seals SEAL, SHRINK, GROW and
+ *      WRITE (0xf) and no other. Its own file lxc-attach copies into such a memfd and executes again, so that no guest
+ *      can write to it (CVE-2019-5736; lxc's src/lxc/rexec.c); of one that is that already it goes on at once. Absent
+ *      where lxc-attach is run by its path, as a script must be. The guest never sees the descriptor, but for a moment
+ *      the file, as /proc/PID/exe of a process that is about to become 5: so it is shared as little as 5 is
  *
  * Messages, each one datagram on 4:
  *   'H'                    launcher -> supervisor   host mode, just before it becomes lxc-attach; the sender is the pid
@@ -42,6 +47,7 @@ enum descriptor {
     FD_PROGRAM = 5,
     FD_COMMAND_STDERR = 6,
     FD_CGROUP = 7,
+    FD_ATTACH = 8,
     FD_FIRST_UNKNOWN = 7, /* nothing from here on may reach lxc-attach or the command */
 };
 

@@ -17,10 +17,11 @@ STAGES = ("none", "spec", "user", "groups", "cwd", "exec", "tty", "fds", "cgroup
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TTY = 1
 ATTACH_STDERR = 2
+ATTACH = "/proc/self/fd/8"
 _ANSWER_SECONDS = 20
 _PR_SET_CHILD_SUBREAPER = 36
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
-_HIGH = 64  # our own descriptors stay clear of the numbers that a launch gives a meaning
+HIGH = 64  # our own descriptors stay clear of the numbers that a launch gives a meaning
 
 
 def build_spec(
@@ -39,14 +40,14 @@ def build_spec(
 
 def high(fd: int) -> int:
     """Moves a descriptor out of the way of the launch's numbers."""
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
     os.close(fd)
     return moved
 
 
-def memfd(content: bytes) -> int:
+def memfd(content: bytes, name: str = "test") -> int:
     """A memfd with this content, sealed as the supervisor seals it."""
-    fd = high(os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    fd = high(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     for start in range(0, len(content), 1 << 20):
         os.write(fd, content[start : start + (1 << 20)])
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -128,37 +129,43 @@ def start(
     stdin: int | None = None,
     terminal: int | None = None,
     cgroup: int | None = None,
+    attach: bytes | None = None,
     prepare: Callable[[], None] | None = None,
     hole: int | None = None,
 ) -> Launch:
     """Forks a launcher with its descriptors in place; `root` to chroot into, `prepare` to run in the child first.
 
-    Without `stdin` it is /dev/null. `terminal` takes the place of the command's stderr. `hole` is left closed.
+    Without `stdin` it is /dev/null. `terminal` takes the place of the command's stderr. `attach` is the program that
+    stands as `ATTACH`. `hole` is left closed.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     ours.settimeout(_ANSWER_SECONDS)
     pipes = [tuple(map(high, os.pipe())) for _ in range(3)]
     null = high(os.open(os.devnull, os.O_RDWR))
-    table = [null if stdin is None else stdin, pipes[0][1], pipes[1][1], memfd(spec), high(theirs.detach())]
-    table += [memfd(LAUNCHER.read_bytes()), pipes[2][1] if terminal is None else terminal]
-    table += [] if cgroup is None else [cgroup]
+    made = [memfd(spec), high(theirs.detach()), memfd(LAUNCHER.read_bytes())]
+    streams = [null if stdin is None else stdin, pipes[0][1], pipes[1][1]]
+    table = dict(enumerate([*streams, *made, pipes[2][1] if terminal is None else terminal]))
+    if cgroup is not None:
+        table[7] = cgroup
+    if attach is not None:
+        made.append(memfd(attach, "attach"))
+        table[8] = made[-1]
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):
             if root:
                 enter_root(root)
-            for number, fd in enumerate(table):
+            for number, fd in table.items():
                 os.dup2(fd, number)
             if prepare:
                 prepare()
-            image = os.dup(5)
-            os.set_inheritable(image, False)
+            image = fcntl.fcntl(5, fcntl.F_DUPFD_CLOEXEC, HIGH)
             if hole is not None:
                 os.close(hole)
             os.execve(image, argv, {"CANARY": "of the supervisor"})
         os._exit(99)
-    for fd in {*table[3:6], null, *(write for _, write in pipes)}:
+    for fd in {*made, null, *(write for _, write in pipes)}:
         os.close(fd)
     return Launch(pid, ours, pipes[0][0], pipes[2][0], pipes[1][0])
 

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,18 +19,26 @@ pytestmark = pytest.mark.skipif(
     not Path("/etc/pve/.members").exists(), reason="runs inside a node of tests/pvesim, which has the containers"
 )
 UNPRIVILEGED = 104
+LXC_ATTACH = "/usr/bin/lxc-attach"
 _number = itertools.count()
 
 
 @contextmanager
-def launched(vmid: int, spec: bytes) -> Iterator[tuple[Launch, Path]]:
-    """Sends a launcher into a guest, in a cgroup of its own; all that is left in it is killed at the end."""
+def launched(
+    vmid: int, spec: bytes, *, sealed: bool = True, prepare: Callable[[], None] | None = None
+) -> Iterator[tuple[Launch, Path]]:
+    """Sends a launcher into a guest, in a cgroup of its own; all that is left in it is killed at the end.
+
+    `sealed` lets lxc-attach run from a sealed memfd, as the supervisor does with a program; else from its path.
+    """
     harness.adopt_orphans(True)
     cgroup = guests.get(vmid).cgroup / f"pveg-launcher-{os.getpid()}-{next(_number)}"
     cgroup.mkdir()
     fd = harness.high(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
-    attach = ["/usr/bin/lxc-attach", "-n", str(vmid), "--elevated-privileges=CGROUP", "--clear-env", "--"]
-    launch = start(["launcher", "host", "own", *attach, "/proc/self/fd/5"], spec, cgroup=fd)
+    argv = ["launcher", "host", "own", harness.ATTACH if sealed else LXC_ATTACH, "lxc-attach", "-n", str(vmid)]
+    argv += ["--elevated-privileges=CGROUP", "--clear-env", "--", "/proc/self/fd/5"]
+    attach = Path(LXC_ATTACH).read_bytes() if sealed else None
+    launch = start(argv, spec, cgroup=fd, attach=attach, prepare=prepare)
     os.close(fd)
     try:
         assert os.waitpid(launch.pid, 0)[1] == 0
@@ -108,6 +116,43 @@ def test_lets_the_user_reopen_its_streams(vmid: int) -> None:
     script = "echo out > /proc/self/fd/1; echo err > /proc/self/fd/2"
     ended = run_in(vmid, build_spec(["sh", "-c", script], user="www-data"))
     assert (ended.code, ended.stdout, ended.stderr) == (0, b"out\n", b"err\n")
+
+
+def test_runs_lxc_attach_as_it_is_given(vmid: int) -> None:
+    """From the sealed memfd lxc-attach goes on as that file; from its path it runs as a sealed copy that it made."""
+    for sealed, exe in ((True, "/memfd:attach (deleted)"), (False, "/memfd:lxc-attach (deleted)")):
+        with launched(vmid, build_spec(["true"]), sealed=sealed) as (launch, _):
+            attach = launch.receive().sender
+            assert launch.receive().kind == "R"
+            assert os.readlink(f"/proc/{attach}/exe") == exe
+            assert Path(f"/proc/{attach}/cmdline").read_bytes().startswith(b"lxc-attach\0-n\0")
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["memfd", "path"])
+def test_lets_nothing_else_into_the_guest(vmid: int, sealed: bool) -> None:
+    """Of what leaked out of the supervisor, its cgroup and its lxc-attach, lxc-attach and the guest hold nothing."""
+
+    def leak() -> None:
+        stray = os.memfd_create("stray")
+        for number in (9, 30, 1000) if sealed else (8, 9, 30, 1000):
+            os.dup2(stray, number, inheritable=True)
+
+    with launched(vmid, build_spec(["true"]), sealed=sealed, prepare=leak) as (launch, cgroup):
+        attach, command = launch.receive().sender, launch.receive().sender
+        assert held(command).keys() == {0, 1, 2, 4, 6}
+        of_lxc_attach = held(attach)
+        assert of_lxc_attach.keys() >= set(range(7))
+        own = [name for number, name in of_lxc_attach.items() if number > 6]
+        assert not [name for name in own if "memfd" in name or cgroup.name in name]
+
+
+def held(pid: int) -> dict[int, str]:
+    """The descriptors that a process holds and what stands behind each, as /proc names it."""
+    names = {}
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            names[int(path.name)] = os.readlink(path)
+    return names
 
 
 def test_places_the_command_beside_the_guests_own(vmid: int) -> None:
