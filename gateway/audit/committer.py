@@ -23,6 +23,8 @@ MAX_QUEUED = 4096
 MAX_QUEUED_BYTES = 4 << 20
 _MAX_BATCH_BYTES = 1 << 20
 _RETRY_SECONDS = 1.0
+LINGER = 0.05
+"""Seconds that a record for which nobody waits may stay in the queue: the next caller's disk write takes it along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Entry:
     sent: float
     owner: Any = None
     id: Any = None
+    queued: float = 0.0
     state: State = field(default=State.QUEUED)
 
     @property
@@ -99,11 +102,13 @@ class Committer:
                 return Refusal(Code.UNAVAILABLE, _describe_stuck(stuck))
             if len(self._queue) >= MAX_QUEUED or self._bytes + entry.size > MAX_QUEUED_BYTES:
                 return Refusal(Code.QUEUE_FULL, "the audit writer's queue is full; try again")
+            entry.queued = now
             self._queue.append(entry)
             self._bytes += entry.size
             if entry.wait:
                 self._waiting.add(entry)
-            self._changed.notify()
+            if entry.wait or len(self._queue) == 1:
+                self._changed.notify()
         return None
 
     @property
@@ -191,8 +196,8 @@ class Committer:
         self._anchor()
         while True:
             with self._changed:
-                while not (self._queue or self._stopping or (self._own and self._failing_since is None)):
-                    if not self._changed.wait(self._next_chore()):
+                while not self._is_due(time.monotonic()):
+                    if not self._changed.wait(self._next_chore(time.monotonic())) and not self._queue:
                         break
                 if self._stopping and not self._queue and not self._own:
                     break
@@ -204,6 +209,12 @@ class Committer:
             self._anchor()
         self._anchor(force=True)
         self._log.close()
+
+    def _is_due(self, now: float) -> bool:
+        """The lock is held. Whether there is something to write at once."""
+        if self._stopping or self._waiting or (self._own and self._failing_since is None):
+            return True
+        return bool(self._queue) and now - self._queue[0].queued >= LINGER
 
     def _take_batch(self) -> tuple[list[Fields], list[Entry]]:
         own, self._own = self._own, []
@@ -269,8 +280,10 @@ class Committer:
         seconds = round(time.monotonic() - since, 3)
         return note(Event.AUDIT_RECOVERED, why=self._failure, seconds=seconds, refused=self._refused)
 
-    def _next_chore(self) -> float | None:
-        """Seconds until a failed log is tried again or the head is due for an anchor; None: nothing to do."""
+    def _next_chore(self, now: float) -> float | None:
+        """Seconds until a lingering record is due, a failed log is tried again, or the head is due for an anchor."""
+        if self._queue:
+            return max(0.001, self._queue[0].queued + LINGER - now)
         if self._failing_since is not None:
             return _RETRY_SECONDS
         return self._anchors.seconds_left(self._log.head)
