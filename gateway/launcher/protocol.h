@@ -8,16 +8,19 @@
  *   3  the spec (spec.h), a sealed memfd
  *   4  the status socket: AF_UNIX SOCK_SEQPACKET, one end of a socketpair; the other end has SO_PASSCRED set, so every
  *      message carries its sender's pid as the supervisor sees it
- *   5  this program, a sealed memfd of this exec's (or guest's) own: seals hold its bytes, not its mode, and the root
- *      of a privileged guest may chmod it 0; were it shared, nothing would start in any other guest
+ *   5  this program, a sealed memfd of mode 0555. Seals hold its bytes, but not its mode, nor do they refuse to open it
+ *      for writing, and while it is open so it cannot be executed (ETXTBSY). The mode refuses that to the root of an
+ *      unprivileged guest. The root of a privileged one owns the memfd as the host's root does: so each such guest has
+ *      one of its own, for were it shared, nothing would start in any other
  *   6  the command's stderr, or with SPEC_TTY the pty's slave, which becomes 0, 1 and 2 (a tty on 0, 1 or 2 would make
  *      lxc-attach put a pty and a proxy of its own between)
  *   7  host mode `own` only: the exec's cgroup directory, opened O_PATH or O_RDONLY; the guest never sees it
- *   8  host mode only, where EXE is /proc/self/fd/8: lxc-attach itself, a memfd with the seals SEAL, SHRINK, GROW and
- *      WRITE (0xf) and no other. Its own file lxc-attach copies into such a memfd and executes again, so that no guest
- *      can write to it (CVE-2019-5736; lxc's src/lxc/rexec.c); of one that is that already it goes on at once. Absent
- *      where lxc-attach is run by its path, as a script must be. The guest never sees the descriptor, but for a moment
- *      the file, as /proc/PID/exe of a process that is about to become 5: so it is shared as little as 5 is
+ *   8  host mode only, where EXE is /proc/self/fd/8: lxc-attach itself, a memfd of mode 0555 with the seals SEAL,
+ *      SHRINK, GROW and WRITE (0xf) and no other. Run from its own file lxc-attach copies that into such a memfd and
+ *      executes itself again, so that no guest can write to the file (CVE-2019-5736; lxc's src/lxc/rexec.c); run from
+ *      such a memfd it goes on at once. Absent where lxc-attach is run by its path, as a script must be. The guest never
+ *      sees the descriptor, but for a moment the file, as /proc/PID/exe of a process that is about to become 5: so it is
+ *      shared as little as 5 is
  *
  * Messages, each one datagram on 4:
  *   'H'                    launcher -> supervisor   host mode, just before it becomes lxc-attach; the sender is the pid

@@ -56,11 +56,12 @@ class Acceptance:
         limits = resolve_limits(spec, self._config.exec)
         if not origin.may_run(vmid):
             raise GuestNotFound.for_vmid(vmid)
-        self._guests.find(vmid)
+        guest = self._guests.find(vmid)
         queued = await self._places.take(limits.queue_timeout)
         self.under_way += 1
         try:
-            guest = self._guests.find(vmid)
+            if queued:
+                guest = self._guests.find(vmid)
             order = self._order(spec, limits, origin, guest, config_id, queued)
             tree = await self._record(order, spec, guest)
         except BaseException:
@@ -81,6 +82,7 @@ class Acceptance:
         receipt = asyncio.ensure_future(self._audit.commit(intent))
         tree: Tree | None = None
         try:
+            await asyncio.sleep(0)  # so that it is on its way
             tree = self._make_tree(order, guest)  # while the disk works
             await receipt
             self._guests.find(order.vmid)  # it may have stopped or frozen meanwhile

@@ -41,7 +41,7 @@ _STOP_SECONDS = 10.0
 _HANDOVER_SECONDS = 15.0
 _FLUSH_SECONDS = 2.0
 _START_POLL = 0.005
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
@@ -217,7 +217,9 @@ async def _new_image_starts(loop: Loop) -> bool:
         if not done.done():
             done.set_result(status)
 
-    pid = os.posix_spawn(sys.executable, [*reexec.command_line(), "--check"], dict(os.environ), setsid=True)
+    pid = os.posix_spawn(
+        sys.executable, [*reexec.command_line(), "--check"], dict(os.environ), setsigmask=[], setsid=True
+    )
     loop.children.watch(pid, ended)
     try:
         async with asyncio.timeout(_HANDOVER_SECONDS):

@@ -16,15 +16,20 @@ from gateway.config import LxcConfig
 # Exactly those that lxc looks for: another set, and it copies itself all the same.
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _ELF = b"\x7fELF"
+_READ_AND_RUN = 0o555
 
 
 def sealed_memfd(name: str, content: bytes) -> int:
-    """A memfd with this content that nobody can change any more, not even the guest's root."""
+    """A memfd with this content that nobody can change any more, not even the guest's root.
+
+    Nobody but its owner may open it for writing either: seals allow that, and while it is open so, it cannot be run.
+    """
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    os.fchmod(fd, _READ_AND_RUN)
     return fd
 
 

@@ -67,10 +67,11 @@ class Spool:
     def accept(self, order: Order) -> None:
         """Remembers that it was accepted, before anything of it is started. Raises SpoolFull."""
         self._check_room()
-        path = self._active / order.id
+        path = f"{self._active}/{order.id}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
-            path.mkdir(0o700)
-            self._files[order.id] = os.open(path / _LIFE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.mkdir(path, 0o700)
+            self._files[order.id] = os.open(f"{path}/{_LIFE}", flags, 0o600)
             self._append(order.id, {"accepted": order.to_wire()})
         except OSError as exc:
             self.drop(order.id)
@@ -83,12 +84,12 @@ class Spool:
 
     def end(self, order: Order, ending: Ending, stdout: bytes, stderr: bytes) -> None:
         """Remembers how it ended, and its output. What the disk refuses is lost; the caller has it all the same."""
-        path = self._active / order.id
         with contextlib.suppress(OSError):
             for name, data in (("stdout", stdout), ("stderr", stderr)):
                 if data:
-                    (path / name).touch(0o600)
-                    (path / name).write_bytes(data)
+                    path = self._active / order.id / name
+                    path.touch(0o600)
+                    path.write_bytes(data)
             self._append(order.id, {"ended": ending.to_wire()})
         self._close(order.id)
         self._remember(order.id, _Remembered(len(stdout) + len(stderr), time.time()))

@@ -46,12 +46,13 @@ def high(fd: int) -> int:
 
 
 def memfd(content: bytes, name: str = "test") -> int:
-    """A memfd with this content, sealed as the supervisor seals it."""
+    """A memfd with this content, sealed and of the mode that protocol.h asks for."""
     fd = high(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     for start in range(0, len(content), 1 << 20):
         os.write(fd, content[start : start + (1 << 20)])
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    os.fchmod(fd, 0o555)
     return fd
 
 
