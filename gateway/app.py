@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TYPE_CHECKING
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
+from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from gateway.api.denials import DenialLog
 from gateway.api.openapi import build_openapi
 from gateway.api.pipeline import Pipeline, list_methods, refuse
-from gateway.api.routes import ROUTES, Route
+from gateway.api.routes import ROUTES
 from gateway.api.services import Audit, Services, Supervisor
 from gateway.audit.client import AuditClient
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 from gateway.pve.guests import GuestMap
 from gateway.supervisor.client import SupervisorClient
 
@@ -45,36 +50,46 @@ def create_app(
 ) -> Flask:
     """The WSGI application. Flask gives the URL routing; everything else of a request is the pipeline's."""
     services = Services(config=config, supervisor=supervisor, audit=audit, tokens=tokens, openapi=cache(_dump_openapi))
-    pipeline = Pipeline(services, DenialLog(audit, config.node, monotonic))
-    app = Flask("gateway", static_folder=None, template_folder=None)
-    # ClientGone passes through Flask to the server, which closes the connection.
-    app.config["PROPAGATE_EXCEPTIONS"] = True
-    app.url_map.merge_slashes = False  # it would answer `//exec` by a redirect, in HTML
-    for route in ROUTES:
-        app.add_url_rule(
-            route.path.replace("{", "<").replace("}", ">"),
-            endpoint=route.operation_id,
-            view_func=partial(_view, pipeline, route),
-            methods=[route.method],
-            provide_automatic_options=False,
-        )
-    app.register_error_handler(HTTPException, _refuse_unrouted)
-    return app
+    return Application(Pipeline(services, DenialLog(audit, config.node, monotonic)))
 
 
-def _view(pipeline: Pipeline, route: Route, /, **path: str) -> Response:
-    return pipeline.take(route, request.environ, path)
+class Application(Flask):
+    """ROUTES as a Flask application, without Flask's contexts and hooks: nothing here uses them, and each request
+    would pay for them. ClientGone passes through to the server, which closes the connection."""
 
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__("gateway", static_folder=None, template_folder=None)
+        self._pipeline = pipeline
+        self._routes = {route.operation_id: route for route in ROUTES}
+        self.url_map.merge_slashes = False  # it would answer `//exec` by a redirect, in HTML
+        for route in ROUTES:
+            self.add_url_rule(
+                route.path.replace("{", "<").replace("}", ">"),
+                endpoint=route.operation_id,
+                methods=[route.method],
+                provide_automatic_options=False,
+            )
+        self._urls = self.url_map.bind("")
 
-def _refuse_unrouted(error: HTTPException) -> Response:
-    if isinstance(error, WerkzeugMethodNotAllowed):
-        allow = sorted({*(error.valid_methods or ()), "OPTIONS"})
-        if request.method == "OPTIONS":
-            return list_methods(allow)
-        return refuse(MethodNotAllowed(f"this path takes {', '.join(allow)}", allow=allow))
-    if error.code == 404:
-        return refuse(NotFound("no such path in this API; GET /openapi.json lists them"))
-    return refuse(MalformedRequest("the request's URL or host cannot be understood"))
+    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answers one request."""
+        return self._answer(environ)(environ, start_response)
+
+    def _answer(self, environ: WSGIEnvironment) -> Response:
+        method = environ["REQUEST_METHOD"]
+        try:
+            path = environ.get("PATH_INFO", "").encode("latin-1").decode()  # PEP 3333: bytes in disguise
+            operation_id, values = self._urls.match(path, method)
+        except WerkzeugMethodNotAllowed as error:
+            allow = sorted({*(error.valid_methods or ()), "OPTIONS"})
+            if method == "OPTIONS":
+                return list_methods(allow)
+            return refuse(MethodNotAllowed(f"this path takes {', '.join(allow)}", allow=allow))
+        except WerkzeugNotFound:
+            return refuse(NotFound("no such path in this API; GET /openapi.json lists them"))
+        except (HTTPException, UnicodeDecodeError):
+            return refuse(MalformedRequest("the request's URL cannot be understood"))
+        return self._pipeline.take(self._routes[operation_id], environ, values)
 
 
 def _dump_openapi() -> bytes:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from gateway.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/pve-exec-gateway/config.yaml")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
@@ -170,8 +171,8 @@ def load(path: Path) -> Config:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
         raise ConfigError(f"cannot read configuration {path}: {reason}") from exc
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_Loader)
+        data = _Loader(text).construct_document(node) if node is not None else None
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -1,11 +1,13 @@
-"""The chain: each record's mac covers its own bytes and the mac before it, across files and restarts."""
+"""The chain: each record's mac covers its own bytes, the mac before it among them, across files and restarts.
+
+The mac stands last in the line, behind exactly the bytes that it covers.
+"""
 
 from __future__ import annotations
 
 import hmac
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.audit.record import MAX_BYTES, Fields, canonical
 
@@ -17,6 +19,9 @@ class Head:
     seq: int
     mac: str
 
+
+_MAC_MEMBER = b',"mac":"%s"}'
+_MAC_BYTES = len(_MAC_MEMBER % b"") + 64
 
 GENESIS = Head(0, "0" * 64)
 """What the first record of a chain names as the one before it."""
@@ -41,28 +46,18 @@ class Chain:
 
     def seal(self, record: Fields, before: Head) -> tuple[Head, bytes]:
         """The line of `record` after `before`, newline included, and the new head."""
-        body = {**record, "seq": before.seq + 1, "prev": before.mac}
-        mac = self._mac(before.mac, body)
-        return Head(before.seq + 1, mac), canonical({**body, "mac": mac}) + b"\n"
+        body = canonical({**record, "seq": before.seq + 1, "prev": before.mac})
+        mac = self._mac(body)
+        return Head(before.seq + 1, mac), body[:-1] + _MAC_MEMBER % mac.encode() + b"\n"
 
     def open(self, line: bytes) -> Sealed | None:
         """What `line` (without its newline) holds, or None unless every byte of it is as `seal` made it."""
-        if len(line) > MAX_BYTES:
+        body, mac = line[:-_MAC_BYTES] + b"}", line[-_MAC_BYTES:]
+        made = self._mac(body)
+        if len(line) > MAX_BYTES or not hmac.compare_digest(mac, _MAC_MEMBER % made.encode()):
             return None
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or canonical(record) != line:
-                return None
-        except (ValueError, RecursionError):
-            return None
-        seq, prev, mac = record.get("seq"), record.get("prev"), record.pop("mac", None)
-        if type(seq) is not int or not isinstance(prev, str) or not isinstance(mac, str):
-            return None
-        if not (prev.isascii() and mac.isascii()):
-            return None
-        if not hmac.compare_digest(mac, self._mac(prev, record)):
-            return None
-        return Sealed(Head(seq, mac), prev, record)
+        record = json.loads(body)
+        return Sealed(Head(record["seq"], made), record["prev"], record)
 
-    def _mac(self, prev: str, body: dict[str, Any]) -> str:
-        return hmac.digest(self._key, prev.encode("ascii") + canonical(body), "sha256").hex()
+    def _mac(self, body: bytes) -> str:
+        return hmac.digest(self._key, body, "sha256").hex()

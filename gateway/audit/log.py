@@ -15,7 +15,7 @@ from pathlib import Path
 from gateway import ulid
 from gateway.audit.chain import GENESIS, Chain, Head
 from gateway.audit.keys import AuditKeys
-from gateway.audit.record import VERSION, Event, Fields, bound_record, new_audit_id, now
+from gateway.audit.record import MAX_BYTES, VERSION, Event, Fields, bound_record, new_audit_id, now
 from gateway.audit.tail import Tail, read_tail
 from gateway.errors import AuditUnavailable
 
@@ -83,7 +83,7 @@ class AuditLog:
         heads: list[Head] = []
         lines: list[bytes] = []
         for record in [*self._notes, *records]:
-            head, line = self._chain.seal(self._complete(record), head)
+            head, line = self._seal(record, head)
             heads.append(head)
             lines.append(line)
         payload = self._unsure = b"".join(lines)
@@ -97,8 +97,12 @@ class AuditLog:
         self._delete_doomed()
         return heads
 
-    def _complete(self, record: Fields) -> Fields:
-        return bound_record({**record, "v": VERSION, "ts": now()}, self._redactor)
+    def _seal(self, record: Fields, before: Head) -> tuple[Head, bytes]:
+        record = {**record, "v": VERSION, "ts": now()}
+        sealed = self._chain.seal(record, before)
+        if len(sealed[1]) > MAX_BYTES:
+            sealed = self._chain.seal(bound_record(record, self._redactor), before)
+        return sealed
 
     def _give_up(self) -> None:
         """Take back what a failed batch may have left; what cannot be cut now is cut by `_open`."""

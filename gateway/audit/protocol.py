@@ -88,7 +88,7 @@ class FrameBuffer:
 
 def _decode(body: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(body)
+        message = json.loads(body.decode())  # bytes would have their encoding guessed
     except (ValueError, RecursionError):
         raise FrameError("not JSON") from None
     if not isinstance(message, dict):

@@ -39,7 +39,7 @@ def frame_size(prefix: bytes | bytearray, max_blob: int = MAX_BLOB) -> tuple[int
 def decode_header(text: bytes | bytearray) -> dict[str, Any]:
     """The header's JSON object. Raises ProtocolError for anything else."""
     try:
-        header = json.loads(text)
+        header = json.loads(text.decode())  # bytes would have their encoding guessed
     except ValueError as exc:
         raise ProtocolError("header is not JSON") from exc
     if not isinstance(header, dict):
