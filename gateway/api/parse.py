@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from gateway.errors import (
 )
 
 MAX_QUERY_FIELDS = 64
+MAX_MEMBERS = 4096
 _JSON = re.compile(r'application/json(?: *; *charset="?utf-8"?)? *', re.IGNORECASE)
 
 
@@ -55,19 +57,24 @@ def _too_large(limit: int) -> GatewayError:
 
 def parse_json(model: type[BaseModel], body: bytes) -> None:
     """Checks that `body` is one `model`. Raises MalformedRequest or InvalidRequest."""
+    # First what bounds the work of all that follows: pydantic collects an error for every member.
+    # It also takes the last of two equal keys, where another reader may take the first. Numbers do not matter here.
+    with contextlib.suppress(ValueError, RecursionError):  # not JSON: pydantic's parser tells where and why
+        json.loads(body, object_pairs_hook=_check_members, parse_int=_ignore, parse_float=_ignore)
     try:
         model.model_validate_json(body)
     except ValidationError as exc:
         raise explain(model, exc) from None
-    # pydantic takes the last of two equal keys; another reader may take the first. Numbers do not matter.
-    json.loads(body, object_pairs_hook=_refuse_twice, parse_int=_ignore, parse_float=_ignore)
 
 
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
-    names = {name for name, _ in pairs}
-    if len(names) < len(pairs):
-        path = next(name for name in names if sum(other == name for other, _ in pairs) > 1)
-        raise _invalid(path[:200], "duplicate_key", "given twice")
+def _check_members(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) > MAX_MEMBERS:
+        raise _invalid("", "too_many_members", f"an object has at most {MAX_MEMBERS} members here")
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise _invalid(name[:200], "duplicate_key", "given twice")
+        seen.add(name)
 
 
 def _ignore(_: str) -> None:

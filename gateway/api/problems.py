@@ -12,6 +12,7 @@ from gateway.errors import FieldError, GatewayError, InvalidRequest, MalformedRe
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_ERRORS = 20
+_MAX_EXPLAINED = 200
 _MAX_PATH = 200
 _RETRY_AFTER = 1
 
@@ -52,8 +53,8 @@ def explain(model: type[BaseModel], error: ValidationError) -> GatewayError:
     found = error.errors(include_url=False, include_input=False)
     if found[0]["type"] == "json_invalid":
         return MalformedRequest(f"the body is not JSON: {found[0]['ctx']['error']}")
-    fields = list(_merge_unions(_to_field_error(model, item) for item in found))
-    more = len(fields) - MAX_FIELD_ERRORS
+    fields = list(_merge_unions(_to_field_error(model, item) for item in found[:_MAX_EXPLAINED]))
+    more = len(fields) - MAX_FIELD_ERRORS + max(0, len(found) - _MAX_EXPLAINED)
     detail = "some fields cannot be taken; see `errors`"
     if more > 0:
         detail += f", which leaves out {more} more"
@@ -111,6 +112,7 @@ def _merge_unions(errors: Iterable[FieldError]) -> Iterable[FieldError]:
             by_path[error.path] = error
         elif known.message != error.message:
             by_path[error.path] = FieldError(error.path, known.code, f"{known.message}, or: {error.message}")
+    parents = {path[:at] for path in by_path for at, char in enumerate(path) if char == "."}
     for path, error in by_path.items():
-        if not (error.code.endswith("_type") and any(other.startswith(path + ".") for other in by_path)):
+        if not (error.code.endswith("_type") and path in parents):
             yield error

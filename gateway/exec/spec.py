@@ -7,7 +7,7 @@ import binascii
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 # Linux: MAX_ARG_STRLEN is 32 pages, the terminating NUL included (include/uapi/linux/binfmts.h).
@@ -120,6 +120,18 @@ class ExecSpec(Strict):
         description="Positions in `command` shown only as keyed hashes.",
     )
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
+
+    @field_validator("command", "shell", "redact", mode="before")
+    @classmethod
+    def _first_wrong_item(cls, value: Any, info: ValidationInfo) -> Any:
+        """Stops at the first item of a wrong type: an error for each of a million would cost gigabytes."""
+        kind, wanted, word = (
+            (int, "int_type", "integer") if info.field_name == "redact" else (str, "string_type", "string")
+        )
+        for index, item in enumerate(value if isinstance(value, list) else ()):
+            if type(item) is not kind:
+                raise PydanticCustomError(wanted, "Input should be a valid {word}", {"word": word, "field": index})
+        return value
 
     @field_validator("command")
     @classmethod

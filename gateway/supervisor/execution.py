@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from gateway.config import ExecConfig
 from gateway.exec.ending import Ending, exit_code_of, timestamp
 from gateway.exec.order import Order
-from gateway.exec.spec import Background, Keep, OnLimit
+from gateway.exec.spec import Background, Keep, OnLimit, Placement
 from gateway.exec.view import Reason, SpawnError, Usage
 from gateway.supervisor.capture import Capture
 from gateway.supervisor.cgroup import Tree, read_event
@@ -238,7 +238,7 @@ class Execution:
             reader.drain()
         usage = self._tree.usage()
         if self._tree.remove():
-            self._finish(usage, survivors=0)
+            self._finish(usage, survivors=int(self._leaves_writers_behind()))
             return
         alive = len(self._tree.pids())
         if not alive:
@@ -254,6 +254,13 @@ class Execution:
             self._kill_at = self._io.time()
             self._killed = max(self._killed, self._tree.kill())
         self._wait_empty()
+
+    def _leaves_writers_behind(self) -> bool:
+        """Whether somebody still holds its pipes although its tree is empty: `placement: guest` loses sight of those
+        whose parents have died. They are to live on only if the exec ended by itself and detaches."""
+        ended_by_itself = self._end_reason is None and self._spawn_error is None
+        detaches = self.order.placement is Placement.GUEST and self.order.background is Background.DETACH
+        return ended_by_itself and detaches and any(reader.fd is not None for reader in self._readers.values())
 
     def _wait_empty(self) -> None:
         fd = self._tree.events_fd()

@@ -45,7 +45,7 @@ class Operations:
             raise ProtocolError("no such operation")
         try:
             return await handler(connection, header, blobs, Origin.from_wire(header.get("origin")))
-        except (KeyError, ValueError, TypeError) as exc:
+        except (KeyError, ValueError, TypeError, OverflowError) as exc:
             raise ProtocolError(f"malformed {operation}: {exc!r}") from exc
 
     async def _run(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:

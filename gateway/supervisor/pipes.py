@@ -14,10 +14,17 @@ _ROUNDS = 8  # reads in a row before others get their turn
 class PipeReader:
     """Feeds what comes out of a pipe to `sink` until its last writer is gone."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, sink: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        sink: Callable[[bytes], None],
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
         self._loop = loop
         self.fd: int | None = fd
-        self.sink = sink
+        self._sink = sink
+        self._ended = ended
         loop.add_reader(fd, self._readable)
 
     def drain(self) -> None:
@@ -50,8 +57,9 @@ class PipeReader:
             return False
         if not data:
             self.close()
+            self._ended()
             return False
-        self.sink(data)
+        self._sink(data)
         return len(data) == _CHUNK
 
 

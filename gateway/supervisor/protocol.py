@@ -40,7 +40,7 @@ def decode_header(text: bytes | bytearray) -> dict[str, Any]:
     """The header's JSON object. Raises ProtocolError for anything else."""
     try:
         header = json.loads(text.decode())  # bytes would have their encoding guessed
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ProtocolError("header is not JSON") from exc
     if not isinstance(header, dict):
         raise ProtocolError("header is not an object")

@@ -41,17 +41,19 @@ def recover(
         if life.order.id in keep:
             continue
         group = groups.pop(life.order.id, None)
-        if life.ending is not None and group is not None and group.pids():
-            adopt(life.order, group)
-            continue
         if life.ending is None:
             ending = _settle(life, group, proc)
             if ending is not None:
                 spool.reopen(life.order)
                 spool.end(life.order, ending, b"", b"")
             else:
-                spool.remember_unknown(life.order)
+                spool.remember(life.order)
             record_outcome(life.order, ending)
+        else:
+            spool.remember(life.order)
+            if group is not None and group.pids():
+                adopt(life.order, group)
+                continue
         if group is not None:
             _clear(group)
         spool.retire(life.order.id)

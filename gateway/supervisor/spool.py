@@ -94,9 +94,9 @@ class Spool:
         self._close(order.id)
         self._remember(order.id, _Remembered(len(stdout) + len(stderr), time.time()))
 
-    def remember_unknown(self, order: Order) -> None:
-        """Keeps one of which nobody knows whether it ran: it has no ending."""
-        self._remember(order.id, _Remembered(0, time.time()))
+    def remember(self, order: Order) -> None:
+        """Keeps one that an earlier supervisor left active: with its ending, or without, if nobody knows it."""
+        self._remember(order.id, _measure(self._active / order.id))
 
     def retire(self, exec_id: str) -> None:
         """Moves it to the ended ones: nothing of it runs any more."""

@@ -33,13 +33,14 @@ class Survivors:
         self._tree = tree
         self._events = loop.events
         self._gone = gone
-        self._readers = [PipeReader(loop.io, fd, _forget) for fd in pipes]
+        self._released = False
         self._fd = tree.events_fd()
+        self._readers = [PipeReader(loop.io, fd, _forget, self._pipe_ended) for fd in pipes]
 
     def watch(self) -> None:
         """Waits for the last of them; `gone` may be called at once."""
-        if self._fd is None or not read_event(self._fd, "populated"):
-            self._release()
+        if self._fd is None:
+            self._pipe_ended()
             return
         self._events.add(self._fd, self._changed)
         self._changed()
@@ -49,11 +50,19 @@ class Survivors:
         fds = [reader.fd for reader in self._readers if reader.fd is not None]
         return {"order": self.order.to_wire(), "fds": dict(zip(map(str, fds), fds, strict=True))}
 
+    def _pipe_ended(self) -> None:
+        """Where no cgroup tells when the last of them ends (`placement: guest`), the last pipe does."""
+        if self._fd is None and all(reader.fd is None for reader in self._readers):
+            self._release()
+
     def _changed(self) -> None:
         if self._fd is not None and not read_event(self._fd, "populated"):
             self._release()
 
     def _release(self) -> None:
+        if self._released:
+            return
+        self._released = True
         if self._fd is not None:
             self._events.remove(self._fd)
             self._fd = None
