@@ -57,6 +57,6 @@ build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
 	@echo "making .venv$(EXTRAS)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.$(EXTRAS)'
-	@touch $@
+	@touch $@ .venv/installed
 
 .PHONY: help demo demo-stop test lint bench launcher fuzz-launcher spec clean root packages lint-packages

@@ -99,7 +99,7 @@ class Acceptance:
 
     def _make_tree(self, order: Order, guest: Incarnation) -> Tree:
         if order.placement is Placement.GUEST:
-            return Descendants(self._config.lxc.proc)
+            return Descendants(self._config.lxc.proc, order.vmid)
         return guest.group.make(order.id)
 
     def _order(

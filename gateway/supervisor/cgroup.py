@@ -27,6 +27,7 @@ class Tree(Protocol):
     """The processes of one exec, wherever they are kept together."""
 
     def take_root(self, pid: int) -> None: ...
+    def holds(self, pid: int) -> bool: ...
     def join_fd(self) -> int | None: ...
     def pids(self) -> list[int]: ...
     def signal(self, number: int) -> int: ...
@@ -62,7 +63,11 @@ class InstanceGroup:
         """A new, empty cgroup for one exec. Raises GuestNotRunning when the guest has stopped meanwhile."""
         try:
             os.mkdir(exec_id, 0o755, dir_fd=self.dir)
-            return ExecGroup(self.dir, exec_id, memory=self._memory)
+            try:
+                return ExecGroup(self.dir, exec_id, memory=self._memory)
+            except OSError:
+                os.rmdir(exec_id, dir_fd=self.dir)
+                raise
         except FileNotFoundError as exc:
             raise GuestNotRunning(f"guest {self._vmid} has just stopped; start it first", vmid=self._vmid) from exc
 
@@ -92,18 +97,22 @@ class ExecGroup:
     """The cgroup of one exec: its whole tree, whatever forked, called setsid or ignores signals."""
 
     def __init__(self, parent: int, name: str, *, memory: bool = False) -> None:
-        self._parent = os.dup(parent)
         self._name = name
         self._memory = memory
         self._events: int | None = None
+        self.dir = os.open(name, _DIRECTORY, dir_fd=parent)
         try:
-            self.dir = os.open(name, _DIRECTORY, dir_fd=parent)
+            self._parent = os.dup(parent)
         except OSError:
-            os.close(self._parent)
+            os.close(self.dir)
             raise
 
     def take_root(self, pid: int) -> None:
         """Membership is the kernel's business here, not parentage's."""
+
+    def holds(self, pid: int) -> bool:
+        """Whether this process is in it, and so will end with it."""
+        return pid in self.pids()
 
     def join_fd(self) -> int:
         """The directory into which the command is born."""

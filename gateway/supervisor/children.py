@@ -31,9 +31,9 @@ class Children:
         self._signals = _signalfd(libc, signal.SIGCHLD)
         loop.add_reader(self._signals, self._signalled)
 
-    def watch(self, pid: int, ended: Ended) -> None:
-        """Calls `ended(wait_status)` once when this child has ended and been reaped."""
-        self._watched[pid] = ended
+    def watch(self, pid: int, ended: Ended) -> bool:
+        """Calls `ended(wait_status)` once when this child has ended and been reaped. False: another watches it."""
+        return self._watched.setdefault(pid, ended) is ended
 
     def before_unknown(self, who: object, call: Callable[[], None] | None) -> None:
         """Has `call` called when an unknown child has ended: its pid may stand in an unread message. None: no more."""

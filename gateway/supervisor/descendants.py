@@ -18,14 +18,21 @@ from gateway.supervisor.cgroup import NO_USAGE
 class Descendants:
     """All processes that descend from one command by fork and still have their parents, or had when last signalled."""
 
-    def __init__(self, proc: Path) -> None:
+    def __init__(self, proc: Path, vmid: int) -> None:
         self._proc = proc
+        self._vmid = vmid
         self._root: int | None = None
         self._held: list[int] = []
 
     def take_root(self, pid: int) -> None:
         """The process whose descendants are meant: lxc-attach first, then the command."""
         self._root = pid
+
+    def holds(self, pid: int) -> bool:
+        """Whether this process is in the guest's cgroup, where lxc-attach has put the command."""
+        with contextlib.suppress(OSError):
+            return f"/lxc/{self._vmid}/ns" in (self._proc / str(pid) / "cgroup").read_text()
+        return False
 
     def join_fd(self) -> None:
         """Nothing is joined: lxc-attach moves the command into the guest's cgroup."""

@@ -75,7 +75,7 @@ class Execs:
         self._spool.reopen(order)
         self._places.occupy()
         self._ends[order.id] = self._services.loop.io.create_future()
-        tree = tree or Descendants(self._proc)
+        tree = tree or Descendants(self._proc, order.vmid)
         self.running[order.id] = Execution.resume(self._services, self, state, guest, tree)
 
     # ---- ending
@@ -228,7 +228,7 @@ class Execs:
         order = Order.from_wire(state["order"])
         guest = guests.get((order.vmid, order.incarnation))
         group = guest.group.open(order.id) if guest is not None else None
-        tree = group or Descendants(self._proc)
+        tree = group or Descendants(self._proc, order.vmid)
         self.adopt_survivors(order, tree, list(state["fds"].values()))
 
     def adopt_survivors(self, order: Order, tree: Tree, pipes: list[int]) -> None:

@@ -38,6 +38,7 @@ _SETTLE = 0.05
 """Seconds between two looks at the guest after a stray signal: a hard stop kills the command before its init."""
 _SHUTDOWN = 2.5
 """Seconds for which such looks go on while init seems to shut down: busybox' lives 2 s past the TERM it sends."""
+_REAPED_WITHIN = 0.2
 _EMPTY_RETRY = 0.002
 _LOOK_AGAIN = 0.05
 _STRAY_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
@@ -129,9 +130,12 @@ class Execution:
         self._arm("timeout", self._begun + self.order.limits.timeout, self._timed_out)
         self._spawn = Spawn(self._services.loop, launched, self, self.order.id)
 
-    def command_known(self, pid: int) -> None:
+    def command_known(self, pid: int) -> bool:
+        if not self._tree.holds(pid):
+            return False
         self._command_pid = pid
         self._tree.take_root(pid)
+        return True
 
     def may_go(self, pid: int) -> bool:
         if self._end_reason is not None or self._spawn_error is not None:
@@ -187,8 +191,20 @@ class Execution:
         """Kills the whole tree now."""
         self._disarm("kill")
         self._killed = max(self._killed, self._tree.kill())
+        self._arm("abandon", self._io.time() + _REAPED_WITHIN, self._stop_waiting_for_status)
         if self.phase is Phase.LINGERING:
             self._progress()
+
+    def _stop_waiting_for_status(self) -> None:
+        """A dead command whose guest's root traces it cannot be reaped by us: that its tree is empty is its end."""
+        if self._tree.pids():
+            self._arm("abandon", self._io.time() + _REAPED_WITHIN, self._stop_waiting_for_status)
+            return
+        if self._spawn is not None:
+            self._spawn.abandon()
+        self._command_pid = None
+        self.phase = Phase.LINGERING
+        self._progress()
 
     def guest_died(self) -> None:
         """The guest's init is dead, so the kernel has killed everything in it."""
@@ -234,6 +250,13 @@ class Execution:
         spawning = self._spawn is not None and not self._spawn.over
         if self.phase is Phase.ENDED or spawning or self._command_pid is not None or "settle" in self._timers:
             return
+        try:
+            self._try_to_finish()
+        except OSError as exc:  # out of descriptors or memory: what was not done now is done later
+            log.error("%s: cannot end it yet: %s", self.order.id, exc.strerror)
+            self._arm("empty", self._io.time() + _LOOK_AGAIN, self._progress)
+
+    def _try_to_finish(self) -> None:
         for reader in self._readers.values():
             reader.drain()
         usage = self._tree.usage()
@@ -319,7 +342,7 @@ class Execution:
     def _hand_over(self) -> Survivors:
         """The tree and its pipes, out of our hands."""
         pipes = [reader.give_up() for reader in self._readers.values() if reader.fd is not None]
-        tree, self._tree = self._tree, Descendants(self.guest.proc)
+        tree, self._tree = self._tree, Descendants(self.guest.proc, self.guest.vmid)
         return Survivors(self._services.loop, self.order, tree, pipes, self._owner.on_survivors_gone)
 
     def _release(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.config import Config
+from gateway.errors import NodeNotReady
 from gateway.exec.order import Order
 from gateway.exec.origin import Origin
 from gateway.supervisor import readiness
@@ -15,6 +17,8 @@ from gateway.supervisor.capture import kept_ranges
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.protocol import ProtocolError
 from gateway.supervisor.server import Connection, Reply
+
+log = logging.getLogger(__name__)
 
 _MAX_WAIT = 60.0
 _MAX_LISTED = 1000
@@ -47,6 +51,11 @@ class Operations:
             return await handler(connection, header, blobs, Origin.from_wire(header.get("origin")))
         except (KeyError, ValueError, TypeError, OverflowError) as exc:
             raise ProtocolError(f"malformed {operation}: {exc!r}") from exc
+        except OSError as exc:
+            log.error("%s failed: %s", operation, exc)
+            raise NodeNotReady(
+                f"the node is out of something that a command needs ({exc.strerror}); try again", missing=["resources"]
+            ) from exc
 
     async def _run(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
         exec_id = header.get("exec_id")

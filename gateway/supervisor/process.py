@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -146,6 +147,7 @@ async def _main(config: Config) -> int:
     readiness.require_pure_v2(config.lxc)
     state = reexec.inherited_state()
     reserve_low_descriptors()
+    _raise_descriptor_limit()
     lock = reexec.take(state["lock"]) if state else _lock(config.spool.directory)
     supervisor = Supervisor(config, io)
     if state:
@@ -235,6 +237,12 @@ async def _shut_down(supervisor: Supervisor) -> None:
     await supervisor.server.finish_replies(_FLUSH_SECONDS)
     await supervisor.audit.flush(_FLUSH_SECONDS)
     await supervisor.audit.close()
+
+
+def _raise_descriptor_limit() -> None:
+    """An exec takes about nine descriptors; commands get limits of their own from the launcher."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _lock(directory: Path) -> int:

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class Spawned(Protocol):
     """Who is told how a spawn goes."""
 
-    def command_known(self, pid: int) -> None:
-        """The launcher waits in the guest, and will be the command."""
+    def command_known(self, pid: int) -> bool:
+        """The launcher says that it waits in the guest as `pid`. False unless that is where the command belongs."""
 
     def may_go(self, pid: int) -> bool:
         """Whether the command shall begin: it is our child now and waits. On False its tree is being killed."""
@@ -71,18 +71,15 @@ class Spawn:
             self._launched.attach_stderr = -1
 
     def _heard(self, message: Message) -> None:
+        """H, then R or F, then perhaps F, then the end. Whatever else comes was forged by the guest's root."""
         if message.kind == b"H" and not self._attached:
             self._attached = True
             self._attach_pid = message.pid
             if message.pid != self._launched.pid:
                 self._loop.children.watch(message.pid, self._attach_ended)
-        elif message.kind == b"R" and self._attach_pid is not None and self._command_pid is None:
-            self._command_pid = message.pid
-            self._told.command_known(message.pid)
-            self._loop.children.watch(message.pid, self._command_died)
-            if self._loop.children.owns(self._attach_pid):
-                os.kill(self._attach_pid, signal.SIGKILL)
-        elif message.error is not None and self.error is None:
+        elif message.kind == b"R" and self._attach_pid is not None and self._command_pid is None and not self.error:
+            self._ready(message.pid)
+        elif message.error is not None and self.error is None and not self.running:
             self.error = message.error
             if not self._attached:
                 self._fail()
@@ -93,6 +90,22 @@ class Spawn:
             elif self.over and self.error is None and not self.running:
                 self.running = True
                 self._told.began()
+        else:
+            self._forged("a message out of order")
+
+    def _ready(self, pid: int) -> None:
+        """The claim is the guest's: only a process that is in the exec's own place, and nobody else's, counts."""
+        if not self._told.command_known(pid) or not self._loop.children.watch(pid, self._command_died):
+            self._forged("a claim to be a process that is not the command")
+            return
+        self._command_pid = pid
+        if self._attach_pid is not None and self._loop.children.owns(self._attach_pid):
+            os.kill(self._attach_pid, signal.SIGKILL)
+
+    def _forged(self, what: str) -> None:
+        log.warning("%s: ended, for its guest sent %s", self._name, what)
+        self._close_status()
+        self._fail()
 
     def _launcher_ended(self, status: int) -> None:
         """The spawned process: it has become lxc-attach itself, or has given birth to it in the cgroup."""
@@ -110,10 +123,7 @@ class Spawn:
                 log.warning("%s: lxc-attach ended with status %d: %s", self._name, status, self._attach_words())
             self._fail()
         elif not self._loop.children.owns(self._command_pid):
-            # Somebody in the guest forged the handshake: only what is our own child may be the command.
-            log.warning("%s: a process that is not ours claimed to be the command", self._name)
-            self._loop.children.forget(self._command_pid)
-            self._fail()
+            self._forged("a claim to be a process that is not our child")
         else:
             self.over = True
             if self._told.may_go(self._command_pid):
@@ -127,9 +137,15 @@ class Spawn:
 
     def _fail(self) -> None:
         if not self.over:
-            self.over = True
-            self._close_status()
+            self.abandon()
             self._told.came_to_nothing()
+
+    def abandon(self) -> None:
+        """Waits for nothing any more; whose end is still to come will be reaped unseen."""
+        self.over = True
+        self._close_status()
+        if self._command_pid is not None:
+            self._loop.children.forget(self._command_pid)
 
     def _close_status(self) -> None:
         self._loop.children.before_unknown(self, None)

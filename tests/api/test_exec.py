@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.api.parse import parse_json
 from gateway.errors import AuditUnavailable, ClientGone, GuestFrozen, InvalidRequest, TooManyExecs
 from gateway.exec.spec import ExecSpec
 
@@ -286,10 +287,9 @@ def test_strange_numbers_are_no_500(api: Api, field: str, number: str) -> None:
     ],
     ids=["arguments", "redact", "shell", "members", "env"],
 )
-def test_a_body_full_of_mistakes_costs_little(api: Api, body: Any) -> None:
+def test_a_body_full_of_mistakes_costs_little(body: Any) -> None:
     """The work for a refusal grows with the body, not with its square: found with 24 KB that took 8 seconds."""
-    token = api.token()
     began = time.process_time()
-    response = api.request("POST", "/exec/101", token, data=json.dumps(body), content_type="application/json")
-    assert_problem(response, 422, "invalid_request")
+    with pytest.raises(InvalidRequest):
+        parse_json(ExecSpec, json.dumps(body).encode())
     assert time.process_time() - began < 3
