@@ -22,22 +22,26 @@ from gateway.audit.client import AuditClient
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
+from gateway.pve.guests import GuestMap
+from gateway.supervisor.client import SupervisorClient
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-from gateway.pve.guests import GuestMap
-from gateway.supervisor.client import SupervisorClient
 
 
 def build(config: Config) -> Flask:
     """The application as it runs: with the real supervisor, audit log and token store."""
-    tokens = config.tokens
     return create_app(
         config,
         supervisor=SupervisorClient(config.supervisor.socket, GuestMap(config.pve.etc, config.node)),
         audit=AuditClient(config.audit.socket),
-        tokens=TokenStore(tokens.directory, tokens.key_file, protected=config.guests.protected),
+        tokens=build_tokens(config),
     )
+
+
+def build_tokens(config: Config) -> TokenStore:
+    """The token store where the configuration says it is."""
+    return TokenStore(config.tokens.directory, config.tokens.key_file, protected=config.guests.protected)
 
 
 def create_app(

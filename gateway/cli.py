@@ -48,11 +48,12 @@ main.add_command(audit)
 @click.pass_obj
 def serve(path: Path, config: Config) -> None:
     """Serve the API (the unit pve-exec-gateway)."""
-    from gateway.app import build
+    from gateway.app import build, build_tokens
     from gateway.config import load
     from gateway.web.server import serve as serve_web
 
     _log_to_stderr()
+    build_tokens(config).create()
     try:
         # Read again on SIGHUP; one that is broken then leaves the old one in use.
         serve_web(lambda: build(load(path)), web_settings(config))

@@ -71,6 +71,7 @@ class ExecConfig(Section):
     output_limit_max: Annotated[int, Field(ge=0, le=256 << 20)] = 16 << 20
     max_running: Count = 500
     max_queued: Count = 2000
+    max_survivors: Count = 100
     path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

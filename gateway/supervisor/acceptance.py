@@ -15,7 +15,7 @@ from gateway.exec.ending import timestamp
 from gateway.exec.limits import Limits, resolve_limits
 from gateway.exec.order import Order
 from gateway.exec.origin import Origin
-from gateway.exec.spec import ExecSpec, Placement
+from gateway.exec.spec import Background, ExecSpec, Placement
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
@@ -57,6 +57,8 @@ class Acceptance:
         if not origin.may_run(vmid):
             raise GuestNotFound.for_vmid(vmid)
         guest = self._guests.find(vmid)
+        if spec.background is Background.DETACH:
+            self._execs.check_room_for_survivors(vmid, self._config.exec.max_survivors)
         queued = await self._places.take(limits.queue_timeout)
         self.under_way += 1
         try:

@@ -13,13 +13,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
 from typing import Protocol
 
 from gateway.errors import GuestNotRunning
 from gateway.exec.view import Usage
 
 NO_USAGE: Usage = {"cpu_ms": None, "memory_peak": None, "oom_killed": None}
+_MAX_SIGNALLED = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -57,6 +57,9 @@ class InstanceGroup:
         except FileNotFoundError as exc:
             raise GuestNotRunning(f"guest {vmid} has just stopped; start it first", vmid=vmid) from exc
         _enable_controllers(directory)
+        with contextlib.suppress(OSError):
+            # An exec's root in a privileged guest can mount its own cgroup and make others below: the kernel refuses.
+            _write(directory, "cgroup.max.depth", b"1")
         return cls(directory, vmid)
 
     def make(self, exec_id: str) -> ExecGroup:
@@ -119,28 +122,24 @@ class ExecGroup:
         return self.dir
 
     def pids(self) -> list[int]:
-        """The processes in it now, those in cgroups below it included; pids as this process sees them."""
-        found: list[int] = []
-        for directory in _walk(self.dir):
-            found += [pid for pid in map(int, _read(directory, "cgroup.procs").split()) if pid]
-        return found
+        """The processes in it now; one of a pid namespace that cannot be seen from here reads as 0 and is left out."""
+        return [pid for pid in map(int, _read(self.dir, "cgroup.procs").split()) if pid]
 
     def signal(self, number: int) -> int:
-        """Sends a signal to every process in it, each held by a pidfd and seen here again first. How many got it."""
+        """Sends a signal to every process in it, each held by a pidfd and then seen here again. How many got it."""
+        held: dict[int, int] = {}
         reached = 0
-        for pid in self.pids():
-            try:
-                pidfd = os.pidfd_open(pid)
-            except ProcessLookupError:
-                continue
-            try:
-                if pid in self.pids():
-                    signal.pidfd_send_signal(pidfd, number)
+        try:
+            for pid in self.pids()[:_MAX_SIGNALLED]:
+                with contextlib.suppress(ProcessLookupError):
+                    held[pid] = os.pidfd_open(pid)
+            for pid in held.keys() & set(self.pids()):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(held[pid], number)
                     reached += 1
-            except ProcessLookupError:
-                pass
-            finally:
-                os.close(pidfd)
+        finally:
+            for fd in held.values():
+                os.close(fd)
         return reached
 
     def kill(self) -> int:
@@ -170,7 +169,7 @@ class ExecGroup:
         except OSError as exc:
             if exc.errno != errno.EBUSY:
                 raise
-            return self._remove_children() and not self.pids() and self._retry()
+            return False
         return True
 
     def events_fd(self) -> int:
@@ -195,26 +194,6 @@ class ExecGroup:
         for fd in (self.dir, self._parent, self._events):
             if fd is not None:
                 os.close(fd)
-
-    def _remove_children(self) -> bool:
-        for entry in _subdirectories(self.dir):
-            with contextlib.suppress(FileNotFoundError):
-                child = ExecGroup(self.dir, entry)
-                try:
-                    if not child.remove():
-                        return False
-                finally:
-                    child.close()
-        return True
-
-    def _retry(self) -> bool:
-        try:
-            os.rmdir(self._name, dir_fd=self._parent)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return True
 
 
 def _enable_controllers(directory: int) -> None:
@@ -267,20 +246,3 @@ def _write(directory: int, name: str, value: bytes) -> None:
         os.write(fd, value)
     finally:
         os.close(fd)
-
-
-def _subdirectories(directory: int) -> list[str]:
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    return []
-
-
-def _walk(directory: int) -> Iterator[int]:
-    yield directory
-    for name in _subdirectories(directory):
-        with contextlib.suppress(FileNotFoundError):
-            child = os.open(name, _DIRECTORY, dir_fd=directory)
-            try:
-                yield from _walk(child)
-            finally:
-                os.close(child)

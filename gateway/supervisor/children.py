@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import struct
 from collections.abc import Callable
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 _PR_SET_CHILD_SUBREAPER = 36
+_AT_A_TIME = 64
 Ended = Callable[[int], None]
 
 
@@ -23,6 +27,7 @@ class Children:
     """Dispatches the ends of child processes, each to the one callback that watches its pid."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._watched: dict[int, Ended] = {}
         self._before_unknown: dict[object, Callable[[], None]] = {}
         libc = ctypes.CDLL(None, use_errno=True)
@@ -60,20 +65,30 @@ class Children:
         self.reap()
 
     def reap(self) -> None:
-        """Reaps all that have ended."""
-        while True:
+        """Reaps what has ended, a bounded number at a time: any command can make children of ours without end, by
+        clone(CLONE_PARENT), and everybody else must get a turn between them."""
+        asked = False
+        for _ in range(_AT_A_TIME):
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            if pid not in self._watched:
+            if pid not in self._watched and not asked:
+                asked = True
                 for call in list(self._before_unknown.values()):
                     call()
             ended = self._watched.pop(pid, None)
             if ended is not None:
-                ended(status)
+                self._tell(ended, status)
+        self._loop.call_soon(self.reap)
+
+    def _tell(self, ended: Ended, status: int) -> None:
+        try:
+            ended(status)
+        except Exception:  # it concerns one exec; the others' children must be reaped all the same
+            log.exception("the end of a child was not handled")
 
 
 def _signalfd(libc: Any, number: int) -> int:

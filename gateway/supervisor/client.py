@@ -70,7 +70,7 @@ class SupervisorClient:
 
     def get(self, exec_id: str, origin: Origin, wait: float = 0) -> ExecView:
         """The exec as it stands, after at most `wait` seconds (60 at most) for its end."""
-        header = {"op": "get", "origin": origin.to_wire(), "id": exec_id, "wait": wait}
+        header = {"op": "get", "origin": origin.to_wire(), "id": exec_id, "wait": float(wait)}
         reply, _ = self._call(header, timeout=wait + _ANSWER_SECONDS)
         return self._shown(reply, origin, exec_id)
 

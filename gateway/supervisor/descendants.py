@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gateway.exec.view import Usage
 from gateway.supervisor.cgroup import NO_USAGE
+from gateway.supervisor.procfs import read_stat
 
 
 class Descendants:
@@ -31,7 +32,7 @@ class Descendants:
     def holds(self, pid: int) -> bool:
         """Whether this process is in the guest's cgroup, where lxc-attach has put the command."""
         with contextlib.suppress(OSError):
-            return f"/lxc/{self._vmid}/ns" in (self._proc / str(pid) / "cgroup").read_text()
+            return b"/lxc/%d/ns" % self._vmid in (self._proc / str(pid) / "cgroup").read_bytes()
         return False
 
     def join_fd(self) -> None:
@@ -43,10 +44,10 @@ class Descendants:
         children: dict[int, list[int]] = {}
         for entry in os.listdir(self._proc):
             if entry.isdigit():
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    fields = (self._proc / entry / "stat").read_text().rpartition(")")[2].split()
-                    if fields[0] not in "ZX":
-                        children.setdefault(int(fields[1]), []).append(int(entry))
+                with contextlib.suppress(OSError):
+                    stat = read_stat(self._proc / entry)
+                    if stat.state not in b"ZX":
+                        children.setdefault(stat.parent, []).append(int(entry))
         alive = {pid for pids in children.values() for pid in pids}
         found, queue = [], [self._root]
         while queue:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gateway.errors import ExecEnded, ExecNotFound
+from gateway.errors import ExecEnded, ExecNotFound, TooManyExecs
 from gateway.exec.ending import Ending, render
 from gateway.exec.order import Order
 from gateway.exec.origin import Origin
@@ -18,14 +18,15 @@ from gateway.supervisor.capture import place_in_kept
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.execution import Execution, Services
-from gateway.supervisor.guests import Guests, Incarnation, start_time
+from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.places import Places
-from gateway.supervisor.spool import Spool
+from gateway.supervisor.procfs import read_stat
+from gateway.supervisor.spool import Remembered, Spool
 from gateway.supervisor.survivors import Survivors
 
-_LIST_SCAN = 2000
+_PAGE_READS = 100
 _PAGE_CHARACTERS = 1 << 20
-"""How many remembered execs one listing looks at, and about how long it gets; the caller pages on from there."""
+"""How many execs one page reads from the disk, and about how long it gets; the caller pages on from there."""
 
 
 Result = tuple[ExecView, bytes, bytes]
@@ -64,7 +65,7 @@ class Execs:
     def mark_go(self, order: Order, pid: int) -> None:
         """The command may begin from here on."""
         placed = order.placement is Placement.GUEST  # then no cgroup will tell which processes are its own
-        self._spool.mark_go(order, pid, start_time(self._proc / str(pid)) if placed else 0)
+        self._spool.mark_go(order, pid, read_stat(self._proc / str(pid)).start if placed else 0)
 
     def resume(self, state: dict[str, Any], guest: Incarnation) -> None:
         """Takes over an exec that an earlier image of this program began."""
@@ -143,6 +144,15 @@ class Execs:
         """The exec as it stands. Raises ExecNotFound for another token's, too."""
         return render(*self._look_up(exec_id, origin))
 
+    def check_room_for_survivors(self, vmid: int, most: int) -> None:
+        """Raises TooManyExecs when `most` ended execs of the guest have processes left: each costs descriptors."""
+        if sum(left.order.vmid == vmid for left in self.surviving.values()) >= most:
+            raise TooManyExecs(
+                f"{most} ended execs of guest {vmid} have background processes that live on; end those, or run with "
+                "background: kill",
+                vmid=vmid,
+            )
+
     def same_run(self, order: Order) -> bool:
         """Whether the guest has not been started again since this exec began."""
         guest = self._guests.current(order.vmid)
@@ -159,23 +169,26 @@ class Execs:
         after: str | None,
     ) -> tuple[list[tuple[Order, ExecView]], str | None]:
         """Newest first, and where to go on: the id after which the next page begins, None at the end."""
+
+        def seen(exec_id: str, entry: Remembered | Order) -> bool:
+            return (
+                (after is None or exec_id < after)
+                and (vmid is None or entry.vmid == vmid)
+                and labels.items() <= entry.labels.items()
+                and origin.sees(entry.token_id, entry.vmid)
+            )
+
+        entries: list[tuple[str, Remembered | Order]] = [*self._spool.remembered().items()]
+        entries += [(exec_id, execution.order) for exec_id, execution in self.running.items()]
+        ids = sorted((exec_id for exec_id, entry in entries if seen(exec_id, entry)), reverse=True)
         found: list[tuple[Order, ExecView]] = []
-        ids = sorted({*self.running, *self._spool.ended_ids()}, reverse=True)
-        page = [exec_id for exec_id in ids if after is None or exec_id < after]
         last, room = None, _PAGE_CHARACTERS
-        for scanned, exec_id in enumerate(page):
-            if len(found) >= limit or scanned >= _LIST_SCAN or room <= 0:
+        for read, exec_id in enumerate(ids):
+            if len(found) >= limit or read >= _PAGE_READS or room <= 0:
                 return found, last
             last = exec_id
-            try:
-                order, stands, ending = self._look_up(exec_id, origin)
-            except ExecNotFound:
-                continue
-            if (
-                (vmid is None or order.vmid == vmid)
-                and (state is None or stands == state)
-                and labels.items() <= order.labels.items()
-            ):
+            order, stands, ending = self._look_up(exec_id, origin)
+            if state is None or stands == state:
                 found.append((order, render(order, stands, ending)))
                 room -= sum(map(len, order.command)) + 1024
         return found, None

@@ -12,15 +12,18 @@ import os
 import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gateway.config import LxcConfig
 from gateway.errors import GuestFrozen, GuestNotRunning
 from gateway.supervisor.cgroup import InstanceGroup, read_event
+from gateway.supervisor.procfs import is_privileged, read_stat, read_status
 
 _PF_EXITING = 0x4  # include/linux/sched.h
 _SIGKILL_BIT = 1 << 8
+_MAX_CGROUPS = 256
 
 
 @dataclass
@@ -58,33 +61,31 @@ class Incarnation:
         """Whether its init is dead, dying, or has a SIGKILL waiting: then the kernel ends all its processes."""
         if not self.alive():
             return True
+        process = self.proc / str(self.init_pid)
         try:
-            stat = (self.proc / str(self.init_pid) / "stat").read_text()
-            status = (self.proc / str(self.init_pid) / "status").read_text()
+            stat = read_stat(process)
         except OSError:
             return True
-        fields = stat.rpartition(")")[2].split()
-        pending = [int(line.split()[1], 16) for line in status.splitlines() if line[:7] in ("SigPnd:", "ShdPnd:")]
-        # A systemd guest that shuts down runs systemd-shutdown as its init, which ends everything else.
-        comm = stat.partition("(")[2].rpartition(")")[0]
+        pending = read_status(process, b"SigPnd", b"ShdPnd").values()
         return (
-            fields[0] in "ZX"
-            or bool(int(fields[6]) & _PF_EXITING)
-            or any(mask & _SIGKILL_BIT for mask in pending)
-            or comm == "systemd-shutdow"
+            stat.state in b"ZX"
+            or bool(stat.flags & _PF_EXITING)
+            or any(int(mask[0], 16) & _SIGKILL_BIT for mask in pending)
+            # A systemd guest that shuts down runs systemd-shutdown as its init, which ends everything else.
+            or stat.comm == b"systemd-shutdow"
         )
 
     def seems_to_shut_down(self) -> bool:
-        """Whether nothing but init is left and init sleeps: busybox' does so between its TERM, its KILL and the end.
+        """Whether its init sleeps, as busybox' does between its TERM to all, its KILL to all, and the end.
 
-        Its idle loop waits in sigtimedwait(2), which /proc/PID/wchan tells; a kernel that does not tell says 0.
+        Its idle loop waits in sigtimedwait(2), which /proc/PID/wchan tells. A kernel that does not tell says 0: then
+        a guest in which nothing but init is left counts.
         """
-        if _pids_below(self.ns) != [self.init_pid]:
-            return False
-        with contextlib.suppress(OSError):
-            where = (self.proc / str(self.init_pid) / "wchan").read_text()
-            return where == "0" or "nanosleep" in where
-        return True
+        try:
+            where = (self.proc / str(self.init_pid) / "wchan").read_bytes()
+        except OSError:
+            return True
+        return b"nanosleep" in where or (where == b"0" and _pids_below(self.ns) == [self.init_pid])
 
     def mirror_freeze(self) -> None:
         """Freezes or thaws our execs as the guest is: liblxc freezes `ns` only."""
@@ -142,7 +143,7 @@ class Guests:
         self._instance = instance
         self._on_found = on_found
         self._known: dict[int, Incarnation] = {}
-        self._depth = len(_status_field(config.proc / "self", "NSpid"))
+        self._depth = len(read_status(config.proc / "self", b"NSpid")[b"NSpid"])
 
     def find(self, vmid: int) -> Incarnation:
         """The running, thawed incarnation. Raises GuestNotRunning, GuestFrozen."""
@@ -210,8 +211,8 @@ class Guests:
                 try:
                     pidfd = os.pidfd_open(pid)
                     undo.callback(os.close, pidfd)
-                    start = start_time(self._config.proc / str(pid))
-                    privileged = _is_privileged(self._config.proc / str(pid))
+                    start = read_stat(self._config.proc / str(pid)).start
+                    privileged = is_privileged(self._config.proc / str(pid))
                     directory = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     undo.callback(os.close, directory)
                     events = os.open("ns/cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
@@ -229,42 +230,25 @@ class Guests:
         return None
 
     def _has_command_socket(self, vmid: int) -> bool:
-        name = f"@{self._config.path}/{vmid}/command"
-        with (self._config.proc / "net/unix").open() as sockets:
-            return any(line.rstrip("\n").endswith(name) and line.split()[-1] == name for line in sockets)
+        name = b" @" + os.fsencode(self._config.path / str(vmid) / "command") + b"\n"
+        with (self._config.proc / "net/unix").open("rb") as sockets:
+            return any(line.endswith(name) for line in sockets)
 
     def _is_init(self, pid: int) -> bool:
-        levels = _status_field(self._config.proc / str(pid), "NSpid")
-        return len(levels) == self._depth + 1 and levels[-1] == "1"
+        levels = read_status(self._config.proc / str(pid), b"NSpid").get(b"NSpid", [])
+        return len(levels) == self._depth + 1 and levels[-1] == b"1"
 
 
 def _pids_below(directory: Path) -> list[int]:
-    """Every process in a cgroup subtree, the nearest first: init is in `ns` or, under systemd, in `ns/init.scope`."""
+    """Processes in a cgroup subtree, the nearest first: init is in `ns` or, under systemd, in `ns/init.scope`.
+
+    The guest's root may have made a million cgroups there: no more than the first few are looked at.
+    """
     found: list[int] = []
-    for path, children, _ in os.walk(directory):
-        children.sort(key=lambda name: name != "init.scope")
+    places = [directory, directory / "init.scope"]
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        places += [Path(entry.path) for entry in islice(entries, _MAX_CGROUPS) if entry.is_dir()]
+    for place in dict.fromkeys(places):
         with contextlib.suppress(OSError):
-            found += sorted(int(pid) for pid in (Path(path) / "cgroup.procs").read_text().split())
+            found += sorted(map(int, (place / "cgroup.procs").read_bytes().split()))
     return found
-
-
-def _status_field(process: Path, name: str) -> list[str]:
-    with contextlib.suppress(OSError):
-        for line in (process / "status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return line.split()[1:]
-    return []
-
-
-def _is_privileged(process: Path) -> bool:
-    """Whether root in its user namespace is root here (user_namespaces(7)); when in doubt, yes."""
-    for line in (process / "uid_map").read_text().splitlines():
-        inside, outside, _ = line.split()
-        if inside == "0":
-            return outside == "0"
-    return True
-
-
-def start_time(process: Path) -> int:
-    """When a process began, in clock ticks since boot: with its pid, this names it for good."""
-    return int((process / "stat").read_text().rpartition(")")[2].split()[19])  # field 22, proc_pid_stat(5)

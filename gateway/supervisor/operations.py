@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.config import Config
 from gateway.errors import NodeNotReady
@@ -19,6 +19,8 @@ from gateway.supervisor.protocol import ProtocolError
 from gateway.supervisor.server import Connection, Reply
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _MAX_WAIT = 60.0
 _MAX_LISTED = 1000
@@ -48,9 +50,11 @@ class Operations:
         if handler is None:
             raise ProtocolError("no such operation")
         try:
-            return await handler(connection, header, blobs, Origin.from_wire(header.get("origin")))
-        except (KeyError, ValueError, TypeError, OverflowError) as exc:
-            raise ProtocolError(f"malformed {operation}: {exc!r}") from exc
+            origin = Origin.from_wire(header.get("origin"))
+        except ValueError as exc:
+            raise ProtocolError(str(exc)) from exc
+        try:
+            return await handler(connection, header, blobs, origin)
         except OSError as exc:
             log.error("%s failed: %s", operation, exc)
             raise NodeNotReady(
@@ -60,9 +64,9 @@ class Operations:
     async def _run(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
         exec_id = header.get("exec_id")
         if exec_id is None:
-            vmid, config_id = header["vmid"], header["config_id"]
-            if type(vmid) is not int or not isinstance(config_id, str) or len(blobs) != 1:
-                raise ProtocolError("malformed run")
+            vmid, config_id = _member(header, "vmid", int), _member(header, "config_id", str)
+            if len(blobs) != 1:
+                raise ProtocolError("a run has one body")
             execution = await self._acceptance.start(vmid, blobs[0], origin, config_id)
             exec_id = connection.exec_id = execution.order.id
         try:
@@ -74,50 +78,65 @@ class Operations:
         return {"exec": view}, (stdout, stderr)
 
     async def _get(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
-        exec_id, wait = _text(header["id"]), float(header.get("wait", 0))
+        exec_id, wait = _member(header, "id", str), _member(header, "wait", float)
         order = self._execs.order(exec_id, origin)
         if wait > 0:
             await self._execs.wait_end(exec_id, min(wait, _MAX_WAIT))
-        return {"exec": self._execs.get(exec_id, origin), "guest": self._guest_of(order)}, ()
+        return {"exec": self._execs.get(exec_id, origin), "guest": _guest_of(order, self._execs.same_run(order))}, ()
 
-    async def _list(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
+    async def _list(self, __: Connection, header: dict[str, Any], ___: list[bytes], origin: Origin) -> Reply:
         found, after = self._execs.page(
             origin,
-            vmid=header.get("vmid"),
-            state=header.get("state"),
-            labels=dict(header.get("labels") or {}),
-            limit=min(int(header["limit"]), _MAX_LISTED),
-            after=header.get("after"),
+            vmid=_optional(header, "vmid", int),
+            state=_optional(header, "state", str),
+            labels=_member(header, "labels", dict),
+            limit=min(_member(header, "limit", int), _MAX_LISTED),
+            after=_optional(header, "after", str),
         )
-        execs = [{"exec": view, "guest": self._guest_of(order)} for order, view in found]
+        runs: dict[tuple[int, str], bool] = {}
+        for order, _ in found:
+            run = (order.vmid, order.incarnation)
+            if run not in runs:
+                runs[run] = self._execs.same_run(order)
+        execs = [
+            {"exec": view, "guest": _guest_of(order, runs[order.vmid, order.incarnation])} for order, view in found
+        ]
         return {"execs": execs, "after": after}, ()
 
     async def _output(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
-        exec_id, stream = _text(header["id"]), header["stream"]
+        exec_id, stream = _member(header, "id", str), header.get("stream")
         if stream not in ("stdout", "stderr"):
             raise ProtocolError("no such stream")
         order = self._execs.order(exec_id, origin)
-        offset, length = max(0, int(header["offset"])), max(0, int(header["length"]))
+        offset, length = max(0, _member(header, "offset", int)), max(0, _member(header, "length", int))
         data, count, ended = self._execs.read_output(exec_id, stream, origin, offset, length)
         total, kept = (count["bytes"], kept_ranges(count)) if count else (0, [])
-        return {"total": total, "kept": kept, "ended": ended, "guest": self._guest_of(order)}, (data,)
+        return {"total": total, "kept": kept, "ended": ended, "guest": _guest_of(order, self._execs.same_run(order))}, (
+            data,
+        )
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
-        exec_id = _text(header["id"])
+        exec_id = _member(header, "id", str)
         order = self._execs.order(exec_id, origin)
-        return {"exec": await self._execs.kill(exec_id, origin), "guest": self._guest_of(order)}, ()
-
-    def _guest_of(self, order: Order) -> dict[str, Any]:
-        """What the web needs to tell whether a new guest has the vmid now."""
         return {
-            "vmid": order.vmid,
-            "config_id": order.config_id,
-            "same_run": self._execs.same_run(order),
-            "token_id": order.token_id,
-        }
+            "exec": await self._execs.kill(exec_id, origin),
+            "guest": _guest_of(order, self._execs.same_run(order)),
+        }, ()
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ProtocolError("not a string")
+def _guest_of(order: Order, same_run: bool) -> dict[str, Any]:
+    """What the web needs to tell whether a new guest has the vmid now."""
+    return {"vmid": order.vmid, "config_id": order.config_id, "same_run": same_run, "token_id": order.token_id}
+
+
+def _member(header: dict[str, Any], name: str, kind: type[T]) -> T:
+    value = header.get(name)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ProtocolError(f"{name} is not of type {kind.__name__}")
     return value
+
+
+def _optional(header: dict[str, Any], name: str, kind: type[T]) -> T | None:
+    return None if header.get(name) is None else _member(header, name, kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -162,6 +163,8 @@ async def _main(config: Config) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     supervisor.loop.children.reap()
     supervisor.sweep()
+    gc.collect()
+    gc.freeze()  # what is here now stays: no collection needs to look at it again
     notify("READY=1")
     while not stop.is_set():
         await _first_of(stop, reload)

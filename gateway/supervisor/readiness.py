@@ -61,10 +61,11 @@ def _nsdelegate(lxc: LxcConfig) -> tuple[bool, str]:
 def _cgroup_mounts(lxc: LxcConfig) -> list[str]:
     """The lines of mountinfo (proc_pid_mountinfo(5)) for cgroup file systems at or below the configured root."""
     root = str(lxc.cgroup)
-    lines = (lxc.proc / "self/mountinfo").read_text().splitlines()
+    lines = os.fsdecode((lxc.proc / "self/mountinfo").read_bytes()).split("\n")
     return [
         line
         for line in lines
-        if line.split(" - ")[1].split()[0] in ("cgroup", "cgroup2")
+        if " - " in line
+        and line.split(" - ")[1].split()[0] in ("cgroup", "cgroup2")
         and (line.split()[4] == root or line.split()[4].startswith(f"{root}/"))
     ]

@@ -13,7 +13,8 @@ from gateway.exec.order import Order
 from gateway.exec.spec import Placement
 from gateway.exec.view import Reason
 from gateway.supervisor.cgroup import ExecGroup
-from gateway.supervisor.guests import Guests, start_time
+from gateway.supervisor.guests import Guests
+from gateway.supervisor.procfs import read_stat
 from gateway.supervisor.spool import Life, Spool
 
 log = logging.getLogger(__name__)
@@ -38,30 +39,44 @@ def recover(
     """
     groups = _groups(guests)
     for life in spool.unfinished():
-        if life.order.id in keep:
-            continue
-        group = groups.pop(life.order.id, None)
-        if life.ending is None:
-            ending = _settle(life, group, proc)
-            if ending is not None:
-                spool.reopen(life.order)
-                spool.end(life.order, ending, b"", b"")
-            else:
-                spool.remember(life.order)
-            record_outcome(life.order, ending)
-        else:
-            spool.remember(life.order)
-            if group is not None and group.pids():
-                adopt(life.order, group)
-                continue
-        if group is not None:
-            _clear(group)
-        spool.retire(life.order.id)
+        if life.order.id not in keep:
+            group = groups.pop(life.order.id, None)
+            try:
+                _recover_one(life, group, spool=spool, proc=proc, record_outcome=record_outcome, adopt=adopt)
+            except Exception:  # one that cannot be settled must not keep the others from being so
+                log.exception("%s cannot be settled", life.order.id)
     for exec_id, group in groups.items():
         if exec_id not in keep:
             log.warning("ended what was left of %s, of which the spool knows nothing", exec_id)
             group.kill()
             _clear(group)
+
+
+def _recover_one(
+    life: Life,
+    group: ExecGroup | None,
+    *,
+    spool: Spool,
+    proc: Path,
+    record_outcome: Callable[[Order, Ending | None], None],
+    adopt: Callable[[Order, ExecGroup], None],
+) -> None:
+    if life.ending is None:
+        ending = _settle(life, group, proc)
+        if ending is not None:
+            spool.reopen(life.order)
+            spool.end(life.order, ending, b"", b"")
+        else:
+            spool.remember(life.order)
+        record_outcome(life.order, ending)
+    else:
+        spool.remember(life.order)
+        if group is not None and group.pids():
+            adopt(life.order, group)
+            return
+    if group is not None:
+        _clear(group)
+    spool.retire(life.order.id)
 
 
 def _settle(life: Life, group: ExecGroup | None, proc: Path) -> Ending | None:
@@ -81,7 +96,7 @@ def _kill_placed(life: Life, proc: Path) -> int:
     except OSError:
         return 0
     try:
-        if start_time(proc / str(life.pid)) != life.start:
+        if read_stat(proc / str(life.pid)).start != life.start:
             return 0
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         return 1
@@ -95,7 +110,11 @@ def _groups(guests: Guests) -> dict[str, ExecGroup]:
     """The cgroups that this instance has, by exec id. A stopped guest's are removed: they would stop its next start."""
     found: dict[str, ExecGroup] = {}
     for vmid in guests.with_instance_group():
-        guest = guests.current(vmid)
+        try:
+            guest = guests.current(vmid)
+        except Exception:
+            log.exception("guest %d cannot be looked at; what this gateway left in it stays", vmid)
+            continue
         if guest is None:
             guests.remove_leftovers(vmid)
             continue

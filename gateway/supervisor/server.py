@@ -25,6 +25,7 @@ Reply = tuple[dict[str, Any], tuple[bytes, ...]]
 Dispatch = Callable[["Connection", dict[str, Any], list[bytes]], Awaitable[Reply]]
 _UCRED = struct.Struct("3i")
 _READ = 262_144
+_ACCEPT_PAUSE = 0.2
 _MAX_CONNECTIONS = 4096
 
 
@@ -70,7 +71,13 @@ class Server:
         assert self._listener is not None
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # the peer left, or we are out of descriptors: the next event tries again
+        except BlockingIOError:
+            return
+        except OSError as exc:  # the peer left, or we are out of descriptors: not again at once
+            log.error("cannot accept a connection: %s", exc.strerror)
+            listener = self.stop_listening()
+            if listener is not None:
+                self.loop.call_later(_ACCEPT_PAUSE, self.listen, listener)
             return
         uid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1]
         if uid not in self._allowed or len(self.connections) >= _MAX_CONNECTIONS:

@@ -40,9 +40,12 @@ class Life:
 
 
 @dataclass(frozen=True)
-class _Remembered:
-    """One ended exec: the bytes of its output, and when it ended (seconds since 1970)."""
+class Remembered:
+    """One ended exec as it is known without a look at the disk: whose it is, how large, since when (Unix time)."""
 
+    token_id: str
+    vmid: int
+    labels: dict[str, str]
     bytes: int
     ended_at: float
 
@@ -58,10 +61,14 @@ class Spool:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
         self._files: dict[str, int] = {}
-        self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
+        self._remembered: OrderedDict[str, Remembered] = OrderedDict()
         self._bytes = 0
         for name in sorted(filter(is_exec_id, os.listdir(self._ended))):
-            self._remember(name, _measure(self._ended / name))
+            life = _read_life(self._ended / name)
+            if life is None:
+                shutil.rmtree(self._ended / name, ignore_errors=True)
+            else:
+                self._remember(life.order, *_measure(self._ended / name))
         self._free_checked = 0.0
 
     def accept(self, order: Order) -> None:
@@ -92,11 +99,11 @@ class Spool:
                     path.write_bytes(data)
             self._append(order.id, {"ended": ending.to_wire()})
         self._close(order.id)
-        self._remember(order.id, _Remembered(len(stdout) + len(stderr), time.time()))
+        self._remember(order, len(stdout) + len(stderr), time.time())
 
     def remember(self, order: Order) -> None:
         """Keeps one that an earlier supervisor left active: with its ending, or without, if nobody knows it."""
-        self._remember(order.id, _measure(self._active / order.id))
+        self._remember(order, *_measure(self._active / order.id))
 
     def retire(self, exec_id: str) -> None:
         """Moves it to the ended ones: nothing of it runs any more."""
@@ -128,9 +135,9 @@ class Spool:
         """An exec that has ended, as it is remembered; None when it is not or no longer."""
         return _read_life(self._path(exec_id)) if exec_id in self._remembered else None
 
-    def ended_ids(self) -> list[str]:
-        """The execs that are remembered as ended, newest first."""
-        return list(reversed(self._remembered))
+    def remembered(self) -> dict[str, Remembered]:
+        """The execs that are remembered as ended, by id."""
+        return self._remembered
 
     def read(self, exec_id: str, stream: str, offset: int, length: int | None) -> bytes:
         """Kept bytes of a stream, from `offset` among the kept ones; all that follow when `length` is None."""
@@ -165,9 +172,9 @@ class Spool:
             raise SpoolFull("the spool's file system has less free space than spool.min_free; free space on the node")
         self._free_checked = now
 
-    def _remember(self, exec_id: str, entry: _Remembered) -> None:
-        self._remembered[exec_id] = entry
-        self._bytes += entry.bytes
+    def _remember(self, order: Order, size: int, ended_at: float) -> None:
+        self._remembered[order.id] = Remembered(order.token_id, order.vmid, order.labels, size, ended_at)
+        self._bytes += size
 
     def _path(self, exec_id: str) -> Path:
         active = self._active / exec_id
@@ -188,7 +195,7 @@ def is_exec_id(text: str) -> bool:
     return text.startswith("ex_") and ulid.is_ulid(text[3:])
 
 
-def _measure(path: Path) -> _Remembered:
+def _measure(path: Path) -> tuple[int, float]:
     size, ended_at = 0, 0.0
     with contextlib.suppress(OSError), os.scandir(path) as files:
         for file in files:
@@ -197,7 +204,7 @@ def _measure(path: Path) -> _Remembered:
                 ended_at = status.st_mtime
             else:
                 size += status.st_size
-    return _Remembered(size, ended_at)
+    return size, ended_at
 
 
 def _read_life(path: Path) -> Life | None:

@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 from gateway.web import refusal
 from gateway.web.settings import WebSettings
+from gateway.web.tls import forget_errors
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_WAITED_BODY_BYTES = 64 * 1024
@@ -119,10 +120,12 @@ class Connection:
         except ssl.SSLWantWriteError:
             return Next.WRITE
         except ssl.SSLError as error:
+            forget_errors()
             if self.phase is Phase.HANDSHAKE and error.reason == "HTTP_REQUEST":
                 raise refusal.tls_required() from None
             return Next.GONE
         except OSError:
+            forget_errors()
             return Next.GONE
 
     def receive(self) -> Next:
@@ -132,6 +135,7 @@ class Connection:
         except TimeoutError:
             return Next.READ
         except OSError:
+            forget_errors()
             return Next.GONE
         if not data:
             return Next.GONE
@@ -205,20 +209,24 @@ class Connection:
 
     def say(self, data: bytes) -> None:
         """Send a short last word as far as the socket takes it at once; never raises OSError."""
-        with contextlib.suppress(OSError, ValueError):
+        try:
             self.sock.settimeout(0)
             if self.phase is Phase.HANDSHAKE:  # in clear, to one who speaks plain HTTP
                 socket.socket.send(self.sock, data)
             else:
                 self.sock.send(data)
+        except (OSError, ValueError):
+            forget_errors()
 
     def end(self, now: float) -> None:
         """Close our side (TLS close_notify, then FIN) and begin to wait for the client's."""
         with contextlib.suppress(OSError, ValueError):
             self.sock.settimeout(0)
             if isinstance(self.sock, ssl.SSLSocket) and self.phase is not Phase.HANDSHAKE:
-                with contextlib.suppress(OSError, ValueError):
+                try:
                     self.sock.unwrap()
+                except (OSError, ValueError):
+                    forget_errors()
             socket.socket.shutdown(self.sock, socket.SHUT_WR)
         self.phase = Phase.CLOSING
         self.since = now

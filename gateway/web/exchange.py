@@ -15,6 +15,7 @@ from gateway.errors import ClientGone
 from gateway.web import refusal
 from gateway.web.connection import REPLY_SECONDS, Connection
 from gateway.web.refusal import SERVER, Refusal
+from gateway.web.tls import forget_errors
 
 BODY_BYTES_PER_SECOND = 64 * 1024
 _RECORD_BYTES = 16 * 1024
@@ -183,6 +184,7 @@ class _Source:
         except TimeoutError:
             self._fail(refusal.too_slow("body"))
         except OSError:
+            forget_errors()
             self._fail(ClientGone())
         finally:
             with contextlib.suppress(OSError):
@@ -236,4 +238,5 @@ class _ReplyWriter:
         try:
             self._sock.sendall(data)
         except OSError as error:
+            forget_errors()
             raise ClientGone from error

@@ -29,7 +29,7 @@ class Refusal(Exception):
         """The whole HTTP/1.1 reply."""
         title = HTTPStatus(self.status).phrase
         problem = {
-            "type": "about:blank",
+            "type": f"urn:pve-exec-gateway:problem:{self.code}",
             "title": title,
             "status": self.status,
             "code": self.code,

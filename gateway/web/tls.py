@@ -1,5 +1,6 @@
 """ServerTls: the server's TLS context, made anew when certificate or key change on disk."""
 
+import contextlib
 import logging
 import os
 import ssl
@@ -10,6 +11,20 @@ from pathlib import Path
 CHECK_SECONDS = 2.0
 
 _Signature = tuple[tuple[int, int, int], tuple[int, int, int]]
+
+
+def forget_errors() -> None:
+    """Clears this thread's queue of OpenSSL errors; call it after any OSError of a TLS socket.
+
+    Python 3.13.5 leaves the error of a failed read or write there, and then takes it for the cause when another
+    connection of the same thread merely has nothing to read: one client's abrupt end would cut others' connections.
+    Nothing in the ssl module clears the queue but the beginning of a handshake (8 us).
+    """
+    with contextlib.suppress(ssl.SSLError):
+        _HANDSHAKER.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True).do_handshake()
+
+
+_HANDSHAKER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
 class ServerTls:

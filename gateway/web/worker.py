@@ -7,6 +7,7 @@ stays with its connection for some milliseconds, for busy clients send the next 
 """
 
 import contextlib
+import gc
 import os
 import select
 import socket
@@ -72,6 +73,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self._accepting = False
         self._next_tick = 0.0
         self._accept_from(True)
+        gc.collect()
+        gc.freeze()  # what is here now stays: no collection needs to look at it again
         notify("READY=1")
         while self.alive:
             self._turn()

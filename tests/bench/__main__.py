@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import time
-from pathlib import Path
 
 from tests.bench.bare import BareAttach, DiskAppend
 from tests.bench.client import ExecClient
 from tests.bench.figures import Figures, median, percentile, targets
-from tests.bench.gateway import Gateway, mean_record_size, proportional_memory
+from tests.bench.memory import proportional_memory
 from tests.bench.rounds import alternate_loads, take_turns
 from tests.pvesim import node, sets
+from tests.pvesim.services import COMMANDS, REPOSITORY, Services
 
 VMID = 101
 STARTS = 5
@@ -25,9 +26,9 @@ LOAD_SECONDS = 3.0
 LOAD_ROUNDS = 4
 IDLE_AFTER_SECONDS = 2.0
 
-_STATE = Path(".demo/bench")
-_REPORT = Path(".demo/bench.json")
-_LAUNCHER = Path("build/launcher")
+_STATE = REPOSITORY / ".demo/bench"
+_REPORT = REPOSITORY / ".demo/bench.json"
+_LAUNCHER = REPOSITORY / "build/launcher"
 
 
 def main() -> int:
@@ -37,56 +38,54 @@ def main() -> int:
     if not _LAUNCHER.exists():
         print("bench: there is no build/launcher: run `make launcher` first", file=sys.stderr)
         return 2
-    state = _STATE.resolve()
-    with node.locked(state):
-        started, lifeline = node.start(state, "pve1")
+    print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
+    with node.locked(_STATE):
+        started, lifeline = node.start(_STATE, "pve1")
         try:
             return node.run_inside(started, lambda: sets.create("demo")) or node.run_inside(started, run)
         finally:
             lifeline.close()
-            node.clear(state)
-            shutil.rmtree(state / "gateway", ignore_errors=True)
+            node.clear(_STATE)
+            shutil.rmtree(_STATE / "gateway", ignore_errors=True)
 
 
 def run() -> int:
     """Measures; runs in the node. 0 also when a target is missed: a benchmark tells, it does not judge."""
-    gateway = Gateway(_STATE.resolve() / "gateway", _LAUNCHER.resolve())
-    figures = measure(gateway)
+    with contextlib.closing(Services(_STATE / "gateway")) as services:
+        figures = measure(services)
     _REPORT.write_text(json.dumps(figures, indent=2) + "\n")
     print_table(figures)
     return 0
 
 
-def measure(gateway: Gateway) -> dict[str, float]:
+def measure(services: Services) -> dict[str, float]:
     """All figures, in the units that their names end with."""
-    token = gateway.create_token()
-    starts = []
-    for _ in range(STARTS - 1):
-        with gateway.running() as (seconds, _pids):
-            starts.append(seconds)
-    with gateway.running() as (seconds, pids):
-        starts.append(seconds)
-        time.sleep(IDLE_AFTER_SECONDS)
-        idle = proportional_memory(pids)
-        run_exec, attach = ExecClient(gateway.address, gateway.ca, token, VMID), BareAttach(VMID)
-        take_turns({"exec": run_exec, "bare": attach}, WARM_UP_TURNS)
-        append = DiskAppend(gateway.audit_directory.parent, mean_record_size(gateway.audit_directory))
-        turns = take_turns({"exec": run_exec, "bare": attach, "fdatasync": append}, TURNS)
-        loads = alternate_loads(
-            {
-                "exec": lambda: ExecClient(gateway.address, gateway.ca, token, VMID),
-                "bare": lambda: BareAttach(VMID),
-            },
-            side_by_side=SIDE_BY_SIDE,
-            seconds=LOAD_SECONDS,
-            rounds=LOAD_ROUNDS,
-        )
+    services.start()
+    token = services.create_token(actions="exec:run")
+    starts = [restart(services) for _ in range(STARTS)]
+    time.sleep(IDLE_AFTER_SECONDS)
+    idle = proportional_memory(services.pid(name) for name in COMMANDS)
+
+    def connect() -> ExecClient:
+        return ExecClient(("127.0.0.1", services.port), services.ca, token, VMID)
+
+    def attach() -> BareAttach:
+        return BareAttach(VMID)
+
+    one, bare = connect(), attach()
+    take_turns({"exec": one, "bare": bare}, WARM_UP_TURNS)
+    append = DiskAppend(services.audit / "audit.log")
+    turns = take_turns({"exec": one, "bare": bare, "fdatasync": append}, TURNS)
+    loads = alternate_loads(
+        {"exec": connect, "bare": attach}, side_by_side=SIDE_BY_SIDE, seconds=LOAD_SECONDS, rounds=LOAD_ROUNDS
+    )
     figures = {
         "exec_p50_ms": median(turns["exec"]),
         "exec_p99_ms": percentile(turns["exec"], 99),
         "bare_p50_ms": median(turns["bare"]),
         "bare_p99_ms": percentile(turns["bare"], 99),
         "fdatasync_p50_ms": median(turns["fdatasync"]),
+        "fdatasync_p99_ms": percentile(turns["fdatasync"], 99),
         "exec_per_s_8": loads["exec"],
         "bare_per_s_8": loads["bare"],
         "ready_s": median(starts),
@@ -95,13 +94,26 @@ def measure(gateway: Gateway) -> dict[str, float]:
     return {name: round(value, 3) for name, value in figures.items()}
 
 
+def restart(services: Services) -> float:
+    """Seconds from starting the three services to the first 200 of /health/ready."""
+    services.stop()
+    began = time.perf_counter()
+    services.start()
+    services.wait_ready()
+    return time.perf_counter() - began
+
+
 def print_table(figures: Figures) -> None:
-    print(f"/bin/true in guest {VMID}, {TURNS} turns, then 8 at a time")
-    print(f"{'':<22}{'p50 ms':>9}{'p99 ms':>9}{'8 at a time, per s':>20}")
-    for name, shown in (("exec", "exec over HTTPS"), ("bare", "bare lxc-attach")):
-        latency = f"{figures[name + '_p50_ms']:9.2f}{figures[name + '_p99_ms']:9.2f}"
-        print(f"{shown:<22}{latency}{figures[name + '_per_s_8']:20.1f}")
-    print(f"{'fdatasync of a record':<22}{figures['fdatasync_p50_ms']:9.2f}")
+    print(f"/bin/true in guest {VMID}: {TURNS} turns, then {SIDE_BY_SIDE} at a time")
+    print(f"{'':<22}{'p50 ms':>9}{'p99 ms':>9}{f'{SIDE_BY_SIDE} at a time, per s':>20}")
+    for name, shown in (
+        ("exec", "exec over HTTPS"),
+        ("bare", "bare lxc-attach"),
+        ("fdatasync", "fdatasync of a record"),
+    ):
+        row = f"{shown:<22}{figures[f'{name}_p50_ms']:9.2f}{figures[f'{name}_p99_ms']:9.2f}"
+        rate = figures.get(f"{name}_per_s_8")
+        print(row if rate is None else f"{row}{rate:20.1f}")
     print(f"start to ready {figures['ready_s']:.2f} s, idle {figures['idle_mb']:.1f} MB\n")
     for target in targets(figures):
         print(target)

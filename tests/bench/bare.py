@@ -29,11 +29,13 @@ class BareAttach:
 
 
 class DiskAppend:
-    """Appends records of `size` bytes to a file of its own beside the audit log, each made durable."""
+    """Appends a record of the log's mean size to a file beside the log, and makes it durable."""
 
-    def __init__(self, directory: Path, size: int) -> None:
-        self._record = b"x" * (size - 1) + b"\n"
-        self._fd = os.open(directory / "fdatasync", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    def __init__(self, log: Path) -> None:
+        records = log.read_bytes().splitlines(keepends=True)
+        self._record = b"x" * (sum(map(len, records)) // len(records))
+        beside = log.parent.with_name("fdatasync")  # a file in the log's own directory would be the audit writer's
+        self._fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def __call__(self) -> None:
         os.write(self._fd, self._record)

@@ -9,7 +9,9 @@ import socket
 import ssl
 from pathlib import Path
 
-TRUE = b'{"command":["/bin/true"]}'
+from tests.pvesim.services import make_client_context
+
+_TRUE = b'{"command":["/bin/true"]}'
 _SUCCESS = b'"exit_code":0'
 _READ = 65536
 
@@ -18,8 +20,15 @@ class ExecClient:
     """Runs /bin/true in a guest over one kept-alive connection; calling it is one exec."""
 
     def __init__(self, address: tuple[str, int], ca: Path, token: str, vmid: int) -> None:
-        self._socket = connect(address, ca)
-        self._request = _build_request("POST", f"/exec/{vmid}", address[0], token, TRUE)
+        self._socket = _connect(address, ca)
+        head = (
+            f"POST /exec/{vmid} HTTP/1.1",
+            f"Host: {address[0]}",
+            f"Authorization: Bearer {token}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(_TRUE)}",
+        )
+        self._request = "\r\n".join([*head, "", ""]).encode() + _TRUE
 
     def __call__(self) -> None:
         """Raises RuntimeError when the command did not run and exit with 0."""
@@ -29,35 +38,15 @@ class ExecClient:
             raise RuntimeError(f"an exec failed: {reply.decode(errors='replace')}")
 
 
-def is_ready(address: tuple[str, int], ca: Path) -> bool:
-    """Whether /health/ready says so, asked over a new connection."""
-    try:
-        with connect(address, ca) as sock:
-            sock.sendall(_build_request("GET", "/health/ready", address[0]))
-            return _read_reply(sock).startswith(b"HTTP/1.1 200 ")
-    except OSError:
-        return False
-
-
-def connect(address: tuple[str, int], ca: Path) -> ssl.SSLSocket:
+def _connect(address: tuple[str, int], ca: Path) -> ssl.SSLSocket:
     """A TLS connection that trusts `ca` alone. Raises OSError."""
-    context = ssl.create_default_context(cafile=str(ca))
     raw = socket.create_connection(address, timeout=10)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
-        return context.wrap_socket(raw, server_hostname=address[0])
+        return make_client_context(ca).wrap_socket(raw, server_hostname=address[0])
     except BaseException:
         raw.close()
         raise
-
-
-def _build_request(method: str, path: str, host: str, token: str = "", body: bytes = b"") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
-    if token:
-        lines.append(f"Authorization: Bearer {token}")
-    if body:
-        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _read_reply(sock: ssl.SSLSocket) -> bytes:

@@ -49,7 +49,9 @@ def labelled(api: Api, label: str) -> dict[str, Any] | None:
 
 def begun(api: Api, label: str, mark: str | None = None) -> str:
     """The id of the exec with this label, once it runs, and once a process of it carries `mark`."""
-    exec_id: str = until(lambda: labelled(api, label), why=f"exec {label} begins")["id"]
+    view = until(lambda: labelled(api, label), why=f"exec {label} begins")
+    assert view is not None
+    exec_id: str = view["id"]
     if mark is not None:
         until(lambda: living(mark), why=f"a process with {mark}")
     return exec_id

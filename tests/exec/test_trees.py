@@ -122,8 +122,10 @@ def test_neighbour_is_never_touched(api: Api, vmid: int) -> None:
 def test_detached_background_lives_on_and_may_write(api: Api, vmid: int) -> None:
     """A4: `detach` answers at once, and what was left behind writes for as long as it likes without a SIGPIPE."""
     mark = new_mark()
-    script = f"(trap 'exit 1' TERM; i=0; while [ $i -lt 200 ]; do echo again; sleep 0.01; i=$((i+1)); done;" \
-             f" exec sleep {mark}) & echo ok"
+    script = (
+        f"(trap 'exit 1' TERM; i=0; while [ $i -lt 200 ]; do echo again; sleep 0.01; i=$((i+1)); done;"
+        f" exec sleep {mark}) & echo ok"
+    )
     began = time.monotonic()
     result = api.run(vmid, script)
     assert time.monotonic() - began < 1.5
@@ -179,9 +181,7 @@ def test_command_goes_on_without_its_client(api: Api, small_vmid: int) -> None:
     """on_disconnect `continue`: the command runs to its end, and its result is there for who asks."""
     mark = new_mark()
     script = f"sleep 0.8; echo {mark} done; exit 4"
-    connection = api.begin(
-        small_vmid, {"command": script, "labels": {"test": mark}, "on_disconnect": "continue"}
-    )
+    connection = api.begin(small_vmid, {"command": script, "labels": {"test": mark}, "on_disconnect": "continue"})
     exec_id = begun(api, mark)
     connection.close()
     view = ended(api, exec_id)

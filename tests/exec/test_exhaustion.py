@@ -1,0 +1,112 @@
+"""A node that runs out of descriptors or of room for the spool: a clear answer, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.exec.api import Api
+from tests.exec.gateways import Gateway
+from tests.exec.inside import begun, exec_cgroups, new_mark
+from tests.exec.waiting import until
+from tests.pvesim import guests
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system of 2 MiB for a spool."""
+    place = tmp_path_factory.mktemp("spool")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture(scope="module")
+def gateway(make_gateway: Callable[..., Gateway], room: Path) -> Gateway:
+    """A gateway with that spool, which runs three execs at once."""
+    return make_gateway(spool={"directory": str(room / "s"), "min_free": 0}, exec={"max_running": 3})
+
+
+@pytest.fixture(scope="module")
+def api(gateway: Gateway) -> Iterator[Api]:
+    opened = gateway.api()
+    yield opened
+    opened.close()
+
+
+@contextlib.contextmanager
+def filled(place: Path) -> Iterator[None]:
+    """No byte is free in the file system of `place`."""
+    filler = place / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def test_full_spool_refuses_before_anything_runs(api: Api, room: Path) -> None:
+    """Without room for the exec's file nothing is run, and it is told; with room again it runs."""
+    mark = new_mark()
+    with filled(room):
+        answer = api.post(101, {"command": ["touch", f"/root/{mark}"]})
+    assert (answer.status, answer.code) == (507, "spool_full")
+    assert not (guests.get(101).rootfs / "root" / mark).exists()
+    assert api.run(101, ["true"])["reason"] == "exited"
+
+
+def test_spool_that_fills_up_meanwhile_loses_no_answer(api: Api, room: Path) -> None:
+    """A command that ends on a full disk is answered with its output and its end all the same."""
+    mark = new_mark()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(api.run, 101, f"yes {mark} | head -c 300000; sleep 0.5; exit 3", labels={"test": mark})
+        exec_id = begun(api, mark)
+        with filled(room):
+            result = running.result(20)
+            assert (result["id"], result["reason"], result["exit_code"]) == (exec_id, "exited", 3)
+            assert len(result["stdout"]) == 300_000
+            view = api.get(f"/execs/{exec_id}").json()
+            assert (view["state"], view["exit_code"]) in (("ended", 3), ("unknown", None))
+    assert api.run(101, ["true"])["reason"] == "exited"
+
+
+def test_out_of_descriptors_at_every_step(api: Api, gateway: Gateway) -> None:
+    """With 0 to 24 descriptors left: a result or a problem, never a hang; then all is as it was."""
+    api.run(101, ["true"])
+    pid = gateway.services.pid("supervisor")
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
+    count = len(os.listdir(f"/proc/{pid}/fd"))
+    seen = set()
+    for left in range(25):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + left, before[1]))
+        try:
+            answer = api.post(101, {"command": ["true"], "timeout": 5, "queue_timeout": 0}, timeout=20)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        seen.add(answer.status)
+        assert answer.status in (200, 409, 503, 507), (left, answer.body[:500])
+        if answer.status == 200:
+            assert answer.json()["reason"] in ("exited", "spawn_failed"), (left, answer.json())
+    assert 200 in seen
+    for _ in range(5):
+        assert api.run(101, ["true"], queue_timeout=0)["reason"] == "exited"
+    assert api.get("/execs?state=running").json()["execs"] == []
+    assert not exec_cgroups(101)
+    until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= count + 1, within=5, why="descriptors are back")
+    intents = {record["audit_id"] for record in gateway.records(event="exec:intent")}
+
+    def settled() -> bool:
+        ends = [record for record in gateway.records() if record["event"] in ("exec:outcome", "exec:aborted")]
+        return intents <= {record["audit_id"] for record in ends}
+
+    until(settled, within=5, why="every intent has its outcome or was taken back")

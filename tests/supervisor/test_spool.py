@@ -1,0 +1,155 @@
+"""What the spool remembers over the life of one supervisor and into the next, and what it forgets."""
+
+from __future__ import annotations
+
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import ulid
+from gateway.config import SpoolConfig
+from gateway.errors import SpoolFull
+from gateway.exec.ending import Ending
+from gateway.exec.limits import Limits
+from gateway.exec.order import Order
+from gateway.exec.spec import Background, OnDisconnect, OnLimit, Placement
+from gateway.exec.view import Reason
+from gateway.supervisor.spool import Spool
+
+
+def make_order(**changes: Any) -> Order:
+    """An order as any other."""
+    fields: dict[str, Any] = {
+        "id": ulid.new("ex_"),
+        "audit_id": "au_1",
+        "request_id": "req_1",
+        "vmid": 101,
+        "node": "pve1",
+        "incarnation": "17.4711",
+        "config_id": "1.2",
+        "token_id": "t",
+        "token_name": "ci",
+        "remote": "127.0.0.1",
+        "command": ["true"],
+        "labels": {"a": "b"},
+        "created_at": "2025-01-01T00:00:00.000Z",
+        "queued_ms": 0,
+        "limits": Limits(60, 5, 10, 1000),
+        "background": Background.DETACH,
+        "on_disconnect": OnDisconnect.KILL,
+        "on_limit": OnLimit.DROP,
+        "placement": Placement.OWN,
+    }
+    return Order(**{**fields, **changes})
+
+
+ENDING = Ending(reason=Reason.EXITED, exit_code=3, signal=None, ended_at="2025-01-01T00:00:01.000Z", killed=2)
+
+
+def make_spool(directory: Path, **settings: Any) -> Spool:
+    return Spool(SpoolConfig(directory=directory / "spool", min_free=0, **settings))
+
+
+def keep_one(spool: Spool, stdout: bytes = b"out", stderr: bytes = b"") -> str:
+    """The id of an exec that was accepted, ran and ended."""
+    order = make_order()
+    spool.accept(order)
+    spool.mark_go(order, 17, 4711)
+    spool.end(order, ENDING, stdout, stderr)
+    spool.retire(order.id)
+    return order.id
+
+
+def test_life_is_remembered_by_the_next_supervisor(tmp_path: Path) -> None:
+    """Order, end and output of an ended exec are read by the next supervisor as they were written."""
+    exec_id = keep_one(make_spool(tmp_path), b"\x00\xff", b"err")
+    spool = make_spool(tmp_path)
+    life = spool.find(exec_id)
+    assert life is not None
+    assert (life.order.id, life.ending, life.pid, life.start) == (exec_id, ENDING, 17, 4711)
+    assert life.order == make_order(id=exec_id)
+    assert [spool.read(exec_id, name, 0, None) for name in ("stdout", "stderr")] == [b"\x00\xff", b"err"]
+    assert spool.read(exec_id, "stdout", 1, 1) == b"\xff"
+    assert list(reversed(spool.remembered())) == [exec_id]
+
+
+def test_all_of_it_is_private(tmp_path: Path) -> None:
+    """Directories are 0700 and files 0600, whatever the umask says."""
+    spool = make_spool(tmp_path)
+    keep_one(spool, b"a", b"b")
+    for path in [tmp_path / "spool", *(tmp_path / "spool").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+@pytest.mark.parametrize("cut", [1, 20, 100])
+def test_torn_last_line_is_as_if_it_had_not_been(tmp_path: Path, cut: int) -> None:
+    """A supervisor that died while it wrote an end leaves an exec without an end."""
+    spool, order = make_spool(tmp_path), make_order()
+    spool.accept(order)
+    spool.mark_go(order, 17, 4711)
+    spool.end(order, ENDING, b"", b"")
+    path = tmp_path / "spool/active" / order.id / "life.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    (life,) = make_spool(tmp_path).unfinished()
+    assert (life.order.id, life.pid, life.ending) == (order.id, 17, ENDING if cut == 1 else None)
+
+
+def test_unreadable_life_is_dropped(tmp_path: Path) -> None:
+    """A directory that tells nothing is removed, and so is what no exec ever had."""
+    spool, order = make_spool(tmp_path), make_order()
+    spool.accept(order)
+    (tmp_path / "spool/active" / order.id / "life.jsonl").write_bytes(b"\xff\x00{")
+    (tmp_path / "spool/active/../active/strange").mkdir()
+    assert make_spool(tmp_path).unfinished() == []
+    assert list((tmp_path / "spool/active").iterdir()) == []
+
+
+def test_dropped_exec_leaves_nothing(tmp_path: Path) -> None:
+    """One that never began is forgotten with its directory."""
+    spool, order = make_spool(tmp_path), make_order()
+    spool.accept(order)
+    spool.drop(order.id)
+    assert spool.find(order.id) is None
+    assert list((tmp_path / "spool/active").iterdir()) == []
+
+
+def test_sweep_forgets_by_age(tmp_path: Path) -> None:
+    """Past spool.retention an exec is gone with its output; until then it is not."""
+    spool = make_spool(tmp_path, retention=100.0)
+    exec_id = keep_one(spool)
+    spool.sweep(time.time() + 99)
+    assert spool.find(exec_id) is not None
+    spool.sweep(time.time() + 101)
+    assert spool.find(exec_id) is None
+    assert list((tmp_path / "spool/ended").iterdir()) == []
+
+
+def test_sweep_forgets_the_oldest_first(tmp_path: Path) -> None:
+    """Over spool.max_ended, and over spool.total, the oldest go until it fits."""
+    spool = make_spool(tmp_path, max_ended=3)
+    made = [keep_one(spool) for _ in range(5)]
+    spool.sweep(time.time())
+    assert list(reversed(spool.remembered())) == made[:1:-1]
+    large = make_spool(tmp_path / "large", total=1 << 20)
+    made = [keep_one(large, b"x" * 300_000) for _ in range(5)]
+    large.sweep(time.time())
+    assert list(reversed(large.remembered())) == made[:1:-1]
+
+
+def test_sweep_leaves_those_whose_survivors_live(tmp_path: Path) -> None:
+    """An exec that has ended and is still active, for the sake of its survivors, is not swept."""
+    spool, order = make_spool(tmp_path, retention=1.0), make_order()
+    spool.accept(order)
+    spool.end(order, ENDING, b"out", b"")
+    spool.sweep(time.time() + 100)
+    assert spool.find(order.id) is not None
+
+
+def test_too_little_free_space_refuses(tmp_path: Path) -> None:
+    """Less free space than spool.min_free: nothing is accepted."""
+    spool = Spool(SpoolConfig(directory=tmp_path / "spool", min_free=1 << 62))
+    with pytest.raises(SpoolFull):
+        spool.accept(make_order())
