@@ -70,8 +70,10 @@ class ExecConfig(Section):
     output_limit: Bytes = 1 << 20
     output_limit_max: Annotated[int, Field(ge=0, le=256 << 20)] = 16 << 20
     max_running: Count = 500
+    max_running_per_token: Count = 400
     max_queued: Count = 2000
     max_survivors: Count = 100
+    memory: Annotated[int, Field(ge=16 << 20)] = 1 << 30
     path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

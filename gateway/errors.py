@@ -165,6 +165,12 @@ class TooManyExecs(GatewayError):
     code, status, title, retryable = "too_many_execs", 429, "Too many running execs", True
 
 
+class TooManyRequests(GatewayError):
+    """One token has as many requests under way as it may."""
+
+    code, status, title, retryable = "too_many_requests", 429, "Too many requests under way", True
+
+
 class AuditUnavailable(GatewayError):
     """No durable audit record could be had, so nothing was done."""
 

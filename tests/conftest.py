@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,7 +70,12 @@ def make_guest(node: None) -> Iterator[Callable[..., Guest]]:
     made: list[Guest] = []
 
     def make(vmid: int, *arguments: Any, **options: Any) -> Guest:
-        made.append(guests.create(vmid, *arguments, **options))
+        try:
+            made.append(guests.create(vmid, *arguments, **options))
+        except BaseException:
+            with contextlib.suppress(guests.GuestError):
+                guests.get(vmid).destroy()
+            raise
         return made[-1]
 
     yield make

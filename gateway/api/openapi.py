@@ -21,6 +21,7 @@ from gateway.errors import (
     InvalidRequest,
     MalformedRequest,
     PayloadTooLarge,
+    TooManyRequests,
     Unauthenticated,
     UnsupportedMediaType,
 )
@@ -159,7 +160,7 @@ def _problems(route: Route) -> Schema:
 def _pipeline_errors(route: Route) -> list[type[GatewayError]]:
     errors: list[type[GatewayError]] = [MalformedRequest, InvalidRequest, InternalError]
     if route.action is not Action.PUBLIC:
-        errors.append(Unauthenticated)
+        errors += [Unauthenticated, TooManyRequests]
     if route.action not in (Action.PUBLIC, Action.ANY_TOKEN):
         errors.append(Forbidden)
     if route.body is not None:

@@ -16,6 +16,7 @@ from gateway.api.parse import parse_json, parse_query, read_body
 from gateway.api.problems import MEDIA_TYPE, build_problem, problem_headers
 from gateway.api.routes import PARAMETERS, Route
 from gateway.api.services import Services
+from gateway.api.shares import Shares
 from gateway.auth.actions import Action
 from gateway.auth.actor import ANONYMOUS, Actor
 from gateway.auth.tokens import Refusal, Refused
@@ -45,6 +46,7 @@ class Pipeline:
     def __init__(self, services: Services, denials: DenialLog) -> None:
         self._services = services
         self._denials = denials
+        self._shares = Shares(max(2, services.config.web.threads * 3 // 4))
 
     def take(self, route: Route, environ: Mapping[str, Any], path: Mapping[str, str]) -> Response:
         """The reply to one request. Raises ClientGone alone: then there is nobody to reply to."""
@@ -84,7 +86,10 @@ class Pipeline:
 
     def _handle(self, attempt: Attempt, call: Call) -> Reply:
         try:
-            return attempt.route.handler(self._services, call)
+            if attempt.route.action is Action.PUBLIC:
+                return attempt.route.handler(self._services, call)
+            with self._shares.take(call.actor.token_id):
+                return attempt.route.handler(self._services, call)
         except GuestNotFound:
             # Told, and recorded, exactly like a guest outside the grant: the two must not be told apart.
             audit_id = self._denials.record_actor(attempt, Refusal.UNKNOWN_GUEST, call.actor)

@@ -23,6 +23,7 @@ from gateway.supervisor.execs import Execs
 from gateway.supervisor.execution import Execution, Services
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.launch import build_spec
+from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Places
 from gateway.supervisor.spool import Spool
 
@@ -38,6 +39,7 @@ class Acceptance:
         spool: Spool,
         audit: AuditTrail,
         places: Places,
+        memory: Memory,
         execs: Execs,
     ) -> None:
         self.under_way = 0
@@ -48,6 +50,7 @@ class Acceptance:
         self._spool = spool
         self._audit = audit
         self._places = places
+        self._memory = memory
         self._execs = execs
 
     async def start(self, vmid: int, body: bytes, origin: Origin, config_id: str) -> Execution:
@@ -59,18 +62,25 @@ class Acceptance:
         guest = self._guests.find(vmid)
         if spec.background is Background.DETACH:
             self._execs.check_room_for_survivors(vmid, self._config.exec.max_survivors)
-        queued = await self._places.take(limits.queue_timeout)
-        self.under_way += 1
+        exec_id = ulid.new("ex_")
+        over_default = max(0, limits.output_limit - self._config.exec.output_limit)
+        self._memory.promise(exec_id, 2 * len(body) + 2 * over_default)
         try:
-            if queued:
-                guest = self._guests.find(vmid)
-            order = self._order(spec, limits, origin, guest, config_id, queued)
-            tree = await self._record(order, spec, guest)
+            queued = await self._places.take(origin.token_id, limits.queue_timeout)
+            self.under_way += 1
+            try:
+                if queued:
+                    guest = self._guests.find(vmid)
+                order = self._order(exec_id, spec, limits, origin, guest, config_id, queued)
+                tree = await self._record(order, spec, guest)
+            except BaseException:
+                self._places.give_back(origin.token_id)
+                raise
+            finally:
+                self.under_way -= 1
         except BaseException:
-            self._places.give_back()
+            self._memory.release(exec_id)
             raise
-        finally:
-            self.under_way -= 1
         execution = Execution(self._services, self._execs, order, guest, tree, spec.output.keep)
         self._execs.add(execution)
         env = {"PATH": self._config.exec.path, **spec.env}
@@ -101,14 +111,21 @@ class Acceptance:
 
     def _make_tree(self, order: Order, guest: Incarnation) -> Tree:
         if order.placement is Placement.GUEST:
-            return Descendants(self._config.lxc.proc, order.vmid)
+            return Descendants(guest.proc, guest.ns)
         return guest.group.make(order.id)
 
     def _order(
-        self, spec: ExecSpec, limits: Limits, origin: Origin, guest: Incarnation, config_id: str, queued: float
+        self,
+        exec_id: str,
+        spec: ExecSpec,
+        limits: Limits,
+        origin: Origin,
+        guest: Incarnation,
+        config_id: str,
+        queued: float,
     ) -> Order:
         return Order(
-            id=ulid.new("ex_"),
+            id=exec_id,
             audit_id=new_audit_id(),
             request_id=origin.request_id,
             vmid=guest.vmid,

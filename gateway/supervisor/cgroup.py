@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import time
+from pathlib import Path
 from typing import Protocol
 
 from gateway.errors import GuestNotRunning
@@ -34,6 +35,8 @@ class Tree(Protocol):
     def kill(self) -> int: ...
     def usage(self) -> Usage: ...
     def remove(self) -> bool: ...
+    def populated(self) -> bool: ...
+    def forget_root(self) -> None: ...
     def events_fd(self) -> int | None: ...
     def close(self) -> None: ...
 
@@ -113,6 +116,13 @@ class ExecGroup:
     def take_root(self, pid: int) -> None:
         """Membership is the kernel's business here, not parentage's."""
 
+    def forget_root(self) -> None:
+        """The command has been reaped; nothing here depended on it."""
+
+    def populated(self) -> bool:
+        """Whether a live process is in it, however many there are; zombies do not count."""
+        return _keyed(_read(self.dir, "cgroup.events")).get("populated", 0) == 1
+
     def holds(self, pid: int) -> bool:
         """Whether this process is in it, and so will end with it."""
         return pid in self.pids()
@@ -178,18 +188,6 @@ class ExecGroup:
             self._events = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.dir)
         return self._events
 
-    def wait_empty(self, timeout: float) -> bool:
-        """Waits until no process is left, at most `timeout` seconds; for start-up, where nothing else goes on."""
-        poll = select.poll()
-        poll.register(self.events_fd(), select.POLLPRI)
-        deadline = time.monotonic() + timeout
-        while read_event(self.events_fd(), "populated"):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            poll.poll(left * 1000)
-        return True
-
     def close(self) -> None:
         for fd in (self.dir, self._parent, self._events):
             if fd is not None:
@@ -203,6 +201,20 @@ def _enable_controllers(directory: int) -> None:
         if name in available:
             with contextlib.suppress(OSError):
                 _write(directory, "cgroup.subtree_control", b"+" + name)
+
+
+def wait_empty(directory: Path, timeout: float) -> bool:
+    """Waits until no process is left in a cgroup, at most `timeout` seconds; for start-up, where nobody else waits."""
+    with (directory / "cgroup.events").open("rb", buffering=0) as events:
+        poll = select.poll()
+        poll.register(events, select.POLLPRI)
+        deadline = time.monotonic() + timeout
+        while read_event(events.fileno(), "populated"):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            poll.poll(left * 1000)
+    return True
 
 
 def read_event(events_fd: int, key: str) -> bool:

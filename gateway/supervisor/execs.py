@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.execution import Execution, Services
 from gateway.supervisor.guests import Guests, Incarnation
+from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Places
 from gateway.supervisor.procfs import read_stat
 from gateway.supervisor.spool import Remembered, Spool
@@ -44,6 +46,7 @@ class Execs:
         spool: Spool,
         trail: AuditTrail,
         places: Places,
+        memory: Memory,
     ) -> None:
         self.running: dict[str, Execution] = {}
         self.surviving: dict[str, Survivors] = {}
@@ -53,6 +56,7 @@ class Execs:
         self._spool = spool
         self._trail = trail
         self._places = places
+        self._memory = memory
         self._ends: dict[str, asyncio.Future[Result]] = {}
 
     # ---- beginning
@@ -74,9 +78,9 @@ class Execs:
         if order.placement is Placement.OWN:
             tree = guest.group.open(order.id)
         self._spool.reopen(order)
-        self._places.occupy()
+        self._places.occupy(order.token_id)
         self._ends[order.id] = self._services.loop.io.create_future()
-        tree = tree or Descendants(self._proc, order.vmid)
+        tree = tree or Descendants(self._proc, guest.ns)
         self.running[order.id] = Execution.resume(self._services, self, state, guest, tree)
 
     # ---- ending
@@ -86,14 +90,15 @@ class Execs:
         order, ending = execution.order, execution.ending
         assert ending is not None
         del self.running[order.id]
-        stdout, stderr = execution.stdout.kept(), execution.stderr.kept()
+        stdout, stderr = execution.streams.stdout.kept(), execution.streams.stderr.kept()
         self._spool.end(order, ending, stdout, stderr)
         if left is None:
             self._spool.retire(order.id)
         else:
             self.surviving[order.id] = left
         self._trail.outcome(order, ending)
-        self._places.give_back()
+        self._places.give_back(order.token_id)
+        self._memory.release(order.id)
         waiter = self._ends.pop(order.id)
         if not waiter.done():
             waiter.set_result((render(order, State.ENDED, ending), stdout, stderr))
@@ -203,7 +208,7 @@ class Execs:
         order, _, ending = self._look_up(exec_id, origin)
         execution = self.running.get(exec_id)
         if execution is not None:
-            capture = execution.stdout if stream == "stdout" else execution.stderr
+            capture = execution.streams.stdout if stream == "stdout" else execution.streams.stderr
             start, size = place_in_kept(capture.count(), offset, length)
             return capture.kept()[start : start + size], capture.count(), False
         counts = ending.output if ending else None
@@ -239,9 +244,14 @@ class Execs:
     def resume_survivors(self, state: dict[str, Any], guests: dict[tuple[int, str], Incarnation]) -> None:
         """Takes over what outlives an exec that ended under an earlier image of this program."""
         order = Order.from_wire(state["order"])
+        self._spool.remember(order)
         guest = guests.get((order.vmid, order.incarnation))
-        group = guest.group.open(order.id) if guest is not None else None
-        tree = group or Descendants(self._proc, order.vmid)
+        if guest is None:  # it has stopped meanwhile, and they with it
+            for fd in state["fds"].values():
+                os.close(fd)
+            self._spool.retire(order.id)
+            return
+        tree = guest.group.open(order.id) or Descendants(guest.proc, guest.ns)
         self.adopt_survivors(order, tree, list(state["fds"].values()))
 
     def adopt_survivors(self, order: Order, tree: Tree, pipes: list[int]) -> None:

@@ -22,14 +22,13 @@ from gateway.exec.ending import Ending, exit_code_of, timestamp
 from gateway.exec.order import Order
 from gateway.exec.spec import Background, Keep, OnLimit, Placement
 from gateway.exec.view import Reason, SpawnError, Usage
-from gateway.supervisor.capture import Capture
 from gateway.supervisor.cgroup import Tree, read_event
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.guests import Incarnation
-from gateway.supervisor.launch import Launcher, failed_exit_code
+from gateway.supervisor.launch import LAUNCH_FAILED, Launcher, failed_exit_code
 from gateway.supervisor.loop import Loop
-from gateway.supervisor.pipes import PipeReader, StdinWriter
 from gateway.supervisor.spawning import Spawn, attach_failed
+from gateway.supervisor.streams import Streams
 from gateway.supervisor.survivors import Survivors
 
 log = logging.getLogger(__name__)
@@ -83,10 +82,10 @@ class Execution:
         self.guest = guest
         self.phase = Phase.STARTING
         self.ending: Ending | None = None
-        self.stdout = Capture(order.limits.output_limit, keep)
-        self.stderr = Capture(order.limits.output_limit, keep)
         self._services = services
         self._io = services.loop.io
+        over_limit = self._passed_output_limit if order.on_limit is OnLimit.KILL else None
+        self.streams = Streams(self._io, order.limits.output_limit, keep, over_limit)
         self._owner = owner
         self._tree = tree
         self._spawn: Spawn | None = None
@@ -100,8 +99,6 @@ class Execution:
         self._command_ended: float | None = None
         self._kill_at: float | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._readers: dict[str, PipeReader] = {}
-        self._writer: StdinWriter | None = None
         self._watched_events: int | None = None
 
     # ---- beginning
@@ -123,9 +120,7 @@ class Execution:
             self._progress()
             return
         self._tree.take_root(launched.pid)
-        self._read(stdout=launched.stdout, stderr=launched.stderr)
-        if launched.stdin is not None:
-            self._writer = StdinWriter(self._io, launched.stdin, stdin)
+        self.streams.connect(stdout=launched.stdout, stderr=launched.stderr, stdin=launched.stdin, data=stdin)
         self._arm("spawn", self._begun + self._services.config.spawn_timeout, self._spawn_timed_out)
         self._arm("timeout", self._begun + self.order.limits.timeout, self._timed_out)
         self._spawn = Spawn(self._services.loop, launched, self, self.order.id)
@@ -191,13 +186,21 @@ class Execution:
         """Kills the whole tree now."""
         self._disarm("kill")
         self._killed = max(self._killed, self._tree.kill())
+        if self._spawn is not None:
+            self._spawn.kill_attach()
         self._arm("abandon", self._io.time() + _REAPED_WITHIN, self._stop_waiting_for_status)
         if self.phase is Phase.LINGERING:
             self._progress()
 
+    def look_after(self) -> None:
+        """Called now and then: a command whose tree is empty has ended, even if its end cannot be seen."""
+        lost = self.phase is Phase.RUNNING and self._command_pid is not None and "abandon" not in self._timers
+        if lost and not self._tree.populated():
+            self._arm("abandon", self._io.time() + _REAPED_WITHIN, self._stop_waiting_for_status)
+
     def _stop_waiting_for_status(self) -> None:
         """A dead command whose guest's root traces it cannot be reaped by us: that its tree is empty is its end."""
-        if self._tree.pids():
+        if self._tree.populated():
             self._arm("abandon", self._io.time() + _REAPED_WITHIN, self._stop_waiting_for_status)
             return
         if self._spawn is not None:
@@ -219,10 +222,12 @@ class Execution:
 
     def command_died(self, status: int) -> None:
         self._command_pid = None
+        self._tree.forget_root()
         self._wait_status = status
         self._command_ended = self._io.time()
+        if self.phase is not Phase.RUNNING or status == LAUNCH_FAILED:
+            self._take_spawn_error()  # once told to go, a guest's root can send such a message of its own
         self.phase = Phase.LINGERING
-        self._take_spawn_error()
         self._disarm("spawn")
         if status & 0x7F in _STRAY_SIGNALS and self._end_reason is None and self._spawn_error is None:
             if self.guest.stopping():
@@ -233,6 +238,9 @@ class Execution:
 
     def _timed_out(self) -> None:
         self.end(Reason.TIMEOUT)
+
+    def _passed_output_limit(self) -> None:
+        self.end(Reason.OUTPUT_LIMIT)
 
     def _look_at_guest(self) -> None:
         """Whether a stray signal was the guest's end: init is given the time that it takes to shut down."""
@@ -257,8 +265,7 @@ class Execution:
             self._arm("empty", self._io.time() + _LOOK_AGAIN, self._progress)
 
     def _try_to_finish(self) -> None:
-        for reader in self._readers.values():
-            reader.drain()
+        self.streams.drain()
         usage = self._tree.usage()
         if self._tree.remove():
             self._finish(usage, survivors=int(self._leaves_writers_behind()))
@@ -283,7 +290,7 @@ class Execution:
         whose parents have died. They are to live on only if the exec ended by itself and detaches."""
         ended_by_itself = self._end_reason is None and self._spawn_error is None
         detaches = self.order.placement is Placement.GUEST and self.order.background is Background.DETACH
-        return ended_by_itself and detaches and any(reader.fd is not None for reader in self._readers.values())
+        return ended_by_itself and detaches and self.streams.has_writers
 
     def _wait_empty(self) -> None:
         fd = self._tree.events_fd()
@@ -314,7 +321,7 @@ class Execution:
             signal=signal_name,
             ended_at=timestamp(),
             spawn_error=failed,
-            output={"stdout": self.stdout.count(), "stderr": self.stderr.count()},
+            output=self.streams.counts(),
             usage=usage,
             killed=self._killed,
             survivors=survivors,
@@ -341,8 +348,8 @@ class Execution:
 
     def _hand_over(self) -> Survivors:
         """The tree and its pipes, out of our hands."""
-        pipes = [reader.give_up() for reader in self._readers.values() if reader.fd is not None]
-        tree, self._tree = self._tree, Descendants(self.guest.proc, self.guest.vmid)
+        pipes = self.streams.give_up()
+        tree, self._tree = self._tree, Descendants(self.guest.proc, self.guest.ns)
         return Survivors(self._services.loop, self.order, tree, pipes, self._owner.on_survivors_gone)
 
     def _release(self) -> None:
@@ -352,10 +359,7 @@ class Execution:
         if self._watched_events is not None:
             self._services.loop.events.remove(self._watched_events)
             self._watched_events = None
-        for reader in self._readers.values():
-            reader.close()
-        if self._writer is not None:
-            self._writer.close()
+        self.streams.close()
         if self._spawn is not None:
             self._spawn.close()
         self._tree.close()
@@ -369,15 +373,10 @@ class Execution:
 
     def to_state(self) -> dict[str, Any]:
         """Everything that `resume` needs; descriptors by number, times by the monotonic clock."""
-        fds = {name: reader.fd for name, reader in self._readers.items()}
-        stdin = {"fd": self._writer.fd, "rest": self._writer.rest().hex()} if self._writer is not None else None
         return {
+            **self.streams.to_state(),
             "order": self.order.to_wire(),
             "phase": self.phase,
-            "stdout": self.stdout.to_state(),
-            "stderr": self.stderr.to_state(),
-            "fds": fds,
-            "stdin": stdin,
             "spawn_error": self._spawn_error,
             "command_pid": self._command_pid,
             "wait_status": self._wait_status,
@@ -396,15 +395,12 @@ class Execution:
         """Goes on with an execution that an earlier image of this program began. Descriptors are taken over."""
         self = cls(services, owner, Order.from_wire(state["order"]), guest, tree, Keep.HEAD)
         self.phase = Phase(state["phase"])
-        self.stdout, self.stderr = Capture.from_state(state["stdout"]), Capture.from_state(state["stderr"])
         self._spawn_error, self._wait_status = state["spawn_error"], state["wait_status"]
         self._end_reason = Reason(state["end_reason"]) if state["end_reason"] else None
         self._killed, self._kill_at = state["killed"], state["kill_at"]
         self._begun, self._ran, self._command_ended = state["begun"], state["ran"], state["command_ended"]
         self._command_pid = state["command_pid"]
-        self._read(**{name: fd for name, fd in state["fds"].items() if fd is not None})
-        if state["stdin"] is not None and state["stdin"]["fd"] is not None:
-            self._writer = StdinWriter(self._io, state["stdin"]["fd"], bytes.fromhex(state["stdin"]["rest"]))
+        self.streams.resume(state)
         self._arm("timeout", self._begun + self.order.limits.timeout, self._timed_out)
         if self._kill_at is not None:
             self._arm("kill", self._kill_at, self.kill)
@@ -415,23 +411,7 @@ class Execution:
             self._io.call_soon(self._progress)
         return self
 
-    # ---- timers and output
-
-    def _read(self, **fds: int) -> None:
-        for name, fd in fds.items():
-            capture = self.stdout if name == "stdout" else self.stderr
-            self._readers[name] = PipeReader(self._io, fd, self._sink(capture))
-
-    def _sink(self, capture: Capture) -> Callable[[bytes], None]:
-        if self.order.on_limit is OnLimit.DROP:
-            return capture.feed
-
-        def feed(data: bytes) -> None:
-            capture.feed(data)
-            if capture.over_limit:
-                self.end(Reason.OUTPUT_LIMIT)
-
-        return feed
+    # ---- timers
 
     def _arm(self, name: str, at: float, action: Callable[[], None]) -> None:
         def fire() -> None:

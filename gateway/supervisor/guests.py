@@ -18,12 +18,13 @@ from typing import Any
 
 from gateway.config import LxcConfig
 from gateway.errors import GuestFrozen, GuestNotRunning
-from gateway.supervisor.cgroup import InstanceGroup, read_event
+from gateway.supervisor.cgroup import InstanceGroup, read_event, wait_empty
 from gateway.supervisor.procfs import is_privileged, read_stat, read_status
 
 _PF_EXITING = 0x4  # include/linux/sched.h
 _SIGKILL_BIT = 1 << 8
 _MAX_CGROUPS = 256
+_KILL_SECONDS = 2.0
 
 
 @dataclass
@@ -191,8 +192,12 @@ class Guests:
         return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit())
 
     def remove_leftovers(self, vmid: int) -> None:
-        """Removes our empty directories in a stopped guest's tree, which would make its next start fail."""
+        """Ends what runs in our directory of a guest that is not found running, and removes it: it would make the
+        guest's next start fail, and whatever runs in it has lost its guest."""
         directory = self._config.cgroup / "lxc" / str(vmid) / f"pveg-{self._instance}"
+        with contextlib.suppress(OSError):
+            (directory / "cgroup.kill").write_bytes(b"1")
+            wait_empty(directory, _KILL_SECONDS)
         for path, names, _ in os.walk(directory, topdown=False):
             for name in names:
                 with contextlib.suppress(OSError):

@@ -40,6 +40,9 @@ _STAGE_WORDS = {
     "cgroup": "the command's cgroup could not be joined",
     "attach": "lxc-attach could not be run, or ended before the command began",
 }
+LAUNCH_FAILED = 127 << 8
+"""The wait status of a launcher that could not become the command."""
+
 _LOW_FDS = range(3, 10)
 _CGROUP_FD, _ATTACH_FD = 7, 8
 _CREDENTIALS = struct.Struct("3i")

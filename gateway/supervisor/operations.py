@@ -69,6 +69,8 @@ class Operations:
                 raise ProtocolError("a run has one body")
             execution = await self._acceptance.start(vmid, blobs[0], origin, config_id)
             exec_id = connection.exec_id = execution.order.id
+            connection.request = header, []  # its body is not needed again
+            blobs.clear()
         try:
             ended = await self._execs.wait_end(exec_id)
         except asyncio.CancelledError:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 _CHUNK = 65536
+_DRAIN_ROUNDS = 512
 _ROUNDS = 8  # reads in a row before others get their turn
 
 
@@ -28,9 +29,10 @@ class PipeReader:
         loop.add_reader(fd, self._readable)
 
     def drain(self) -> None:
-        """Takes all that is in the pipe now."""
-        while self._take():
-            pass
+        """Takes all that is in the pipe now, which is no more than a pipe can hold (fs.pipe-max-size)."""
+        for _ in range(_DRAIN_ROUNDS):
+            if not self._take():
+                return
 
     def give_up(self) -> int:
         """The pipe, not read from here any more. Only while it is open."""

@@ -29,6 +29,7 @@ from gateway.supervisor.execution import Services
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.launch import Launcher, reserve_low_descriptors
 from gateway.supervisor.loop import Loop
+from gateway.supervisor.memory import Memory
 from gateway.supervisor.operations import Operations
 from gateway.supervisor.places import Places
 from gateway.supervisor.recovery import recover
@@ -39,6 +40,7 @@ from gateway.supervisor.survivors import reopen_pipes
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 30.0
+_LOOK_SECONDS = 1.0
 _STOP_SECONDS = 10.0
 _HANDOVER_SECONDS = 15.0
 _FLUSH_SECONDS = 2.0
@@ -58,9 +60,15 @@ class Supervisor:
         self.guests = Guests(config.lxc, config.supervisor.instance, self._watch_guest)
         services = Services(self.loop, config.exec, Launcher(config.lxc))
         self.trail = AuditTrail(self.audit, redactor)
-        places = Places(io, places=config.exec.max_running, max_waiting=config.exec.max_queued)
-        self.execs = Execs(config.lxc.proc, services, self.guests, self.spool, self.trail, places)
-        self.acceptance = Acceptance(config, services, self.guests, self.spool, self.trail, places, self.execs)
+        self.places = places = Places(
+            io,
+            places=config.exec.max_running,
+            places_each=config.exec.max_running_per_token,
+            max_waiting=config.exec.max_queued,
+        )
+        memory = Memory(config.exec.memory)
+        self.execs = Execs(config.lxc.proc, services, self.guests, self.spool, self.trail, places, memory)
+        self.acceptance = Acceptance(config, services, self.guests, self.spool, self.trail, places, memory, self.execs)
         self.operations = Operations(config, self.acceptance, self.execs)
         self.server = Server(
             io,
@@ -107,6 +115,12 @@ class Supervisor:
         """Forgets what is past its retention, again and again."""
         self.execs.sweep()
         self.loop.io.call_later(_SWEEP_SECONDS, self.sweep)
+
+    def look_after(self) -> None:
+        """Looks at what runs, again and again: an end that could not be seen is noticed so."""
+        for execution in list(self.execs.running.values()):
+            execution.look_after()
+        self.loop.io.call_later(_LOOK_SECONDS, self.look_after)
 
     # ---- the whole in one memfd
 
@@ -163,6 +177,7 @@ async def _main(config: Config) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     supervisor.loop.children.reap()
     supervisor.sweep()
+    supervisor.look_after()
     gc.collect()
     gc.freeze()  # what is here now stays: no collection needs to look at it again
     notify("READY=1")
@@ -195,18 +210,19 @@ async def _hand_over(supervisor: Supervisor, lock: int) -> None:
     connections = list(supervisor.server.connections)
     for connection in connections:
         connection.pause()
-    ready = await supervisor.nothing_starts(_HANDOVER_SECONDS)
-    if ready and listener is not None:
+    supervisor.places.hold()
+    try:
         await supervisor.audit.flush(_FLUSH_SECONDS)
-        state = {**supervisor.to_state(), "lock": lock, "listener": listener.fileno()}
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
+        if listener is not None and await supervisor.nothing_starts(_HANDOVER_SECONDS):
+            # No turn of the loop from here to the new image: what the state says is what is.
+            state = {**supervisor.to_state(), "lock": lock, "listener": listener.fileno()}
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             reexec.become_new_image(state)
-        except OSError as exc:
-            log.error("not reloaded: %s", exc.strerror)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    else:
         log.error("not reloaded: execs were being started all the time; try again")
+    except Exception:
+        log.exception("not reloaded; all goes on as before")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    supervisor.places.go_on()
     if listener is not None:
         supervisor.server.listen(listener)
     for connection in connections:

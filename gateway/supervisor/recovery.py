@@ -12,7 +12,7 @@ from gateway.exec.ending import Ending, timestamp
 from gateway.exec.order import Order
 from gateway.exec.spec import Placement
 from gateway.exec.view import Reason
-from gateway.supervisor.cgroup import ExecGroup
+from gateway.supervisor.cgroup import ExecGroup, wait_empty
 from gateway.supervisor.guests import Guests
 from gateway.supervisor.procfs import read_stat
 from gateway.supervisor.spool import Life, Spool
@@ -126,6 +126,6 @@ def _groups(guests: Guests) -> dict[str, ExecGroup]:
 
 
 def _clear(group: ExecGroup) -> None:
-    if not (group.wait_empty(_KILL_SECONDS) and group.remove()):
+    if not (wait_empty(Path(f"/proc/self/fd/{group.dir}"), _KILL_SECONDS) and group.remove()):
         log.error("a killed cgroup does not get empty: a process hangs in the kernel")
     group.close()

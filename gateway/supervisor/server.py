@@ -186,10 +186,14 @@ class Connection:
 
     def pause(self) -> None:
         """Reads no more: what the peer sends waits in the kernel."""
+        if self.sock.fileno() < 0:
+            return
         self._server.loop.remove_reader(self.sock.fileno())
 
     def go_on(self) -> None:
         """Reads again."""
+        if self.sock.fileno() < 0:
+            return
         self._server.loop.add_reader(self.sock.fileno(), self._readable)
 
     def to_state(self) -> dict[str, Any]:

@@ -63,6 +63,12 @@ class Spawn:
                 return
             self._heard(message)
 
+    def kill_attach(self) -> None:
+        """Ends lxc-attach on its way; the launcher, if it is in the guest already, then never goes."""
+        pid = self._attach_pid or self._launched.pid
+        if not self.over and self._loop.children.owns(pid):
+            os.kill(pid, signal.SIGKILL)
+
     def close(self) -> None:
         """Gives back the descriptors of the handshake."""
         self._close_status()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.pvesim.services import make_client_context
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -36,7 +38,7 @@ class Api:
         self.port = port
         self.token = token
         self._timeout = timeout
-        self._context = ssl.create_default_context(cafile=str(ca))
+        self._context = make_client_context(ca)
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPSConnection] = []
 

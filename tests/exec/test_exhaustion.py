@@ -80,14 +80,14 @@ def test_spool_that_fills_up_meanwhile_loses_no_answer(api: Api, room: Path) -> 
 
 
 def test_out_of_descriptors_at_every_step(api: Api, gateway: Gateway) -> None:
-    """With 0 to 24 descriptors left: a result or a problem, never a hang; then all is as it was."""
+    """With 1 to 24 descriptors left: a result or a problem, never a hang; then all is as it was."""
     api.run(101, ["true"])
     pid = gateway.services.pid("supervisor")
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
     count = len(os.listdir(f"/proc/{pid}/fd"))
     seen = set()
-    for left in range(25):
+    for left in range(1, 25):
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + left, before[1]))
         try:
             answer = api.post(101, {"command": ["true"], "timeout": 5, "queue_timeout": 0}, timeout=20)
@@ -110,3 +110,18 @@ def test_out_of_descriptors_at_every_step(api: Api, gateway: Gateway) -> None:
         return intents <= {record["audit_id"] for record in ends}
 
     until(settled, within=5, why="every intent has its outcome or was taken back")
+
+
+def test_nobody_is_refused_for_want_of_a_connection(api: Api, gateway: Gateway) -> None:
+    """With no descriptor left new requests wait, and are served when there are some again."""
+    pid = gateway.services.pid("supervisor")
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
+    with ThreadPoolExecutor(3) as pool:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, before[1]))
+        try:
+            running = [pool.submit(api.post, 101, {"command": ["true"]}, timeout=20) for _ in range(3)]
+            until(lambda: "cannot accept" in gateway.log("supervisor"), why="it has run out")
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert {one.result(10).status for one in running} == {200}
