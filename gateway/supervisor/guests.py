@@ -24,6 +24,7 @@ from gateway.supervisor.procfs import is_privileged, read_stat, read_status
 _PF_EXITING = 0x4  # include/linux/sched.h
 _SIGKILL_BIT = 1 << 8
 _MAX_CGROUPS = 256
+_AT_REST = (b"sigtimedwait", b"sigsuspend", b"do_wait", b"ep_poll", b"poll_schedule", b"do_select", b"futex", b"pause")
 _KILL_SECONDS = 2.0
 
 
@@ -77,16 +78,19 @@ class Incarnation:
         )
 
     def seems_to_shut_down(self) -> bool:
-        """Whether its init sleeps, as busybox' does between its TERM to all, its KILL to all, and the end.
+        """Whether its init is not at rest: busybox' syncs and sleeps between its TERM to all, its KILL, and the end.
 
-        Its idle loop waits in sigtimedwait(2), which /proc/PID/wchan tells. A kernel that does not tell says 0: then
-        a guest in which nothing but init is left counts.
+        At rest an init waits for signals, children or events, which /proc/PID/wchan tells. One that runs at this
+        moment shows 0, and so does every one on a kernel that does not tell: then a guest that is empty but for its
+        init counts.
         """
         try:
             where = (self.proc / str(self.init_pid) / "wchan").read_bytes()
         except OSError:
             return True
-        return b"nanosleep" in where or (where == b"0" and _pids_below(self.ns) == [self.init_pid])
+        if where == b"0":
+            return _pids_below(self.ns) == [self.init_pid]
+        return not any(word in where for word in _AT_REST)
 
     def mirror_freeze(self) -> None:
         """Freezes or thaws our execs as the guest is: liblxc freezes `ns` only."""

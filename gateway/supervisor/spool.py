@@ -10,6 +10,7 @@ Directories are 0700, files 0600. No stdin, no environment value and no marked a
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from gateway.exec.order import Order
 
 _LIFE = "life.jsonl"
 _FREE_CHECK_SECONDS = 1.0
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Spool:
             self._append(order.id, {"accepted": order.to_wire()})
         except OSError as exc:
             self.drop(order.id)
+            if exc.errno not in _DISK_ERRORS:
+                raise
             raise SpoolFull(f"cannot write to the spool: {exc.strerror}; free space on the node") from exc
 
     def mark_go(self, order: Order, pid: int, start: int) -> None:
