@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, exec_cgroups, new_mark
+from tests.exec.sockets import connect, socket_of
 from tests.exec.waiting import until
 from tests.pvesim import guests
 
@@ -112,16 +114,32 @@ def test_out_of_descriptors_at_every_step(api: Api, gateway: Gateway) -> None:
     until(settled, within=5, why="every intent has its outcome or was taken back")
 
 
-def test_nobody_is_refused_for_want_of_a_connection(api: Api, gateway: Gateway) -> None:
-    """With no descriptor left new requests wait, and are served when there are some again."""
+def test_peers_wait_for_a_descriptor(api: Api, gateway: Gateway) -> None:
+    """With no descriptor left new connections wait, without burning CPU, and are served when there are some again."""
     pid = gateway.services.pid("supervisor")
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
-    with ThreadPoolExecutor(3) as pool:
+    said = gateway.log("supervisor").count("cannot accept")
+    with contextlib.ExitStack() as peers, ThreadPoolExecutor(8) as pool:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, before[1]))
         try:
-            running = [pool.submit(api.post, 101, {"command": ["true"]}, timeout=20) for _ in range(3)]
-            until(lambda: "cannot accept" in gateway.log("supervisor"), why="it has run out")
+            for _ in range(used):  # more than there can be free numbers below
+                peers.enter_context(connect(socket_of(gateway)))
+            until(lambda: gateway.log("supervisor").count("cannot accept") > said, why="it has run out")
+            spent = cpu_seconds(pid)
+            running = [pool.submit(api.post, 101, {"command": ["true"]}, timeout=20) for _ in range(8)]
+            until(lambda: gateway.log("supervisor").count("cannot accept") > said + 1, why="it tries again")
+            assert cpu_seconds(pid) - spent < 0.5
         finally:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-        assert {one.result(10).status for one in running} == {200}
+        assert {one.result(10).status for one in running} <= {200, 503, 507}
+        last = peers.enter_context(connect(socket_of(gateway)))
+        last.sendall(struct.pack(">II", 15, 0) + b'{"op":"health"}')
+        assert b'"ok"' in last.recv(65536)
+    assert api.run(101, ["true"])["reason"] == "exited"
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import exec_cgroups, new_mark
+from tests.exec.sockets import connect, socket_of
 from tests.exec.waiting import until
 from tests.pvesim import guests
 
@@ -26,27 +26,12 @@ from tests.pvesim import guests
 @pytest.fixture
 def path(gateway: Gateway) -> Path:
     """The supervisor's socket, as its configuration names it."""
-    return Path(yaml.safe_load(gateway.services.config.read_text())["supervisor"]["socket"])
-
-
-def connect(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(5)
-    sock.connect(str(path))
-    return sock
+    return socket_of(gateway)
 
 
 def frame(header: object, *blobs: bytes) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack(">II", len(text), sum(map(len, blobs))) + text + b"".join(blobs)
-
-
-def is_closed(sock: socket.socket) -> bool:
-    """Whether the supervisor hangs up, within the socket's timeout, without a word."""
-    try:
-        return sock.recv(65536) == b""
-    except ConnectionError:
-        return True
 
 
 def test_only_its_owner_reaches_the_socket(path: Path) -> None:
