@@ -22,7 +22,9 @@ int main(void)
             error = errno;
             break;
         }
-        here = openat(here, "below", O_RDONLY | O_DIRECTORY);
+        int below = openat(here, "below", O_RDONLY | O_DIRECTORY);
+        close(here);
+        here = below;
         depth++;
     }
     dprintf(openat(here, "cgroup.procs", O_WRONLY), "%d", (int)getpid());
