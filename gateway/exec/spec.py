@@ -212,8 +212,3 @@ def _size(field: str, word: str) -> int:
         raise PydanticCustomError(
             "not_unicode", "a lone surrogate cannot be sent to a guest", {"field": field}
         ) from None
-
-
-def schema_example() -> dict[str, Any]:
-    """The request the documentation shows first."""
-    return {"command": ["systemctl", "restart", "nginx"], "timeout": 60}

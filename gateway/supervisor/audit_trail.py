@@ -28,7 +28,9 @@ class AuditTrail:
 
     def intent(self, spec: ExecSpec, order: Order) -> dict[str, Any]:
         """The record of what is about to run."""
-        return _record(Event.EXEC_INTENT, order, trail.intent(spec, order, self.hash))
+        return _record(
+            Event.EXEC_INTENT, order, asked_by=order, audit_id=order.audit_id, data=trail.intent(spec, order, self.hash)
+        )
 
     async def commit(self, intent: dict[str, Any]) -> None:
         """Returns when the intent is durable. Raises AuditUnavailable; then nothing may be run."""
@@ -40,24 +42,13 @@ class AuditTrail:
 
     async def cancel(self, order: Order, origin: Origin) -> None:
         """Returns when it is recorded who ends this exec. Raises AuditUnavailable; then it is not ended."""
-        record = build_record(
-            Event.EXEC_CANCEL,
-            audit_id=new_audit_id(),
-            request_id=origin.request_id,
-            token_id=origin.token_id,
-            token_name=origin.token_name,
-            remote=origin.remote,
-            action="exec:run",
-            vmid=order.vmid,
-            node=order.node,
-            exec_id=order.id,
-        )
+        record = _record(Event.EXEC_CANCEL, order, asked_by=origin, audit_id=new_audit_id())
         await self._client.commit(record)
 
     def outcome(self, order: Order, ending: Ending | None) -> None:
         """Has the outcome written, without waiting: an end cannot be refused. None: nobody knows it."""
         data = trail.outcome(ending) if ending is not None else {"reason": State.UNKNOWN}
-        self._post(_record(Event.EXEC_OUTCOME, order, data), order.id)
+        self._post(_record(Event.EXEC_OUTCOME, order, asked_by=order, audit_id=order.audit_id, data=data), order.id)
 
     def _post(self, record: dict[str, Any], exec_id: str) -> None:
         try:
@@ -66,14 +57,16 @@ class AuditTrail:
             log.error("%s: %s is not in the audit log: %s", exec_id, record["event"], error.detail)
 
 
-def _record(event: Event, order: Order, data: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    event: Event, order: Order, *, asked_by: Order | Origin, audit_id: str, data: dict[str, Any] | None = None
+) -> dict[str, Any]:
     return build_record(
         event,
-        audit_id=order.audit_id,
-        request_id=order.request_id,
-        token_id=order.token_id,
-        token_name=order.token_name,
-        remote=order.remote,
+        audit_id=audit_id,
+        request_id=asked_by.request_id,
+        token_id=asked_by.token_id,
+        token_name=asked_by.token_name,
+        remote=asked_by.remote,
         action="exec:run",
         vmid=order.vmid,
         node=order.node,

@@ -89,13 +89,6 @@ class Launched:
     stderr: int
     attach_stderr: int
 
-    def close(self) -> None:
-        self.status.close()
-        for fd in (self.stdin, self.stdout, self.stderr, self.attach_stderr):
-            if fd is not None:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-
 
 class Launcher:
     """Knows how to put a command into a guest."""
