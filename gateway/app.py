@@ -18,6 +18,7 @@ from gateway.api.openapi import build_openapi
 from gateway.api.pipeline import Pipeline, list_methods, refuse
 from gateway.api.routes import ROUTES
 from gateway.api.services import Audit, Services, Supervisor
+from gateway.api.shares import start_shares, stream_shares
 from gateway.audit.client import AuditClient
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
@@ -53,7 +54,15 @@ def create_app(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Flask:
     """The WSGI application. Flask gives the URL routing; everything else of a request is the pipeline's."""
-    services = Services(config=config, supervisor=supervisor, audit=audit, tokens=tokens, openapi=cache(_dump_openapi))
+    services = Services(
+        config=config,
+        supervisor=supervisor,
+        audit=audit,
+        tokens=tokens,
+        openapi=cache(_dump_openapi),
+        streams=stream_shares(config.web.max_streams),
+        starts=start_shares(),
+    )
     return Application(Pipeline(services, DenialLog(audit, config.node, monotonic)))
 
 

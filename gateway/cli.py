@@ -19,6 +19,7 @@ from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.config import Config
+    from gateway.exec.agent import Agent
     from gateway.web.settings import WebSettings
 
 
@@ -70,7 +71,7 @@ def supervise(config: Config, check: bool) -> None:
 
     _log_to_stderr()
     if not check:
-        run(config)
+        run(config, lambda: guest_agents(config))
 
 
 @main.command("audit-writer")
@@ -106,6 +107,14 @@ def openapi() -> None:
     from gateway.api.openapi import build_openapi
 
     click.echo(_to_yaml(build_openapi()), nl=False)
+
+
+def guest_agents(config: Config) -> Agent:
+    """The way to the guest agents of this node's virtual machines: its PVE API."""
+    from gateway.pve.agent import GuestAgents
+    from gateway.pve.client import PveApi
+
+    return GuestAgents(PveApi(config.pve.api, config.pve.token_file, config.pve.ca), config.node)
 
 
 def web_settings(config: Config) -> WebSettings:

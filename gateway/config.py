@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -55,11 +55,17 @@ class WebConfig(Section):
     body_timeout: Seconds = 30.0
     max_half_open: Count = 512
     max_half_open_per_address: Count = 16
+    max_streams: Count = 2000
+    allowed_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/?#\s]+$")], ...] = Field(
+        default=(), strict=False
+    )
+    terminal_idle: Seconds | None = None
 
 
 class ExecConfig(Section):
-    """Defaults and maxima of an exec."""
+    """Defaults and maxima of an exec, and what enters its container."""
 
+    driver: Literal["lxc-attach", "pct"] = "lxc-attach"
     timeout: Seconds = 3600.0
     timeout_max: Seconds = 86400.0
     kill_grace: Annotated[float, Field(ge=0, le=3600)] = 5.0
@@ -71,6 +77,7 @@ class ExecConfig(Section):
     output_limit_max: Annotated[int, Field(ge=0, le=256 << 20)] = 16 << 20
     max_running: Count = 500
     max_running_per_token: Count = 400
+    max_running_per_guest: Count = 400
     max_queued: Count = 2000
     max_survivors: Count = 100
     memory: Annotated[int, Field(ge=16 << 20)] = 1 << 30
@@ -82,6 +89,7 @@ class SpoolConfig(Section):
 
     directory: FilePath = Path("/var/lib/pve-exec-gateway/spool")
     retention: Seconds = 86400.0
+    per_exec: Annotated[int, Field(ge=1 << 20, le=16 << 30)] = 64 << 20
     max_ended: Count = 20_000
     total: Annotated[int, Field(ge=1 << 20)] = 4 << 30
     min_free: Bytes = 512 << 20
@@ -117,15 +125,20 @@ class TokensConfig(Section):
 
 
 class PveConfig(Section):
-    """Proxmox's own configuration file system."""
+    """Proxmox's own: its configuration file system, and its API, by which virtual machines are reached."""
 
     etc: FilePath = Path("/etc/pve")
+    api: Annotated[str, Field(pattern=r"^https://[^/?#\s@]+/api2/json$")] = "https://127.0.0.1:8006/api2/json"
+    ca: FilePath = Path("/etc/pve/pve-root-ca.pem")
+    token_file: FilePath = Path("/etc/pve-exec-gateway/pve.token")
+    qemu_run: FilePath = Path("/run/qemu-server")
 
 
 class LxcConfig(Section):
     """How containers are reached."""
 
     attach: FilePath = Path("/usr/bin/lxc-attach")
+    pct: FilePath = Path("/usr/sbin/pct")
     path: FilePath = Path("/var/lib/lxc")
     cgroup: FilePath = Path("/sys/fs/cgroup")
     proc: FilePath = Path("/proc")

@@ -65,6 +65,12 @@ class Forbidden(GatewayError):
     code, status, title = "forbidden", 403, "Not allowed"
 
 
+class OriginRefused(GatewayError):
+    """A page of another site asked a browser for this WebSocket; `web.allowed_origins` names those that may."""
+
+    code, status, title = "origin_refused", 403, "Origin not allowed"
+
+
 class NotFound(GatewayError):
     """No such path in this API."""
 
@@ -99,6 +105,12 @@ class MethodNotAllowed(GatewayError):
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 
 
+class UpgradeRequired(GatewayError):
+    """The path speaks WebSocket, version 13, and nothing else (RFC 6455, 4.2.2)."""
+
+    code, status, title = "upgrade_required", 426, "Upgrade required"
+
+
 class GuestNotRunning(GatewayError):
     """The guest is stopped, or stopped while the command was being started."""
 
@@ -111,6 +123,12 @@ class GuestFrozen(GatewayError):
     code, status, title, retryable = "guest_frozen", 409, "Guest is frozen", True
 
 
+class GuestAgentUnavailable(GatewayError):
+    """The guest is a virtual machine whose guest agent is not set up, or does not answer."""
+
+    code, status, title, retryable = "guest_agent_unavailable", 409, "Guest agent unavailable", True
+
+
 class GuestUnsupported(GatewayError):
     """The guest is of a kind, or on a node, that this gateway cannot run commands in."""
 
@@ -121,6 +139,54 @@ class ExecEnded(GatewayError):
     """The exec has ended, so it can no longer be acted upon."""
 
     code, status, title = "exec_ended", 409, "Exec has ended"
+
+
+class StdinOffset(GatewayError):
+    """The input does not go on where the input so far ends; `expected` is the offset to go on from."""
+
+    code, status, title = "stdin_offset_mismatch", 409, "Input does not follow what came before"
+
+
+class StdinClosed(GatewayError):
+    """The exec takes no input: it was started without an open stdin, or its end has been sent."""
+
+    code, status, title = "stdin_closed", 409, "Input is closed"
+
+
+class StdinBlocked(GatewayError):
+    """The command does not read its input, and what may wait for it does already; `offset` is where to go on."""
+
+    code, status, title, retryable = "stdin_blocked", 409, "The command does not read its input", True
+
+
+class WriterTaken(GatewayError):
+    """Another attached client holds the exec's input; others may only read."""
+
+    code, status, title, retryable = "writer_taken", 409, "Another client has the input", True
+
+
+class NotATerminal(GatewayError):
+    """The exec was started without `tty`."""
+
+    code, status, title = "not_a_terminal", 409, "Exec has no terminal"
+
+
+class IdempotencyConflict(GatewayError):
+    """The Idempotency-Key has been used for another request."""
+
+    code, status, title = "idempotency_conflict", 409, "Idempotency-Key was used for another request"
+
+
+class DriverUnsupported(GatewayError):
+    """The guest's driver cannot do what was asked; `unsupported` names the fields or operations. Nothing has run."""
+
+    code, status, title = "driver_unsupported", 422, "Not supported for this guest"
+
+
+class NotAcceptable(GatewayError):
+    """No media type of the Accept header is one that this operation can answer in."""
+
+    code, status, title = "not_acceptable", 406, "Not acceptable"
 
 
 class PayloadTooLarge(GatewayError):
@@ -169,6 +235,12 @@ class TooManyRequests(GatewayError):
     """One token has as many requests under way as it may."""
 
     code, status, title, retryable = "too_many_requests", 429, "Too many requests under way", True
+
+
+class Overloaded(GatewayError):
+    """The gateway has as many streams under way as it may (`web.max_streams`)."""
+
+    code, status, title, retryable = "overloaded", 503, "Too many streams under way", True
 
 
 class AuditUnavailable(GatewayError):

@@ -11,12 +11,12 @@ from gateway.auth.actor import Actor
 from gateway.exec.origin import Origin
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
     """One authenticated, authorized and valid request.
 
-    `vmid` and `exec_id` are those of the path (0 and empty where it has none); `query` is an instance of the
-    route's query model; `raw` is the body's JSON, which the route's body model has accepted.
+    `vmid` and `exec_id` are those of the path (0 and empty where it has none); `query` and `body` are instances of
+    the route's models (`body` None where it has none); `raw` is the JSON that `body` was read from.
     """
 
     request_id: str
@@ -26,7 +26,13 @@ class Call:
     vmid: int
     exec_id: str
     query: Any
+    body: Any
     raw: bytes
+
+    def give_raw(self) -> bytes:
+        """The body's JSON, given away: it may be large, and the call is remembered for as long as a command runs."""
+        raw, self.raw, self.body = self.raw, b"", None
+        return raw
 
     @property
     def origin(self) -> Origin:
@@ -36,7 +42,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """A handler's answer. `body` is a JSON value, or bytes (whole or in pieces) of the given media type."""
+    """A handler's answer. `body` is a JSON value, or bytes of the given media type: whole, or as they come (Live)."""
 
     body: Any
     status: int = 200

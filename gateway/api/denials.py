@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.api.routes import Route
+from gateway.api.route import Route
 from gateway.api.services import Audit
 from gateway.audit.record import Event, build_record
 from gateway.auth.actor import Actor

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import types
 from collections.abc import Iterable
-from enum import StrEnum
-from typing import Any, NotRequired, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
-
-from pydantic import BaseModel
 
 from gateway import __version__
+from gateway.api.events import EventFormat
+from gateway.api.headers import JSON
+from gateway.api.models.events import ExecEvent
 from gateway.api.problems import MEDIA_TYPE
-from gateway.api.routes import PARAMETERS, ROUTES, Route
+from gateway.api.route import PARAMETERS, Route
+from gateway.api.routes import ROUTES
+from gateway.api.schemas import REF, Schema, expand_model, model_schema, type_schema
 from gateway.auth.actions import Action
 from gateway.errors import (
     Forbidden,
@@ -26,10 +25,32 @@ from gateway.errors import (
     UnsupportedMediaType,
 )
 
-Schema = dict[str, Any]
-
-_REF = "#/components/schemas/"
+_BYTES = "application/octet-stream"
 _PARAMETER_TEXT = {"vmid": "The guest's cluster-wide number.", "id": "The exec's id."}
+_ASKED = {
+    "Range": "One range, like `bytes=0-99`; several are ignored.",
+    "Prefer": "`respond-async` starts the exec and answers 202 at once, where Accept takes JSON.",
+    "Idempotency-Key": "1 to 255 visible ASCII characters. The same key with the same request, from the same token, "
+    "gives the first one's exec; with another request it is refused.",
+    "Origin": "The page that asks, where a browser does: the gateway's own, or one of `web.allowed_origins`.",
+    "Sec-WebSocket-Protocol": "`pvex.v1`; from a browser `pvex.ticket.<ticket>`, too, where `?ticket=` is not given.",
+    "Last-Event-ID": "`seq` of the last event seen: go on behind it.",
+}
+_TOLD = {
+    "Content-Range": "The range that this is, and the stream's length: `*` while the command runs.",
+    "Idempotency-Replayed": "`true` when an earlier request with this Idempotency-Key began the exec.",
+    "Location": "The exec (202).",
+    "Preference-Applied": "`respond-async` (202).",
+    "Sec-WebSocket-Protocol": "`pvex.v1`.",
+    "X-Output-Bytes": "The stream's length so far, dropped bytes counted.",
+    "X-Output-Complete": "`true` when no more will come.",
+    "X-Output-Dropped": "Ranges that were not kept, like `100-199,300-399`.",
+    "X-Request-Id": "Names this request in the logs.",
+}
+_EVENT_TEXT = {
+    EventFormat.NDJSON: "One event a line.",
+    EventFormat.SSE: "`id` is the event's seq, `event` its type, `data` the same JSON; heartbeats are comments.",
+}
 _PROBLEM: Schema = {
     "type": "object",
     "description": "RFC 9457. More members name what it is about: vmid, exec_id, audit_id, kept, limit, ...",
@@ -85,12 +106,14 @@ def _operation(route: Route, schemas: dict[str, Schema]) -> Schema:
     else:
         operation["security"] = [{"token": []}]
         operation["x-action"] = str(route.action)
-    parameters = [*_path_parameters(route), *_query_parameters(route, schemas)]
+    parameters = [*_path_parameters(route), *_query_parameters(route, schemas), *_header_parameters(route)]
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
-        body = _model(route.body, schemas)
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        body = model_schema(route.body, schemas)
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
+    if route.upload:
+        operation["requestBody"] = {"required": False, "content": {_BYTES: {}}}
     operation["responses"] = {**_replies(route, schemas), **_problems(route)}
     return operation
 
@@ -109,34 +132,60 @@ def _path_parameters(route: Route) -> list[Schema]:
 
 
 def _query_parameters(route: Route, schemas: dict[str, Schema]) -> list[Schema]:
-    properties = _expand(route.query, schemas)["properties"]
+    properties = expand_model(route.query, schemas)["properties"]
     parameters = []
     for name, schema in properties.items():
         described = {key: value for key, value in schema.items() if key not in ("title", "description")}
         parameters.append(
             {"name": name, "in": "query", "description": schema.get("description", ""), "schema": described}
         )
-    if bytes is route.reply:
-        text = "One range, like `bytes=0-99`; several are ignored."
-        parameters.append({"name": "Range", "in": "header", "description": text, "schema": {"type": "string"}})
     return parameters
 
 
+def _header_parameters(route: Route) -> list[Schema]:
+    """Accept is none of them: OpenAPI has it in the content of replies."""
+    return [
+        {"name": name, "in": "header", "description": _ASKED[name], "schema": {"type": "string"}} for name in route.asks
+    ]
+
+
 def _replies(route: Route, schemas: dict[str, Schema]) -> Schema:
+    told = ("X-Request-Id", *route.tells)
+    headers = {name: {"description": _TOLD[name], "schema": {"type": "string"}} for name in told}
+    replies: Schema = {}
+    for status in route.statuses:
+        replies[str(status)] = {"description": _DESCRIPTIONS[status], "headers": headers}
+        content = _content(route, status, schemas)
+        if content:
+            replies[str(status)]["content"] = content
+    return replies
+
+
+def _content(route: Route, status: int, schemas: dict[str, Schema]) -> Schema:
+    if status in (101, 204):
+        return {}
+    if status == 202 and route.accepted is not None:
+        return {JSON: {"schema": type_schema(route.accepted, schemas)}}
+    content: Schema = {}
     if route.reply is bytes:
-        content: Schema = {"application/octet-stream": {}}
-    else:
-        content = {"application/json": {"schema": _type(route.reply, schemas)}}
-    headers = {"X-Request-Id": {"schema": {"type": "string"}}}
-    return {
-        str(status): {"description": _DESCRIPTIONS[status], "headers": headers, "content": content}
-        for status in route.statuses
-    }
+        content[_BYTES] = {}
+    elif route.reply is not None:
+        content[JSON] = {"schema": type_schema(route.reply, schemas)}
+    if route.events:
+        schemas.setdefault("ExecEvent", type_schema(ExecEvent, schemas))
+        for format_ in EventFormat:
+            content[format_.value] = {
+                "schema": {"type": "string", "description": _EVENT_TEXT[format_]},
+                "x-item-schema": {"$ref": REF + "ExecEvent"},
+            }
+    return content
 
 
 _DESCRIPTIONS = {
+    101: "The WebSocket is open.",
     200: "Done.",
     202: "Accepted; it is not finished yet.",
+    204: "Nothing more will come.",
     206: "The range that was asked for.",
     503: "Not ready.",
 }
@@ -151,7 +200,7 @@ def _problems(route: Route) -> Schema:
     return {
         str(status): {
             "description": "Problem: " + ", ".join(f"`{code}`" for code in codes),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": _REF + "Problem"}}},
+            "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}}},
         }
         for status, codes in sorted(by_status.items())
     }
@@ -165,58 +214,6 @@ def _pipeline_errors(route: Route) -> list[type[GatewayError]]:
         errors.append(Forbidden)
     if route.body is not None:
         errors += [PayloadTooLarge, UnsupportedMediaType]
+    if route.upload:
+        errors.append(UnsupportedMediaType)
     return errors
-
-
-def _model(model: type[BaseModel], schemas: dict[str, Schema]) -> Schema:
-    if model.__name__ not in schemas:
-        schemas[model.__name__] = _expand(model, schemas)
-    return {"$ref": _REF + model.__name__}
-
-
-def _expand(model: type[BaseModel], schemas: dict[str, Schema]) -> Schema:
-    schema = model.model_json_schema(ref_template=_REF + "{model}")
-    schemas.update(schema.pop("$defs", {}))
-    return {"properties": {}, **schema}
-
-
-def _type(hint: Any, schemas: dict[str, Schema]) -> Schema:
-    """The schema of a reply's type: TypedDicts, words, lists and what may be null."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (NotRequired, Required):
-        return _type(arguments[0], schemas)
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_type(argument, schemas) for argument in arguments]}
-    if origin is list:
-        return {"type": "array", "items": _type(arguments[0], schemas)}
-    if origin is dict:
-        return {"type": "object", "additionalProperties": _type(arguments[1], schemas)}
-    if is_typeddict(hint):
-        return _typed_dict(hint, schemas)
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return {"type": "string", "enum": [str(word) for word in hint]}
-    return {"type": _WORDS[hint]}
-
-
-_WORDS = {
-    str: "string",
-    int: "integer",
-    float: "number",
-    bool: "boolean",
-    type(None): "null",
-    dict: "object",
-}
-
-
-def _typed_dict(hint: Any, schemas: dict[str, Schema]) -> Schema:
-    name = hint.__name__
-    if name not in schemas:
-        hints = get_type_hints(hint, include_extras=True)
-        optional = {key for key, value in hints.items() if get_origin(value) is NotRequired}
-        schemas[name] = {
-            "type": "object",
-            "description": re.sub(r"\s+", " ", hint.__doc__ or ""),
-            "required": [key for key in hints if key not in optional],
-            "properties": {key: _type(value, schemas) for key, value in hints.items()},
-        }
-    return {"$ref": _REF + name}

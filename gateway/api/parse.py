@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_origin
 from urllib.parse import parse_qsl
 
@@ -31,38 +31,68 @@ def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
     """The JSON body's bytes. Raises UnsupportedMediaType, PayloadTooLarge (unread), MalformedRequest."""
     if not _JSON.fullmatch(environ.get("CONTENT_TYPE", "")):
         raise UnsupportedMediaType("send the body as JSON, with `Content-Type: application/json`")
-    if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
-        raise UnsupportedMediaType("send the body without a Content-Encoding")
-    length = environ.get("CONTENT_LENGTH") or ""
-    size = int(length) if length.isdecimal() else None
-    if size is None and not environ.get("wsgi.input_terminated"):
-        size = 0
+    size = _body_size(environ)
     if size is not None and size > limit:
         raise _too_large(limit)
-    try:
-        body: bytes = environ["wsgi.input"].read(limit + 1 if size is None else size)
-    except Exception as exc:
-        # The server's own errors: broken chunks, a client that left or was too slow, which it answers itself.
-        raise MalformedRequest("the body could not be read to its end") from exc
+    body = _read(environ["wsgi.input"].read, limit + 1 if size is None else size)
     if len(body) > limit:
         raise _too_large(limit)
     if size is not None and len(body) < size:
-        raise MalformedRequest(f"the body ended after {len(body)} of {size} bytes")
+        raise _cut_short(len(body), size)
     return body
+
+
+def read_pieces(environ: Mapping[str, Any], size: int) -> Iterator[bytes]:
+    """The body's bytes as they come, at most `size` at once. Raises MalformedRequest where it breaks off."""
+    left = _body_size(environ)
+    source = environ["wsgi.input"]
+    # `read` waits for all that it is asked for, and a body may come as slowly as somebody types.
+    read = getattr(source, "read1", source.read)
+    total = 0
+    while left is None or total < left:
+        piece = _read(read, size if left is None else min(size, left - total))
+        if not piece:
+            break
+        total += len(piece)
+        yield piece
+    if left is not None and total < left:
+        raise _cut_short(total, left)
+
+
+def _body_size(environ: Mapping[str, Any]) -> int | None:
+    """The body's length; None when only its end tells."""
+    if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
+        raise UnsupportedMediaType("send the body without a Content-Encoding")
+    length = environ.get("CONTENT_LENGTH") or ""
+    if length.isdecimal():
+        return int(length)
+    return None if environ.get("wsgi.input_terminated") else 0
+
+
+def _read(read: Callable[[int], bytes], size: int) -> bytes:
+    try:
+        return read(size)
+    except Exception as exc:
+        # The server's own errors: broken chunks, a client that left or was too slow, which it answers itself.
+        raise MalformedRequest("the body could not be read to its end") from exc
+
+
+def _cut_short(came: int, size: int) -> GatewayError:
+    return MalformedRequest(f"the body ended after {came} of {size} bytes")
 
 
 def _too_large(limit: int) -> GatewayError:
     return PayloadTooLarge(f"a body is at most {limit} bytes here; send less, or raise web.max_body", limit=limit)
 
 
-def parse_json(model: type[BaseModel], body: bytes) -> None:
-    """Checks that `body` is one `model`. Raises MalformedRequest or InvalidRequest."""
+def parse_json(model: type[BaseModel], body: bytes) -> BaseModel:
+    """The `model` that `body` is. Raises MalformedRequest or InvalidRequest."""
     # First what bounds the work of all that follows: pydantic collects an error for every member.
     # It also takes the last of two equal keys, where another reader may take the first. Numbers do not matter here.
     with contextlib.suppress(ValueError, RecursionError):  # not JSON: pydantic's parser tells where and why
         json.loads(body, object_pairs_hook=_check_members, parse_int=_ignore, parse_float=_ignore)
     try:
-        model.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as exc:
         raise explain(model, exc) from None
 

@@ -14,9 +14,10 @@ from gateway.api.call import Call, Reply
 from gateway.api.denials import Attempt, DenialLog
 from gateway.api.parse import parse_json, parse_query, read_body
 from gateway.api.problems import MEDIA_TYPE, build_problem, problem_headers
-from gateway.api.routes import PARAMETERS, Route
+from gateway.api.route import PARAMETERS, Route
 from gateway.api.services import Services
 from gateway.api.shares import Shares
+from gateway.api.terminal_handshake import find_ticket
 from gateway.auth.actions import Action
 from gateway.auth.actor import ANONYMOUS, Actor
 from gateway.auth.tokens import Refusal, Refused
@@ -27,8 +28,10 @@ from gateway.errors import (
     GatewayError,
     GuestNotFound,
     InternalError,
+    OriginRefused,
     Unauthenticated,
 )
+from gateway.web.live import Live
 
 REQUEST_ID = "req_"
 _SAFE_HEADERS = (
@@ -46,7 +49,7 @@ class Pipeline:
     def __init__(self, services: Services, denials: DenialLog) -> None:
         self._services = services
         self._denials = denials
-        self._shares = Shares(max(2, services.config.web.threads * 3 // 4))
+        self._shares = Shares("requests", each=max(2, services.config.web.threads * 3 // 4))
 
     def take(self, route: Route, environ: Mapping[str, Any], path: Mapping[str, str]) -> Response:
         """The reply to one request. Raises ClientGone alone: then there is nobody to reply to."""
@@ -54,7 +57,8 @@ class Pipeline:
         try:
             attempt = Attempt(route, _read_vmid(path), str(environ.get("REMOTE_ADDR", "")), request_id)
             call = self._admit(attempt, environ, path)
-            return _render(self._handle(attempt, call), request_id)
+            reply = self._handle(attempt, call)
+            return _render(reply, request_id, head=environ["REQUEST_METHOD"] == "HEAD")
         except ClientGone:
             raise
         except Exception as exc:
@@ -69,10 +73,10 @@ class Pipeline:
         if "id" in path and not PARAMETERS["id"].fullmatch(path["id"]):
             raise ExecNotFound.for_id(path["id"][:64])
         query = parse_query(route.query, environ.get("QUERY_STRING", ""))
-        raw = b""
+        raw, body = b"", None
         if route.body is not None:
             raw = read_body(environ, self._services.config.web.max_body)
-            parse_json(route.body, raw)
+            body = parse_json(route.body, raw)
         return Call(
             request_id=attempt.request_id,
             remote=attempt.remote,
@@ -81,6 +85,7 @@ class Pipeline:
             vmid=attempt.vmid or 0,
             exec_id=path.get("id", ""),
             query=query,
+            body=body,
             raw=raw,
         )
 
@@ -94,11 +99,16 @@ class Pipeline:
             # Told, and recorded, exactly like a guest outside the grant: the two must not be told apart.
             audit_id = self._denials.record_actor(attempt, Refusal.UNKNOWN_GUEST, call.actor)
             raise GuestNotFound.for_vmid(call.vmid, audit_id=audit_id) from None
+        except OriginRefused as error:
+            error.evidence["audit_id"] = self._denials.record_actor(attempt, Refusal.FOREIGN_ORIGIN, call.actor)
+            raise
 
     def _authenticate(self, attempt: Attempt, environ: Mapping[str, Any]) -> Actor:
         scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
         if scheme.lower() == "bearer":
             found = self._services.tokens.verify(token.strip(" "), attempt.remote)
+        elif attempt.route.upgrades and not scheme and (ticket := find_ticket(environ)) is not None:
+            found = self._redeem(ticket, attempt, environ)
         else:
             found = Refused(Refusal.NO_TOKEN)
         if isinstance(found, Actor):
@@ -109,6 +119,13 @@ class Pipeline:
         raise Unauthenticated(
             "send a valid token: `Authorization: Bearer pveg_...`; `pve-exec-gateway token create` makes one"
         )
+
+    def _redeem(self, ticket: str, attempt: Attempt, environ: Mapping[str, Any]) -> Actor | Refused:
+        """Who made the ticket, as far as the token goes now; a ticket is used up by this, valid or not."""
+        data = self._services.supervisor.take_ticket(ticket, f"GET {environ.get('PATH_INFO', '')}")
+        if data is None:
+            return Refused(Refusal.BAD_TICKET)
+        return self._services.tokens.recall(data["token_id"], attempt.remote)
 
     def _authorize(self, attempt: Attempt, actor: Actor) -> None:
         action = attempt.route.action
@@ -148,13 +165,17 @@ def _read_vmid(path: Mapping[str, str]) -> int | None:
     return int(text) if PARAMETERS["vmid"].fullmatch(text) else None
 
 
-def _render(reply: Reply, request_id: str) -> Response:
+def _render(reply: Reply, request_id: str, *, head: bool) -> Response:
     body = reply.body
-    if reply.media_type == "application/json" and not isinstance(body, bytes):
+    if head and isinstance(body, Live):
+        body.close()
+        body = iter(())  # of no length: a header may have told what it would be
+    elif reply.media_type == "application/json" and not isinstance(body, bytes | Live):
         body = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     return _respond(body, reply.status, reply.media_type, reply.headers, request_id)
 
 
 def _respond(body: Any, status: int, media_type: str | None, headers: Mapping[str, str], request_id: str) -> Response:
     fields = [*headers.items(), *_SAFE_HEADERS, ("X-Request-Id", request_id)]
-    return Response(body, status=status, headers=fields, content_type=media_type)
+    live = isinstance(body, Live)  # as it is, for the server to see
+    return Response(body, status=status, headers=fields, content_type=media_type, direct_passthrough=live)

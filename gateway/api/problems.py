@@ -35,7 +35,7 @@ _RESERVED = frozenset({"type", "title", "status", "code", "detail", "retryable",
 
 
 def problem_headers(error: GatewayError) -> dict[str, str]:
-    """The header fields that HTTP wants beside the status (RFC 9110: 10.2.1, 10.2.3, 11.6.1, 14.4)."""
+    """The header fields that HTTP wants beside the status (RFC 9110: 10.2.1, 10.2.3, 11.6.1, 14.4, 15.5.22)."""
     headers = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="pve-exec-gateway"'
@@ -43,6 +43,8 @@ def problem_headers(error: GatewayError) -> dict[str, str]:
         headers["Allow"] = ", ".join(error.evidence.get("allow", ()))
     if error.status == 416:
         headers["Content-Range"] = f"bytes */{error.evidence.get('size', '*')}"
+    if error.status == 426:
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     if error.status in (429, 503):
         headers["Retry-After"] = str(error.evidence.get("retry_after", _RETRY_AFTER))
     return headers

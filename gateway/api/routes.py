@@ -2,107 +2,102 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Any
-
-from pydantic import BaseModel
-
-from gateway.api.call import Handler
+from gateway.api.handlers import events, execs, health, openapi, output, terminals, tickets, tokens
 from gateway.api.handlers import exec as exec_
-from gateway.api.handlers import execs, health, openapi, output, tokens
-from gateway.api.models.execs import ExecList, ListQuery, OutputQuery, Query, WaitQuery
+from gateway.api.handlers import input as input_
+from gateway.api.models.events import EventsQuery
+from gateway.api.models.execs import ExecList, ListQuery, OutputQuery, WaitQuery
 from gateway.api.models.health import Alive, Readiness
+from gateway.api.models.input import ResizeRequest, SignalRequest, StdinQuery, StdinState, Ticket, TicketRequest
+from gateway.api.models.terminals import AttachQuery, TerminalQuery
 from gateway.api.models.tokens import TokenSelf
+from gateway.api.route import Route
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.errors import (
     AuditUnavailable,
+    DriverUnsupported,
     ExecEnded,
-    ExecNotFound,
     GatewayError,
     GuestFrozen,
-    GuestNotFound,
     GuestNotRunning,
     GuestUnsupported,
+    IdempotencyConflict,
+    MalformedRequest,
     NodeNotReady,
+    NotAcceptable,
+    NotATerminal,
+    OriginRefused,
     OutputDropped,
+    Overloaded,
     RangeNotSatisfiable,
     SpoolFull,
+    StdinBlocked,
+    StdinClosed,
+    StdinOffset,
     SupervisorUnavailable,
     TooManyExecs,
+    UpgradeRequired,
+    WriterTaken,
 )
 from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecResult, ExecView
 
-PARAMETERS = {
-    "vmid": re.compile(r"[1-9][0-9]{2,8}"),
-    "id": re.compile(r"ex_[0-9A-HJKMNP-TV-Z]{26}"),
-}
-"""What may stand in a path. Anything else is answered like a guest or exec that does not exist."""
+_TO_BEGIN: tuple[type[GatewayError], ...] = (
+    GuestNotRunning,
+    GuestFrozen,
+    GuestUnsupported,
+    DriverUnsupported,
+    IdempotencyConflict,
+    TooManyExecs,
+    AuditUnavailable,
+    SupervisorUnavailable,
+    NodeNotReady,
+    SpoolFull,
+)
+"""Why an exec may not begin."""
 
-_NOT_FOUND: dict[str, type[GatewayError]] = {"vmid": GuestNotFound, "id": ExecNotFound}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """One operation. `action` is what its caller must be granted; none or an unknown one fails at import.
-
-    `event` is the audit event that records it, None for looking. `reply` is a TypedDict, or bytes.
-    `errors` are those of its domain; those of the pipeline are added to every route that can raise them.
-    """
-
-    method: str
-    path: str
-    operation_id: str
-    summary: str
-    action: Action
-    event: Event | None = None
-    query: type[Query] = Query
-    body: type[BaseModel] | None = None
-    reply: Any
-    statuses: tuple[int, ...] = (200,)
-    errors: tuple[type[GatewayError], ...] = ()
-    handler: Handler
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.action, Action):
-            raise TypeError(f"{self.operation_id}: {self.action!r} is no Action")
-        if not set(self.parameters) <= PARAMETERS.keys():
-            raise TypeError(f"{self.operation_id}: {self.path} has an unknown parameter")
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The names of the path's parameters."""
-        return tuple(re.findall(r"{(\w+)}", self.path))
-
-    @property
-    def possible_errors(self) -> tuple[type[GatewayError], ...]:
-        """What the handler and the domain below it can raise, the path's 404 included."""
-        return (*(_NOT_FOUND[name] for name in self.parameters), *self.errors)
-
+_TO_UPGRADE: tuple[type[GatewayError], ...] = (
+    MalformedRequest,
+    OriginRefused,
+    UpgradeRequired,
+    Overloaded,
+    SupervisorUnavailable,
+)
+"""Why a WebSocket may not."""
 
 ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/exec/{vmid}",
         operation_id="runExec",
-        summary="Run a command in a guest and answer when it has ended",
+        summary="Run a command in a guest: its result, its events as they come (Accept), or 202 at once (Prefer)",
         action=Action.EXEC_RUN,
         event=Event.EXEC_INTENT,
         body=ExecSpec,
         reply=ExecResult,
-        errors=(
-            GuestNotRunning,
-            GuestFrozen,
-            GuestUnsupported,
-            TooManyExecs,
-            AuditUnavailable,
-            SupervisorUnavailable,
-            NodeNotReady,
-            SpoolFull,
-        ),
+        events=True,
+        accepted=ExecView,
+        statuses=(200, 202),
+        asks=("Prefer", "Idempotency-Key"),
+        tells=("Idempotency-Replayed", "Location", "Preference-Applied"),
+        errors=(NotAcceptable, Overloaded, *_TO_BEGIN),
         handler=exec_.run_exec,
+    ),
+    Route(
+        method="GET",
+        path="/exec/{vmid}/terminal",
+        operation_id="openTerminal",
+        summary="A WebSocket (pvex.v1) whose first message starts a command, with a terminal or without",
+        action=Action.EXEC_TERMINAL,
+        event=Event.EXEC_INTENT,
+        query=TerminalQuery,
+        reply=None,
+        statuses=(101,),
+        asks=("Sec-WebSocket-Protocol", "Origin"),
+        tells=("Sec-WebSocket-Protocol",),
+        errors=(GuestUnsupported, *_TO_UPGRADE),
+        handler=terminals.open_terminal,
     ),
     Route(
         method="GET",
@@ -148,7 +143,9 @@ ROUTES: tuple[Route, ...] = (
         query=OutputQuery,
         reply=bytes,
         statuses=(200, 206),
-        errors=(OutputDropped, RangeNotSatisfiable, SupervisorUnavailable),
+        asks=("Range",),
+        tells=("Content-Range", "X-Output-Bytes", "X-Output-Complete", "X-Output-Dropped"),
+        errors=(OutputDropped, RangeNotSatisfiable, Overloaded, SupervisorUnavailable),
         handler=output.read_stdout,
     ),
     Route(
@@ -160,8 +157,83 @@ ROUTES: tuple[Route, ...] = (
         query=OutputQuery,
         reply=bytes,
         statuses=(200, 206),
-        errors=(OutputDropped, RangeNotSatisfiable, SupervisorUnavailable),
+        asks=("Range",),
+        tells=("Content-Range", "X-Output-Bytes", "X-Output-Complete", "X-Output-Dropped"),
+        errors=(OutputDropped, RangeNotSatisfiable, Overloaded, SupervisorUnavailable),
         handler=output.read_stderr,
+    ),
+    Route(
+        method="GET",
+        path="/execs/{id}/events",
+        operation_id="readEvents",
+        summary="What an exec has done from any place on, and what it goes on to do; 204 behind its end",
+        action=Action.EXEC_RUN,
+        query=EventsQuery,
+        reply=None,
+        events=True,
+        statuses=(200, 204),
+        asks=("Last-Event-ID",),
+        errors=(NotAcceptable, RangeNotSatisfiable, Overloaded, SupervisorUnavailable),
+        handler=events.read_events,
+    ),
+    Route(
+        method="GET",
+        path="/execs/{id}/attach",
+        operation_id="attachExec",
+        summary="A WebSocket (pvex.v1) that follows a command from any place on, and may feed it",
+        action=Action.EXEC_RUN,
+        query=AttachQuery,
+        reply=None,
+        statuses=(101,),
+        asks=("Sec-WebSocket-Protocol", "Origin"),
+        tells=("Sec-WebSocket-Protocol",),
+        errors=_TO_UPGRADE,
+        handler=terminals.attach_exec,
+    ),
+    Route(
+        method="PUT",
+        path="/execs/{id}/stdin",
+        operation_id="putStdin",
+        summary="Input for a command that was started with `stdin_open` or `tty`; the body is handed on as it comes",
+        action=Action.EXEC_RUN,
+        query=StdinQuery,
+        upload=True,
+        reply=StdinState,
+        errors=(StdinOffset, StdinClosed, StdinBlocked, WriterTaken, ExecEnded, SupervisorUnavailable),
+        handler=input_.put_stdin,
+    ),
+    Route(
+        method="POST",
+        path="/execs/{id}/signal",
+        operation_id="sendSignal",
+        summary="Send a signal to a command or to its whole tree",
+        action=Action.EXEC_RUN,
+        body=SignalRequest,
+        reply=ExecView,
+        errors=(ExecEnded, DriverUnsupported, SupervisorUnavailable),
+        handler=input_.send_signal,
+    ),
+    Route(
+        method="POST",
+        path="/execs/{id}/resize",
+        operation_id="resizeTerminal",
+        summary="Give an exec's terminal another size",
+        action=Action.EXEC_RUN,
+        body=ResizeRequest,
+        reply=ExecView,
+        errors=(NotATerminal, ExecEnded, SupervisorUnavailable),
+        handler=input_.resize_terminal,
+    ),
+    Route(
+        method="POST",
+        path="/tickets",
+        operation_id="makeTicket",
+        summary="What stands for the caller's token on one WebSocket, once: browsers cannot send a header with it",
+        action=Action.ANY_TOKEN,
+        body=TicketRequest,
+        reply=Ticket,
+        errors=(SupervisorUnavailable,),
+        handler=tickets.make_ticket,
     ),
     Route(
         method="GET",

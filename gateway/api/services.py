@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gateway.api.shares import Shares
 from gateway.audit.protocol import Receipt
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.exec.origin import Origin
-from gateway.exec.reply import OutputSlice, RunReply
+from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.supervisor.client import Watch
+from gateway.supervisor.feed import Feed
 
 Stream = Literal["stdout", "stderr"]
 
@@ -20,7 +22,22 @@ Stream = Literal["stdout", "stderr"]
 class Supervisor(Protocol):
     """The supervisor as the web sees it (supervisor.client.SupervisorClient). All raise GatewayError."""
 
-    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None) -> RunReply: ...
+    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None, key: str | None = None) -> RunReply: ...
+
+    def start(
+        self,
+        vmid: int,
+        body: bytes,
+        origin: Origin,
+        *,
+        attended: bool,
+        key: str | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[Started, Feed]: ...
+
+    def locate(self, vmid: int) -> None: ...
+
+    def feed(self, exec_id: str, origin: Origin) -> Feed: ...
 
     def get(self, exec_id: str, origin: Origin, wait: float = 0) -> ExecView: ...
 
@@ -36,7 +53,17 @@ class Supervisor(Protocol):
 
     def output(self, exec_id: str, stream: Stream, origin: Origin, offset: int, length: int) -> OutputSlice: ...
 
+    def put_stdin(self, exec_id: str, origin: Origin, data: bytes, offset: int | None, eof: bool) -> StdinReply: ...
+
+    def signal(self, exec_id: str, origin: Origin, number: int, tree: bool) -> ExecView: ...
+
+    def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> ExecView: ...
+
     def kill(self, exec_id: str, origin: Origin) -> ExecView: ...
+
+    def make_ticket(self, origin: Origin, method_and_path: str) -> str: ...
+
+    def take_ticket(self, ticket: str, method_and_path: str) -> dict[str, Any] | None: ...
 
     def health(self) -> dict[str, Any]: ...
 
@@ -51,10 +78,16 @@ class Audit(Protocol):
 
 @dataclass(frozen=True)
 class Services:
-    """Everything a handler may call. `openapi` gives the API's description as JSON."""
+    """Everything a handler may call. `openapi` gives the API's description as JSON.
+
+    `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
+    `starts` counts terminals whose exec is being started.
+    """
 
     config: Config
     supervisor: Supervisor
     audit: Audit
     tokens: TokenStore
     openapi: Callable[[], bytes]
+    streams: Shares
+    starts: Shares

@@ -30,6 +30,8 @@ class Event(StrEnum):
     EXEC_INTENT = "exec:intent"
     EXEC_OUTCOME = "exec:outcome"
     EXEC_CANCEL = "exec:cancel"
+    EXEC_SIGNAL = "exec:signal"
+    EXEC_INPUT = "exec:input"
     EXEC_ABORTED = "exec:aborted"
     EXEC_DENIED = "exec:denied"
     REQUEST_DENIED = "request:denied"
@@ -182,6 +184,8 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "vmid": _is_vmid,
     "node": _is_short,
     "exec_id": _is_short,
+    "idempotency_key": _is_short,
+    "fingerprint": _is_short,
     "data": lambda value: isinstance(value, dict),
 }
 

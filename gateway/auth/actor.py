@@ -26,12 +26,12 @@ class Actor:
         """Whether the actor may do `action` to guest `vmid`; if not, there is no such guest for it: 404."""
         return within(vmid, self.reach.get(action, ()))
 
-    def origin(self, remote: str, request_id: str) -> Origin:
-        """What the supervisor is told of the actor."""
+    def origin(self, remote: str, request_id: str, action: Action = Action.EXEC_RUN) -> Origin:
+        """What the supervisor is told of the actor, who may run commands where it may do `action`."""
         return Origin(
             token_id=self.token_id,
             token_name=self.token_name,
-            guests=self.reach.get(Action.EXEC_RUN, ()),
+            guests=self.reach.get(action, ()),
             admin_guests=self.reach.get(Action.EXEC_ADMIN, ()),
             remote=remote,
             request_id=request_id,

@@ -32,7 +32,7 @@ Clock = Callable[[], datetime]
 
 
 class Refusal(StrEnum):
-    """Why a request is denied. For the audit log: the client sees one body for the first seven (401)."""
+    """Why a request is denied. For the audit log: the client sees one body for the first eight (401)."""
 
     NO_TOKEN = "no_token"
     BAD_SIGNATURE = "bad_signature"
@@ -41,9 +41,11 @@ class Refusal(StrEnum):
     EXPIRED = "expired"
     WRONG_NETWORK = "wrong_network"
     STORE_UNAVAILABLE = "store_unavailable"
+    BAD_TICKET = "bad_ticket"
     ACTION_NOT_GRANTED = "action_not_granted"
     GUEST_NOT_GRANTED = "guest_not_granted"
     UNKNOWN_GUEST = "unknown_guest"
+    FOREIGN_ORIGIN = "foreign_origin"
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,17 @@ class TokenStore:
 
     def verify(self, token: str, remote: str) -> Actor | Refused:
         """The actor that `token` stands for when it comes from address `remote`, or why it is refused."""
-        token_id = None
         try:
             token_id = self._keys.verify(token)
-            if token_id is None:
-                return Refused(Refusal.BAD_SIGNATURE)
+        except TokenStoreError as exc:
+            return Refused(Refusal.STORE_UNAVAILABLE, None, exc.detail)
+        if token_id is None:
+            return Refused(Refusal.BAD_SIGNATURE)
+        return self.recall(token_id, remote)
+
+    def recall(self, token_id: str, remote: str) -> Actor | Refused:
+        """The same for one whose token has been verified before: it may have been revoked since."""
+        try:
             check_directory(self._directory)
             record, actor = self._load(token_id)
         except FileNotFoundError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.config import ExecConfig
+from gateway.config import Config
 from gateway.errors import FieldError, InvalidRequest
 from gateway.exec.spec import ExecSpec
 
@@ -19,13 +19,20 @@ class Limits:
     output_limit: int
 
 
-def resolve_limits(spec: ExecSpec, config: ExecConfig) -> Limits:
-    """The limits for `spec`. Raises InvalidRequest naming each field that is over its maximum."""
+def resolve_limits(spec: ExecSpec, settings: Config, *, spooled: bool) -> Limits:
+    """The limits for `spec`. Raises InvalidRequest naming each field that is over its maximum.
+
+    What is spooled (streamed or detached) may keep up to `spool.per_exec` of each stream, and does by default.
+    """
+    config, per_exec = settings.exec, settings.spool.per_exec
+    kept, most_kept = config.output_limit, config.output_limit_max
+    if spooled:
+        kept, most_kept = per_exec, max(most_kept, per_exec)
     wanted = {
         "timeout": (spec.timeout, config.timeout, config.timeout_max),
         "kill_grace": (spec.kill_grace, config.kill_grace, config.kill_grace_max),
         "queue_timeout": (spec.queue_timeout, config.queue_timeout, config.queue_timeout_max),
-        "output.limit": (spec.output.limit, config.output_limit, config.output_limit_max),
+        "output.limit": (spec.output.limit, kept, most_kept),
     }
     over = [
         FieldError(path, "over_maximum", f"at most {maximum:g} is allowed here").to_json()

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from gateway.exec.limits import Limits
-from gateway.exec.spec import Background, OnDisconnect, OnLimit, Placement
+from gateway.exec.spec import Background, Keep, OnDisconnect, OnLimit, Placement
+
+
+class GuestKind(StrEnum):
+    """What a guest is, in PVE's words, and so which driver runs its commands."""
+
+    LXC = "lxc"
+    QEMU = "qemu"
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,15 @@ class Order:
     on_disconnect: OnDisconnect
     on_limit: OnLimit
     placement: Placement
+    keep: Keep
+    spooled: bool
+    """Streamed or detached: its output is kept in files, to be followed; else in memory, for one answer."""
+    exclusive: bool
+    kind: GuestKind = GuestKind.LXC
+    idempotency: str | None = None
+    """The keyed hash of token and Idempotency-Key, if one was sent; never the key."""
+    fingerprint: str | None = None
+    """The keyed hash of the request that came with it."""
 
     def to_wire(self) -> dict[str, Any]:
         return {**vars(self), "limits": {**vars(self.limits)}}
@@ -49,5 +66,7 @@ class Order:
                 "on_disconnect": OnDisconnect(data["on_disconnect"]),
                 "on_limit": OnLimit(data["on_limit"]),
                 "placement": Placement(data["placement"]),
+                "keep": Keep(data["keep"]),
+                "kind": GuestKind(data.get("kind", GuestKind.LXC)),
             }
         )

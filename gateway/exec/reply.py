@@ -1,4 +1,4 @@
-"""What the supervisor answers to the web: an exec with its output, or a slice of one output stream."""
+"""What the supervisor answers to the web: an exec with its output, a slice of a stream, a piece of what happened."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ from gateway.exec.view import ExecView
 
 @dataclass(frozen=True)
 class RunReply:
-    """An exec that ended, and the bytes kept of its streams: head and tail joined at `dropped_at`."""
+    """An exec that ended, and the bytes kept of its streams: head and tail joined at `dropped_at`.
+
+    `replayed`: an earlier request with the same Idempotency-Key began it.
+    """
 
     view: ExecView
     stdout: bytes
     stderr: bytes
+    replayed: bool = False
+
+
+@dataclass(frozen=True)
+class Started:
+    """An exec that runs, or that an earlier request with the same Idempotency-Key began (`replayed`)."""
+
+    view: ExecView
+    replayed: bool
 
 
 @dataclass(frozen=True)
@@ -29,3 +41,50 @@ class OutputSlice:
     total: int
     kept: tuple[tuple[int, int], ...]
     ended: bool
+
+
+@dataclass(frozen=True)
+class OutputEvent:
+    """Bytes of one stream (`stdout`, `stderr`) from its `offset` on.
+
+    `cursor` is the place behind them in all output of the exec: the bytes of both streams, counted in the order of
+    their coming. It is the event's `seq`: whoever has seen this event goes on from there, and nothing is lost or twice.
+    """
+
+    stream: str
+    cursor: int
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class GapEvent:
+    """`size` bytes of one stream from `offset` on were not kept. `cursor`: the place behind them."""
+
+    stream: str
+    cursor: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """What happened behind the cursor that was asked for.
+
+    `cursor` is where to go on; `total` is the place behind the newest byte. `view` is the exec as it stands.
+    `ended`: it has ended, and nothing follows behind `cursor`.
+    """
+
+    events: tuple[OutputEvent | GapEvent, ...]
+    cursor: int
+    total: int
+    view: ExecView
+    ended: bool
+
+
+@dataclass(frozen=True)
+class StdinReply:
+    """How far the input has been taken: the offset to go on from, and whether its end has been."""
+
+    offset: int
+    eof: bool

@@ -36,6 +36,13 @@ class OnLimit(StrEnum):
     KILL = "kill"
 
 
+class OnFull(StrEnum):
+    """What happens when a streamed or detached command fills its spool."""
+
+    BLOCK = "block"
+    DROP = "drop"
+
+
 class Background(StrEnum):
     """What happens to processes that outlive the command."""
 
@@ -77,6 +84,19 @@ class OutputSpec(Strict):
         default=OnLimit.DROP,
         description="`drop` counts and forgets the rest; `kill` ends the exec (output_limit).",
     )
+    on_full: Annotated[OnFull, Field(strict=False)] = Field(
+        default=OnFull.BLOCK,
+        description="Streamed or detached, past the limit: `block` lets the command wait for its reader while there "
+        "is one; `drop` never waits, and a reader that is too slow sees a gap.",
+    )
+
+
+class TtySpec(Strict):
+    """A terminal for the command: stdout and stderr are one stream then, and input stays open."""
+
+    rows: int = Field(default=24, ge=1, le=32767)
+    cols: int = Field(default=80, ge=1, le=32767)
+    term: str = Field(default="xterm-256color", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$", description="TERM.")
 
 
 class ExecSpec(Strict):
@@ -100,6 +120,11 @@ class ExecSpec(Strict):
     )
     stdin: str | None = Field(default=None, description="Input; none given means an empty stdin.")
     stdin_encoding: Annotated[str, Field(pattern=r"^(utf-8|base64)$")] = "utf-8"
+    stdin_open: bool = Field(
+        default=False,
+        description="Streamed or detached: input stays open behind `stdin`, for PUT /execs/{id}/stdin and attach.",
+    )
+    tty: TtySpec | None = Field(default=None, description="Streamed or detached: run it in a terminal.")
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Seconds of run time.")
     kill_grace: float | None = Field(
         default=None, ge=0, allow_inf_nan=False, description="Seconds between SIGTERM and SIGKILL."
@@ -114,6 +139,7 @@ class ExecSpec(Strict):
     background: Annotated[Background, Field(strict=False)] = Background.DETACH
     on_disconnect: Annotated[OnDisconnect, Field(strict=False)] = OnDisconnect.KILL
     placement: Annotated[Placement, Field(strict=False)] = Placement.OWN
+    exclusive: bool = Field(default=False, description="Runs while no other exec does in the guest.")
     redact: list[Annotated[int, Field(ge=0)]] = Field(
         default_factory=list,
         max_length=4096,

@@ -20,6 +20,18 @@ class Text:
     count: StreamCount
 
 
+@dataclass(frozen=True)
+class Cutting:
+    """A piece cut anywhere out of a text: between `start` and `end` stand the whole characters of `text`.
+
+    The 0 to 3 bytes before `start` end a character that began before the piece; those from `end` on begin one.
+    """
+
+    start: int
+    text: str
+    end: int
+
+
 def decode_output(kept: bytes, count: StreamCount) -> Text:
     """The kept bytes of a stream as text, where `count["dropped_at"]` is the cut between head and tail.
 
@@ -38,6 +50,25 @@ def decode_output(kept: bytes, count: StreamCount) -> Text:
     trimmed = (cut - read) + (start - cut)
     adjusted: StreamCount = {**count, "dropped": count["dropped"] + trimmed, "dropped_at": read}
     return Text(head + tail, "utf-8", adjusted)
+
+
+def read_cutting(piece: bytes) -> Cutting | None:
+    """The whole characters in a piece that was cut out of a stream at any byte; None when it is not UTF-8."""
+    start = _count_continuations(piece[:_LONGEST_REST])
+    try:
+        text, read = codecs.utf_8_decode(piece[start:] if start else piece, "strict", False)
+    except UnicodeDecodeError:
+        return None
+    return Cutting(start, text, start + read)
+
+
+def find_cut(data: bytes, at: int) -> int:
+    """The last place up to `at` where `data` can be cut between two characters, if it is UTF-8; else near `at`."""
+    rest = data[max(0, at - _LONGEST_REST) : at + 1]
+    for back, byte in enumerate(reversed(rest)):
+        if byte & 0xC0 != 0x80:
+            return at - back
+    return at
 
 
 def _count_continuations(data: bytes) -> int:

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 #include "process.h"
 #include "protocol.h"
 #include "spec.h"
+#include "terminal.h"
 #include "users.h"
 
 /* Why a guest's root who traces this process gains nothing: it runs in the guest's namespaces with the guest's
@@ -42,13 +42,6 @@ static void load_spec(struct spec *spec)
     }
     if (!parse_spec(bytes, size, spec))
         fail(MESSAGE_FAILED, STAGE_SPEC);
-}
-
-static void take_terminal(void)
-{
-    if (ioctl(FD_COMMAND_STDERR, TIOCSCTTY, 0) || dup2(FD_COMMAND_STDERR, FD_STDIN) < 0 ||
-        dup2(FD_COMMAND_STDERR, FD_STDOUT) < 0)
-        fail(MESSAGE_FAILED, STAGE_TTY);
 }
 
 static void enter_folder(const struct spec *spec, const char *home)
@@ -92,8 +85,8 @@ _Noreturn void launch_in_guest(void)
     reset_signals();
     umask(022);
     setsid(); /* fails only where this leads a session already */
-    if (spec.flags & SPEC_TTY)
-        take_terminal();
+    if ((spec.flags & SPEC_TTY) && take_terminal(who.account.uid))
+        fail(MESSAGE_FAILED, STAGE_TTY);
     take_init_limits();
     open_pipes_to_all(); /* again, for lxc-attach makes them 0700 where it can: so can we */
     if ((failed = assume_identity(&who)))

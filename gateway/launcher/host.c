@@ -1,33 +1,19 @@
-/* Owns host mode: a clean process in the exec's cgroup, without forking the supervisor's image. */
+/* Owns host mode: from what the supervisor is to what lxc-attach shall start with. */
 #include "host.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <linux/keyctl.h>
-#include <linux/sched.h>
-#include <signal.h>
-#include <stdint.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "process.h"
 #include "protocol.h"
+#include "terminal.h"
 
 static char *const ENVIRONMENT[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", NULL};
-
-/* Goes on as a child of the supervisor that is born in the cgroup. Being moved there instead, by a write to
- * cgroup.procs, takes a lock that stands against every fork and exit on the node and waits for RCU. */
-static void enter_cgroup(void)
-{
-    struct clone_args how = {.flags = CLONE_INTO_CGROUP | CLONE_PARENT, .cgroup = FD_CGROUP};
-    long child = syscall(SYS_clone3, &how, sizeof how);
-    if (child < 0)
-        fail(MESSAGE_HOST_FAILED, STAGE_CGROUP);
-    if (child > 0)
-        _exit(0);
-}
 
 /* Leaves the supervisor's session keyring, which every guest's commands would otherwise inherit and share: the root of a
  * privileged guest owns it as the host's root does. ENOSYS: a kernel without keyrings. */
@@ -38,7 +24,7 @@ static void leave_keyring(void)
 }
 
 /* The supervisor may run with a better place than its guests' commands: only here, as the host's root, can it be left. */
-static void leave_privileged_scheduling(void)
+void leave_supervisor(void)
 {
     setpriority(PRIO_PROCESS, 0, 0);
     int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -47,25 +33,21 @@ static void leave_privileged_scheduling(void)
             errno = 0; /* a courtesy */
         close(fd);
     }
+    reset_signals();
 }
 
-_Noreturn void launch_on_host(bool own_cgroup, const char *program, char **argv)
+_Noreturn void launch_on_host(bool terminal, const char *program, char *const *argv)
 {
-    /* A hole would be filled by whatever lxc-attach opens next, and the guest would get that. */
-    for (int fd = 0; fd < FD_CGROUP + own_cgroup; fd++)
-        if (fcntl(fd, F_GETFD) < 0)
-            fail(MESSAGE_HOST_FAILED, STAGE_FDS);
-    if (own_cgroup)
-        enter_cgroup();
     /* Closed by the exec and not before it, for the program may be FD_ATTACH. */
     if (!close_unknown(CLOSE_RANGE_CLOEXEC))
         fail(MESSAGE_HOST_FAILED, STAGE_FDS);
-    reset_signals();
-    setsid(); /* fails only where this leads a session already */
+    setsid();
     leave_keyring();
-    leave_privileged_scheduling();
     open_pipes_to_all();
-    send_message(MESSAGE_HOST);
+    int master = terminal ? open_terminal() : -1;
+    if (terminal && master < 0)
+        fail(MESSAGE_HOST_FAILED, STAGE_TTY);
+    send_host(master);
     execve(program, argv, ENVIRONMENT);
     fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);
 }

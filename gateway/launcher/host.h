@@ -4,9 +4,13 @@
 
 #include <stdbool.h>
 
-/* Becomes `program` with these arguments and a fixed environment; with `own_cgroup` as a new child of the supervisor that
- * is born in the cgroup of FD_CGROUP, while the process that was spawned exits 0. `program` may be the path of FD_ATTACH;
- * from FD_FIRST_UNKNOWN on it inherits nothing. Nothing of a request is in `argv`. */
-_Noreturn void launch_on_host(bool own_cgroup, const char *program, char **argv);
+/* Leaves what the supervisor is privileged by, and all that it set for itself: what is born of this process from now on
+ * starts as from a shell. */
+void leave_supervisor(void);
+
+/* Becomes `program` with these arguments and a fixed environment. `program` may be the path of FD_ATTACH; from
+ * FD_FIRST_UNKNOWN on it inherits nothing. Nothing of a request is in `argv`. With `terminal` FD_TERMINAL becomes a pty's
+ * slave, and the supervisor gets its master. */
+_Noreturn void launch_on_host(bool terminal, const char *program, char *const *argv);
 
 #endif

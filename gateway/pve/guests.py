@@ -1,4 +1,4 @@
-"""Which guest a vmid is, from the configured /etc/pve tree: one stat for a container of this node.
+"""Which guest a vmid is, from the configured /etc/pve tree: one stat for a container of this node, two for a machine.
 
 Runs in web: pmxcfs is a FUSE file system that can hang, and the supervisor must not hang with it.
 """
@@ -7,8 +7,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from gateway.errors import GuestNotFound, GuestUnsupported, NodeNotReady
+from gateway.exec.order import GuestKind
+
+_DIRECTORIES = ((GuestKind.LXC, "lxc"), (GuestKind.QEMU, "qemu-server"))
+
+
+class Located(NamedTuple):
+    """A guest of this node: what it is, and its identity, its configuration file's inode and mtime."""
+
+    kind: GuestKind
+    config_id: str
 
 
 class GuestMap:
@@ -18,29 +29,35 @@ class GuestMap:
         self._etc = etc
         self._node = node
 
-    def locate(self, vmid: int) -> str:
-        """The identity of a container of this node: its configuration file's inode and mtime.
+    def locate(self, vmid: int) -> Located:
+        """A guest of this node.
 
-        Raises GuestNotFound, GuestUnsupported for a VM or another node's guest, NodeNotReady without /etc/pve.
+        Raises GuestNotFound, GuestUnsupported for another node's guest, NodeNotReady without /etc/pve.
         """
-        identity = self.config_id(vmid)
-        if identity is None:
+        found = self._look(vmid)
+        if found is None:
             self._explain_absence(vmid)
             raise GuestNotFound.for_vmid(vmid)
-        return identity
+        return found
 
     def config_id(self, vmid: int) -> str | None:
-        """The same; None when no container of this node has that vmid."""
-        try:
-            status = (self._etc / "nodes" / self._node / "lxc" / f"{vmid}.conf").stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as exc:
-            raise NodeNotReady(
-                f"cannot read {self._etc}: {exc.strerror}; see `systemctl status pve-cluster`",
-                missing=["pve.etc"],
-            ) from exc
-        return f"{status.st_ino}.{status.st_mtime_ns}"
+        """Its identity; None when no guest of this node has that vmid. Raises NodeNotReady."""
+        found = self._look(vmid)
+        return found.config_id if found is not None else None
+
+    def _look(self, vmid: int) -> Located | None:
+        for kind, directory in _DIRECTORIES:
+            try:
+                status = (self._etc / "nodes" / self._node / directory / f"{vmid}.conf").stat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as exc:
+                raise NodeNotReady(
+                    f"cannot read {self._etc}: {exc.strerror}; see `systemctl status pve-cluster`",
+                    missing=["pve.etc"],
+                ) from exc
+            return Located(kind, f"{status.st_ino}.{status.st_mtime_ns}")
+        return None
 
     def _explain_absence(self, vmid: int) -> None:
         """Raises what is more precise than "no such guest", if the cluster knows the vmid."""
@@ -52,8 +69,6 @@ class GuestMap:
             ) from exc
         if not isinstance(known, dict):
             return
-        if known.get("type") == "qemu":
-            raise GuestUnsupported(f"guest {vmid} is a virtual machine; only containers can run commands", vmid=vmid)
         if known.get("node") != self._node:
             raise GuestUnsupported(
                 f"guest {vmid} is on another node; ask the gateway of that node",

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from pydantic import ValidationError
 
 from gateway import ulid
 from gateway.audit.record import new_audit_id
 from gateway.config import Config
-from gateway.errors import GatewayError, GuestNotFound, InternalError
+from gateway.errors import FieldError, GatewayError, GuestNotFound, InternalError, InvalidRequest
 from gateway.exec import trail
 from gateway.exec.ending import timestamp
 from gateway.exec.limits import Limits, resolve_limits
-from gateway.exec.order import Order
+from gateway.exec.order import GuestKind, Order
 from gateway.exec.origin import Origin
-from gateway.exec.spec import Background, ExecSpec, Placement
+from gateway.exec.spec import Background, ExecSpec, OnDisconnect
 from gateway.supervisor.audit_trail import AuditTrail
-from gateway.supervisor.cgroup import Tree
-from gateway.supervisor.descendants import Descendants
+from gateway.supervisor.capture import Capture
+from gateway.supervisor.drivers import Driver, Entry
 from gateway.supervisor.execs import Execs
-from gateway.supervisor.execution import Execution, Services
-from gateway.supervisor.guests import Guests, Incarnation
-from gateway.supervisor.launch import build_spec
+from gateway.supervisor.idempotency import IdempotencyKeys, Reservation, fingerprint
+from gateway.supervisor.interleaving import STREAMS
+from gateway.supervisor.layout import Layout
 from gateway.supervisor.memory import Memory
-from gateway.supervisor.places import Places
+from gateway.supervisor.places import Claim, Places
 from gateway.supervisor.spool import Spool
 
 
@@ -34,85 +35,131 @@ class Acceptance:
     def __init__(
         self,
         config: Config,
-        services: Services,
-        guests: Guests,
+        drivers: Mapping[GuestKind, Driver],
         spool: Spool,
         audit: AuditTrail,
         places: Places,
         memory: Memory,
         execs: Execs,
+        keys: IdempotencyKeys,
     ) -> None:
         self.under_way = 0
         """How many have a place and are not yet spawned."""
         self._config = config
-        self._services = services
-        self._guests = guests
+        self._drivers = drivers
         self._spool = spool
         self._audit = audit
         self._places = places
         self._memory = memory
         self._execs = execs
+        self._keys = keys
 
-    async def start(self, vmid: int, body: bytes, origin: Origin, config_id: str) -> Execution:
-        """Accepts and spawns what `body` (an ExecSpec as JSON) asks for. Raises a GatewayError when nothing was run."""
+    async def start(
+        self,
+        vmid: int,
+        body: bytes,
+        origin: Origin,
+        *,
+        kind: GuestKind,
+        config_id: str,
+        key: str | None,
+        spooled: bool,
+        attended: bool,
+    ) -> tuple[str, bool]:
+        """Accepts and begins what `body` (an ExecSpec as JSON) asks for. Raises a GatewayError when nothing was run.
+
+        Its id, and whether an earlier request with the same Idempotency-Key had begun it. `spooled`: it is streamed or
+        detached; `attended`: streamed.
+        """
         spec = _parse(body)
-        limits = resolve_limits(spec, self._config.exec)
+        _check_way(spec, spooled=spooled)
+        limits = resolve_limits(spec, self._config, spooled=spooled)
         if not origin.may_run(vmid):
             raise GuestNotFound.for_vmid(vmid)
-        guest = self._guests.find(vmid)
+        driver = self._drivers[kind]
+        driver.require_supported(spec, vmid, streamed=attended)
+        guest = vmid, kind, config_id
+        if key is None:
+            return await self._begin(driver, guest, spec, limits, origin, size=len(body), spooled=spooled), False
+        used = await self._keys.reserve(origin.token_id, key, fingerprint(vmid, spec, self._audit.hash))
+        if isinstance(used, str):
+            self._execs.order(used, origin)
+            return used, True
+        with used as reservation:
+            exec_id = await self._begin(
+                driver, guest, spec, limits, origin, size=len(body), spooled=spooled, reservation=reservation
+            )
+        return exec_id, False
+
+    async def _begin(
+        self,
+        driver: Driver,
+        guest: tuple[int, GuestKind, str],
+        spec: ExecSpec,
+        limits: Limits,
+        origin: Origin,
+        *,
+        size: int,
+        spooled: bool,
+        reservation: Reservation | None = None,
+    ) -> str:
+        """Waits for a place, records, and begins. The reservation's key is used as soon as a command may run."""
+        vmid = guest[0]
+        entry = await driver.find(vmid)
         if spec.background is Background.DETACH:
             self._execs.check_room_for_survivors(vmid, self._config.exec.max_survivors)
         exec_id = ulid.new("ex_")
-        over_default = max(0, limits.output_limit - self._config.exec.output_limit)
-        self._memory.promise(exec_id, 2 * len(body) + 2 * over_default)
+        over_default = 0 if spooled else max(0, limits.output_limit - self._config.exec.output_limit)
+        self._memory.promise(exec_id, 2 * size + 2 * over_default)
+        claim = Claim(origin.token_id, vmid, spec.exclusive)
         try:
-            queued = await self._places.take(origin.token_id, limits.queue_timeout)
+            queued = await self._places.take(claim, limits.queue_timeout)
             self.under_way += 1
             try:
                 if queued:
-                    guest = self._guests.find(vmid)
-                order = self._order(exec_id, spec, limits, origin, guest, config_id, queued)
-                tree = await self._record(order, spec, guest)
+                    entry = await driver.find(vmid)
+                order = self._order(exec_id, spec, limits, origin, (*guest, entry.run), queued, spooled, reservation)
+                captures = await self._record(order, spec, entry)
             except BaseException:
-                self._places.give_back(origin.token_id)
+                self._places.give_back(claim)
                 raise
             finally:
                 self.under_way -= 1
         except BaseException:
             self._memory.release(exec_id)
             raise
-        execution = Execution(self._services, self._execs, order, guest, tree, spec.output.keep)
-        self._execs.add(execution)
-        env = {"PATH": self._config.exec.path, **spec.env}
-        execution.spawn(build_spec(argv=spec.argv(), env=env, cwd=spec.cwd, user=spec.user), spec.stdin_bytes())
-        return execution
+        if reservation is not None:
+            reservation.confirm(exec_id)
+        entry.begin(order, spec, captures)
+        return exec_id
 
-    async def _record(self, order: Order, spec: ExecSpec, guest: Incarnation) -> Tree:
-        """The exec's own place on disk and in the guest's cgroup tree, with its intent durable."""
+    async def _record(self, order: Order, spec: ExecSpec, entry: Entry) -> tuple[Capture, Capture]:
+        """The exec's own place on disk and in the guest, with its intent durable."""
         intent = self._audit.intent(spec, order)
         self._spool.accept(order)
         receipt = asyncio.ensure_future(self._audit.commit(intent))
-        tree: Tree | None = None
+        captures: list[Capture] = []
         try:
             await asyncio.sleep(0)  # so that it is on its way
-            tree = self._make_tree(order, guest)  # while the disk works
+            entry.prepare(order)  # while the disk works
+            captures += (self._capture(order, name) for name in STREAMS)
             await receipt
-            self._guests.find(order.vmid)  # it may have stopped or frozen meanwhile
+            entry.check()  # it may have stopped or frozen meanwhile
         except BaseException as exc:
+            for capture in captures:
+                capture.close()
             self._spool.drop(order.id)
-            if tree is not None:
-                tree.remove()
-                tree.close()
+            entry.undo()
             receipt.cancel()  # an intent without a taker is followed by `aborted`
             if receipt.done() and not receipt.cancelled() and receipt.exception() is None:
                 self._audit.abort(intent, exc.detail if isinstance(exc, GatewayError) else "its client left")
             raise
-        return tree
+        return captures[0], captures[1]
 
-    def _make_tree(self, order: Order, guest: Incarnation) -> Tree:
-        if order.placement is Placement.GUEST:
-            return Descendants(guest.proc, guest.ns)
-        return guest.group.make(order.id)
+    def _capture(self, order: Order, stream: str) -> Capture:
+        limit = order.limits.output_limit
+        layout = (Layout.spooled if order.spooled else Layout.in_memory)(limit, order.keep)
+        return Capture(limit, layout, self._spool.room(order, stream))
 
     def _order(
         self,
@@ -120,17 +167,19 @@ class Acceptance:
         spec: ExecSpec,
         limits: Limits,
         origin: Origin,
-        guest: Incarnation,
-        config_id: str,
+        guest: tuple[int, GuestKind, str, str],
         queued: float,
+        spooled: bool,
+        reservation: Reservation | None,
     ) -> Order:
+        vmid, kind, config_id, run = guest
         return Order(
             id=exec_id,
             audit_id=new_audit_id(),
             request_id=origin.request_id,
-            vmid=guest.vmid,
+            vmid=vmid,
             node=self._config.node,
-            incarnation=guest.key,
+            incarnation=run,
             config_id=config_id,
             token_id=origin.token_id,
             token_name=origin.token_name,
@@ -141,9 +190,25 @@ class Acceptance:
             queued_ms=round(queued * 1000),
             limits=limits,
             background=spec.background,
-            on_disconnect=spec.on_disconnect,
+            on_disconnect=spec.on_disconnect if kind is GuestKind.LXC else OnDisconnect.CONTINUE,
             on_limit=spec.output.on_limit,
             placement=spec.placement,
+            keep=spec.output.keep,
+            spooled=spooled,
+            exclusive=spec.exclusive,
+            kind=kind,
+            idempotency=reservation.key if reservation is not None else None,
+            fingerprint=reservation.fingerprint if reservation is not None else None,
+        )
+
+
+def _check_way(spec: ExecSpec, *, spooled: bool) -> None:
+    """Raises InvalidRequest for what only a streamed or detached exec can have."""
+    asked = [name for name, wanted in (("tty", spec.tty is not None), ("stdin_open", spec.stdin_open)) if wanted]
+    if asked and not spooled:
+        errors = [FieldError(name, "needs_stream", "only for a streamed or detached exec").to_json() for name in asked]
+        raise InvalidRequest(
+            "an answer all at once cannot have this; stream it, or send Prefer: respond-async", errors=errors
         )
 
 

@@ -27,10 +27,12 @@ class AuditTrail:
         self.hash = redactor.hash
 
     def intent(self, spec: ExecSpec, order: Order) -> dict[str, Any]:
-        """The record of what is about to run."""
-        return _record(
-            Event.EXEC_INTENT, order, asked_by=order, audit_id=order.audit_id, data=trail.intent(spec, order, self.hash)
-        )
+        """The record of what is about to run. Its key stands outside of `data`, of which a long record is cut."""
+        data = trail.intent(spec, order, self.hash)
+        record = _record(Event.EXEC_INTENT, order, asked_by=order, audit_id=order.audit_id, data=data)
+        if order.idempotency is not None:
+            record |= {"idempotency_key": order.idempotency, "fingerprint": order.fingerprint}
+        return record
 
     async def commit(self, intent: dict[str, Any]) -> None:
         """Returns when the intent is durable. Raises AuditUnavailable; then nothing may be run."""
@@ -44,6 +46,16 @@ class AuditTrail:
         """Returns when it is recorded who ends this exec. Raises AuditUnavailable; then it is not ended."""
         record = _record(Event.EXEC_CANCEL, order, asked_by=origin, audit_id=new_audit_id())
         await self._client.commit(record)
+
+    async def signal(self, order: Order, origin: Origin, number: int, *, tree: bool) -> None:
+        """Returns when it is recorded who sends this signal. Raises AuditUnavailable; then it is not sent."""
+        data = {"signal": number, "to": "tree" if tree else "command"}
+        record = _record(Event.EXEC_SIGNAL, order, asked_by=origin, audit_id=new_audit_id(), data=data)
+        await self._client.commit(record)
+
+    async def input(self, order: Order, origin: Origin) -> None:
+        """Returns when it is recorded who begins to give input. Raises AuditUnavailable; then none is given."""
+        await self._client.commit(_record(Event.EXEC_INPUT, order, asked_by=origin, audit_id=new_audit_id()))
 
     def outcome(self, order: Order, ending: Ending | None) -> None:
         """Has the outcome written, without waiting: an end cannot be refused. None: nobody knows it."""

@@ -65,12 +65,15 @@ class InstanceGroup:
             _write(directory, "cgroup.max.depth", b"1")
         return cls(directory, vmid)
 
-    def make(self, exec_id: str) -> ExecGroup:
-        """A new, empty cgroup for one exec. Raises GuestNotRunning when the guest has stopped meanwhile."""
+    def make(self, exec_id: str, *, taken_from: Path | None = None) -> ExecGroup:
+        """A new, empty cgroup for one exec. Raises GuestNotRunning when the guest has stopped meanwhile.
+
+        `taken_from`: the guest's own cgroup, where a tool puts the command first, wherever that was started.
+        """
         try:
             os.mkdir(exec_id, 0o755, dir_fd=self.dir)
             try:
-                return ExecGroup(self.dir, exec_id, memory=self._memory)
+                return ExecGroup(self.dir, exec_id, memory=self._memory, taken_from=taken_from)
             except OSError:
                 os.rmdir(exec_id, dir_fd=self.dir)
                 raise
@@ -102,9 +105,10 @@ class InstanceGroup:
 class ExecGroup:
     """The cgroup of one exec: its whole tree, whatever forked, called setsid or ignores signals."""
 
-    def __init__(self, parent: int, name: str, *, memory: bool = False) -> None:
+    def __init__(self, parent: int, name: str, *, memory: bool = False, taken_from: Path | None = None) -> None:
         self._name = name
         self._memory = memory
+        self._taken_from = taken_from
         self._events: int | None = None
         self.dir = os.open(name, _DIRECTORY, dir_fd=parent)
         try:
@@ -124,12 +128,33 @@ class ExecGroup:
         return _keyed(_read(self.dir, "cgroup.events")).get("populated", 0) == 1
 
     def holds(self, pid: int) -> bool:
-        """Whether this process is in it, and so will end with it."""
-        return pid in self.pids()
+        """Whether this process is in it, and so will end with it; one that has to be taken from the guest is then."""
+        return pid in self.pids() or (self._taken_from is not None and self._take(pid))
 
-    def join_fd(self) -> int:
-        """The directory into which the command is born."""
-        return self.dir
+    def join_fd(self) -> int | None:
+        """The directory into which the command is born, unless it is taken from the guest's own."""
+        return self.dir if self._taken_from is None else None
+
+    def _take(self, pid: int) -> bool:
+        """Moves a process of the guest here, where it can do nothing that it could not do there.
+
+        It waits for its go and has no children. The pidfd holds its number: no other process is moved in its place.
+        """
+        assert self._taken_from is not None
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            if pid not in members(self._taken_from):
+                return False
+            _write(self.dir, "cgroup.procs", str(pid).encode())
+            signal.pidfd_send_signal(pidfd, 0)
+        except OSError:
+            return False
+        finally:
+            os.close(pidfd)
+        return True
 
     def pids(self) -> list[int]:
         """The processes in it now; one of a pid namespace that cannot be seen from here reads as 0 and is left out."""
@@ -192,6 +217,15 @@ class ExecGroup:
         for fd in (self.dir, self._parent, self._events):
             if fd is not None:
                 os.close(fd)
+
+
+def members(ns: Path) -> set[int]:
+    """The processes in a guest's own cgroup and where lxc-attach puts others, `ns/.lxc`; not those deeper down."""
+    found: set[int] = set()
+    for place in (ns / ".lxc", ns):
+        with contextlib.suppress(OSError):
+            found |= set(map(int, (place / "cgroup.procs").read_bytes().split()))
+    return found
 
 
 def _enable_controllers(directory: int) -> None:

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.errors import ClientGone, ExecNotFound, GatewayError, InternalError, SupervisorUnavailable, from_wire
+from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin, within
-from gateway.exec.reply import OutputSlice, RunReply
+from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
-from gateway.supervisor.protocol import PREFIX, ProtocolError, decode_header, encode, frame_size, split
+from gateway.supervisor.feed import Feed
+from gateway.supervisor.protocol import CLIENT_LEFT, FrameReader, ProtocolError, encode
 
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
+_INPUT_SECONDS = 40.0
 _MAX_IDLE = 32
-_READ = 1 << 20
 
 Blobs = list[bytes]
 
@@ -41,7 +43,7 @@ class Watch(Protocol):
 class GuestFiles(Protocol):
     """Knows the identity of a guest's configuration."""
 
-    def locate(self, vmid: int) -> str: ...
+    def locate(self, vmid: int) -> tuple[GuestKind, str]: ...
     def config_id(self, vmid: int) -> str | None: ...
 
 
@@ -58,15 +60,58 @@ class SupervisorClient:
         self._idle: list[socket.socket] = []
         self._pid = os.getpid()
 
-    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None) -> RunReply:
+    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None, key: str | None = None) -> RunReply:
         """Runs the command that `body` (an ExecSpec as JSON) asks for, and waits for its end.
 
-        Raises ClientGone when the watched client leaves first: what happens then is the request's `on_disconnect`.
+        With an Idempotency-Key that has been used it is the exec of then, which is not run again. Raises ClientGone
+        when the watched client leaves first: what happens then is the request's `on_disconnect`.
         """
-        config_id = self._guests.locate(vmid)
-        header = {"op": "run", "origin": origin.to_wire(), "vmid": vmid, "config_id": config_id}
+        header = {**self._beginning("run", vmid, origin), "key": key}
         reply, (stdout, stderr) = self._call(header, body, watch=watch, timeout=None)
-        return RunReply(reply["exec"], stdout, stderr)
+        return RunReply(reply["exec"], stdout, stderr, reply["replayed"])
+
+    def start(
+        self,
+        vmid: int,
+        body: bytes,
+        origin: Origin,
+        *,
+        attended: bool,
+        watch: Watch | None = None,
+        key: str | None = None,
+    ) -> tuple[Started, Feed]:
+        """Runs it and answers as soon as it runs; its output is followed by the Feed, which the caller closes.
+
+        `attended`: the Feed's `leave` means that its client has left. Raises as `run` does.
+        """
+        header = {**self._beginning("start", vmid, origin), "key": key, "attended": attended}
+        sock = self._connection()
+        reply, _ = self._ask(sock, header, body, watch=watch, timeout=None)
+        started = Started(reply["exec"], reply["replayed"])
+        return started, Feed(sock, started.view["id"], origin)
+
+    def feed(self, exec_id: str, origin: Origin) -> Feed:
+        """Follows or feeds an exec on a connection of its own, which the caller closes. Raises ExecNotFound."""
+        self.get(exec_id, origin)
+        return Feed(self._connection(), exec_id, origin)
+
+    def put_stdin(self, exec_id: str, origin: Origin, data: bytes, offset: int | None, eof: bool) -> StdinReply:
+        """Gives the command input, 1 MiB at most, and waits until it, or its queue, has taken it.
+
+        Raises StdinOffset (with `expected`), StdinClosed, StdinBlocked, WriterTaken or ExecEnded; then none was taken.
+        """
+        self.get(exec_id, origin)
+        header = {"op": "stdin", "origin": origin.to_wire(), "id": exec_id, "offset": offset, "eof": eof}
+        reply, _ = self._call(header, data, timeout=_INPUT_SECONDS)
+        return StdinReply(reply["offset"], reply["eof"])
+
+    def signal(self, exec_id: str, origin: Origin, number: int, tree: bool) -> ExecView:
+        """Sends a signal to the command, or to its whole tree. Raises ExecEnded."""
+        return self._act({"op": "signal", "number": number, "tree": tree}, exec_id, origin)
+
+    def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> ExecView:
+        """Gives the terminal another size. Raises NotATerminal or ExecEnded."""
+        return self._act({"op": "resize", "rows": rows, "cols": cols}, exec_id, origin)
 
     def get(self, exec_id: str, origin: Origin, wait: float = 0) -> ExecView:
         """The exec as it stands, after at most `wait` seconds (60 at most) for its end."""
@@ -90,9 +135,9 @@ class SupervisorClient:
                 return shown
 
     def output(self, exec_id: str, stream: str, origin: Origin, offset: int, length: int) -> OutputSlice:
-        """Kept bytes of `stdout` or `stderr`, from the stream's `offset`; none inside a gap."""
+        """Kept bytes of `stdout` or `stderr`, from the stream's `offset`, 1 MiB at most; none inside a gap."""
         header = {"op": "output", "origin": origin.to_wire(), "id": exec_id, "stream": stream}
-        reply, (data,) = self._call({**header, "offset": offset, "length": length})
+        reply, (data,) = self._call({**header, "offset": offset, "length": length, "wait": 0.0})
         self._check_same_guest(reply["guest"], origin, exec_id)
         kept = tuple((start, end) for start, end in reply["kept"])
         return OutputSlice(data, reply["total"], kept, reply["ended"])
@@ -102,6 +147,31 @@ class SupervisorClient:
         self.get(exec_id, origin)
         reply, _ = self._call({"op": "kill", "origin": origin.to_wire(), "id": exec_id})
         return self._shown(reply, origin, exec_id)
+
+    def _act(self, header: dict[str, Any], exec_id: str, origin: Origin) -> ExecView:
+        self.get(exec_id, origin)
+        reply, _ = self._call({**header, "origin": origin.to_wire(), "id": exec_id})
+        view: ExecView = reply["exec"]
+        return view
+
+    def _beginning(self, operation: str, vmid: int, origin: Origin) -> dict[str, Any]:
+        kind, config_id = self._guests.locate(vmid)
+        return {"op": operation, "origin": origin.to_wire(), "vmid": vmid, "kind": kind, "config_id": config_id}
+
+    def make_ticket(self, origin: Origin, method_and_path: str) -> str:
+        """A ticket that stands for this caller once, within 30 s, for this alone. Raises TooManyRequests."""
+        reply, _ = self._call({"op": "ticket_make", "origin": origin.to_wire(), "path": method_and_path})
+        return str(reply["ticket"])
+
+    def take_ticket(self, ticket: str, method_and_path: str) -> dict[str, Any] | None:
+        """The wire form of the origin that made this ticket for this; None when it is good for nothing (any more)."""
+        reply, _ = self._call({"op": "ticket_take", "ticket": ticket, "path": method_and_path})
+        data: dict[str, Any] | None = reply["data"]
+        return data
+
+    def locate(self, vmid: int) -> None:
+        """Raises what `run` would for a guest that is not here, or of no kind that runs commands."""
+        self._guests.locate(vmid)
 
     def health(self) -> dict[str, Any]:
         """The supervisor's own checks."""
@@ -139,12 +209,20 @@ class SupervisorClient:
         watch: Watch | None = None,
         timeout: float | None = _ANSWER_SECONDS,
     ) -> tuple[dict[str, Any], Blobs]:
-        frame = encode(header, *blobs)
         sock = self._connection()
+        answer = self._ask(sock, header, *blobs, watch=watch, timeout=timeout)
+        self._put_back(sock)
+        return answer
+
+    def _ask(
+        self, sock: socket.socket, header: dict[str, Any], *blobs: bytes, watch: Watch | None, timeout: float | None
+    ) -> tuple[dict[str, Any], Blobs]:
+        """One question and its answer. The connection is closed if that fails."""
         try:
             sock.settimeout(timeout)
-            sock.sendall(frame)
+            sock.sendall(encode(header, *blobs))
             if watch is not None and watch.wait(sock.fileno(), None).gone:
+                sock.sendall(CLIENT_LEFT)
                 raise ClientGone
             answer, parts = _read_frame(sock)
         except (OSError, ProtocolError) as exc:
@@ -153,11 +231,12 @@ class SupervisorClient:
         except BaseException:
             sock.close()
             raise
-        self._put_back(sock)
         if "error" in answer:
+            self._put_back(sock)
             raise from_wire(answer["error"])
         reply = answer.get("ok")
         if not isinstance(reply, dict):
+            sock.close()
             raise InternalError("the supervisor's answer makes no sense")
         return reply, parts
 
@@ -192,23 +271,10 @@ class SupervisorClient:
 
 
 def _read_frame(sock: socket.socket) -> tuple[dict[str, Any], Blobs]:
-    buffer = bytearray()
-    _fill(sock, buffer, PREFIX.size)
-    header_size, blob_size = frame_size(buffer)
-    _fill(sock, buffer, PREFIX.size + header_size + blob_size)
-    view = memoryview(buffer)[PREFIX.size :]
-    header = decode_header(bytes(view[:header_size]))
-    return header, split(header, bytes(view[header_size:]))
-
-
-def _fill(sock: socket.socket, buffer: bytearray, size: int) -> None:
-    while len(buffer) < size:
-        data = sock.recv(min(_READ, max(65536, size - len(buffer))))
-        if not data:
-            raise ProtocolError("the supervisor closed the connection")
-        buffer += data
-    if len(buffer) > size and size > PREFIX.size:
-        raise ProtocolError("bytes behind the reply")
+    reader = FrameReader()
+    while (frame := reader.read(sock)) is None:
+        pass
+    return frame
 
 
 def _is_quiet(sock: socket.socket) -> bool:
@@ -223,7 +289,7 @@ def _is_quiet(sock: socket.socket) -> bool:
 
 
 def _unavailable(operation: str) -> GatewayError:
-    began = " whether the command began is unknown: look for it in GET /execs;" if operation == "run" else ""
+    began = " whether the command began is unknown: look for it in GET /execs;" if operation in ("run", "start") else ""
     return SupervisorUnavailable(
         f"the supervisor went away before it answered;{began} see `systemctl status pve-exec-gateway-supervisor`",
         retry_after=1,

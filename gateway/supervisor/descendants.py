@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 
 from gateway.exec.view import Usage
-from gateway.supervisor.cgroup import NO_USAGE
+from gateway.supervisor.cgroup import NO_USAGE, members
 from gateway.supervisor.procfs import read_stat
 
 
@@ -106,11 +106,7 @@ class Descendants:
             os.close(pidfd)
 
     def _members(self) -> set[int]:
-        found: set[int] = set()
-        for place in (self._ns / ".lxc", self._ns):
-            with contextlib.suppress(OSError):
-                found |= set(map(int, (place / "cgroup.procs").read_bytes().split()))
-        return found
+        return members(self._ns)
 
 
 def _alive(pidfd: int) -> bool:

@@ -5,25 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gateway.errors import ExecEnded, ExecNotFound, TooManyExecs
+from gateway.exec.agent import require_possible
 from gateway.exec.ending import Ending, render
-from gateway.exec.order import Order
+from gateway.exec.order import GuestKind, Order
 from gateway.exec.origin import Origin
 from gateway.exec.spec import OnDisconnect, Placement
-from gateway.exec.view import ExecView, Reason, State, StreamCount
+from gateway.exec.view import ExecView, Reason, State
+from gateway.supervisor.agent_execution import AgentExecution
 from gateway.supervisor.audit_trail import AuditTrail
-from gateway.supervisor.capture import place_in_kept
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.execution import Execution, Services
 from gateway.supervisor.guests import Guests, Incarnation
+from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.memory import Memory
-from gateway.supervisor.places import Places
+from gateway.supervisor.places import Claim, Places
 from gateway.supervisor.procfs import read_stat
+from gateway.supervisor.questions import Questions
+from gateway.supervisor.recording import Recording
+from gateway.supervisor.running import Run, Running
 from gateway.supervisor.spool import Remembered, Spool
+from gateway.supervisor.streams import Streams
 from gateway.supervisor.survivors import Survivors
 
 _PAGE_READS = 100
@@ -47,8 +54,10 @@ class Execs:
         trail: AuditTrail,
         places: Places,
         memory: Memory,
+        machines: Machines,
+        questions: Questions,
     ) -> None:
-        self.running: dict[str, Execution] = {}
+        self.running: dict[str, Running] = {}
         self.surviving: dict[str, Survivors] = {}
         self._proc = proc
         self._services = services
@@ -57,11 +66,13 @@ class Execs:
         self._trail = trail
         self._places = places
         self._memory = memory
-        self._ends: dict[str, asyncio.Future[Result]] = {}
+        self._machines = machines
+        self._questions = questions
+        self._ends: dict[str, asyncio.Future[Result | None]] = {}
 
     # ---- beginning
 
-    def add(self, execution: Execution) -> None:
+    def add(self, execution: Running) -> None:
         """One that is about to be spawned."""
         self.running[execution.order.id] = execution
         self._ends[execution.order.id] = self._services.loop.io.create_future()
@@ -78,30 +89,67 @@ class Execs:
         if order.placement is Placement.OWN:
             tree = guest.group.open(order.id)
         self._spool.reopen(order)
-        self._places.occupy(order.token_id)
+        self._places.occupy(claim_of(order))
+        self._spool.adopt_growth(order, state)
         self._ends[order.id] = self._services.loop.io.create_future()
         tree = tree or Descendants(self._proc, guest.ns)
-        self.running[order.id] = Execution.resume(self._services, self, state, guest, tree)
+        grant = self._spool.granter(order)
+
+        def make_streams(over_limit: Callable[[], object] | None) -> Streams:
+            return Streams.from_state(self._services.loop.io, state, grant, over_limit)
+
+        self.running[order.id] = Execution.resume(self._services, self, state, guest, tree, make_streams)
+
+    def resume_in_machine(self, state: dict[str, Any], machine: Machine) -> None:
+        """Takes over an exec in a virtual machine that an earlier image of this program began."""
+        order = Order.from_wire(state["order"])
+        self._spool.reopen(order)
+        self._places.occupy(claim_of(order))
+        self._spool.adopt_growth(order, state)
+        io = self._services.loop.io
+        self._ends[order.id] = io.create_future()
+        streams = Streams.from_state(io, state, self._spool.granter(order), None)
+        execution = AgentExecution(io, self._questions, self, order, machine, streams)
+        self.running[order.id] = execution
+        execution.resume(state)
 
     # ---- ending
 
-    def on_ended(self, execution: Execution, left: Survivors | None) -> None:
+    def on_ended(self, execution: Running, left: Survivors | None) -> None:
         """An exec's outcome is known: remember it, record it, wake who waits."""
         order, ending = execution.order, execution.ending
         assert ending is not None
         del self.running[order.id]
-        stdout, stderr = execution.streams.stdout.kept(), execution.streams.stderr.kept()
-        self._spool.end(order, ending, stdout, stderr)
+        streams = execution.streams
+        stdout, stderr = (b"", b"") if order.spooled else (streams.stdout.kept(), streams.stderr.kept())
+        self._spool.end(order, ending, streams)
+        streams.forget()
+        streams.followers.wake()
         if left is None:
             self._spool.retire(order.id)
         else:
             self.surviving[order.id] = left
         self._trail.outcome(order, ending)
-        self._places.give_back(order.token_id)
+        self._close(order, (render(order, State.ENDED, ending), stdout, stderr))
+
+    def on_lost(self, execution: Running) -> None:
+        """Nobody can know any more how an exec ends: remember, record and tell that."""
+        order = execution.order
+        del self.running[order.id]
+        self._spool.end_unknown(order)
+        execution.streams.forget()
+        execution.streams.followers.wake()
+        self._spool.retire(order.id)
+        self._trail.outcome(order, None)
+        self._close(order, (render(order, State.UNKNOWN), b"", b""))
+
+    def _close(self, order: Order, result: Result) -> None:
+        """Gives back what it had of the node, and wakes who waits for its end."""
+        self._places.give_back(claim_of(order))
         self._memory.release(order.id)
         waiter = self._ends.pop(order.id)
         if not waiter.done():
-            waiter.set_result((render(order, State.ENDED, ending), stdout, stderr))
+            waiter.set_result(None if order.spooled else result)
 
     def on_survivors_gone(self, left: Survivors) -> None:
         """Nothing of an ended exec runs any more."""
@@ -117,6 +165,13 @@ class Execs:
     def guest_died(self, guest: Incarnation) -> None:
         self._guests.forget(guest)
         self._services.launcher.programs.forget(guest.key)
+        self._all_died_with(guest)
+
+    def machine_died(self, machine: Machine) -> None:
+        self._machines.forget(machine)
+        self._all_died_with(machine)
+
+    def _all_died_with(self, guest: Run) -> None:
         for execution in list(self.running.values()):
             if execution.guest is guest:
                 execution.guest_died()
@@ -125,6 +180,7 @@ class Execs:
         """Begins to end the whole tree, once that is recorded. Raises ExecNotFound, AuditUnavailable, or ExecEnded."""
         order = self.order(exec_id, origin)
         if exec_id in self.running:
+            require_possible(order, "kill")
             await self._trail.cancel(order, origin)
         execution = self.running.get(exec_id)
         if execution is None or not execution.end(Reason.CANCELLED):
@@ -132,7 +188,7 @@ class Execs:
         return self.get(exec_id, origin)
 
     async def wait_end(self, exec_id: str, timeout: float | None = None) -> Result | None:
-        """What it ended with; None when the time is over first, or when it had ended before."""
+        """What it ended with; None when the time is over first, when it had ended before, or is spooled."""
         future = self._ends.get(exec_id)
         if future is None:
             return None
@@ -160,7 +216,8 @@ class Execs:
 
     def same_run(self, order: Order) -> bool:
         """Whether the guest has not been started again since this exec began."""
-        guest = self._guests.current(order.vmid)
+        found = self._guests if order.kind is GuestKind.LXC else self._machines
+        guest = found.current(order.vmid)
         return guest is not None and guest.key == order.incarnation
 
     def page(
@@ -198,30 +255,25 @@ class Execs:
                 room -= sum(map(len, order.command)) + 1024
         return found, None
 
-    def read_output(
-        self, exec_id: str, stream: str, origin: Origin, offset: int, length: int
-    ) -> tuple[bytes, StreamCount | None, bool]:
-        """Kept bytes from a stream's `offset`, at most `length` and not past a gap; its counts; whether it has ended.
-
-        Empty inside a gap, which the counts tell.
-        """
-        order, _, ending = self._look_up(exec_id, origin)
+    def recording(self, exec_id: str, origin: Origin) -> tuple[Recording, bool]:
+        """The output of an exec as far as it is kept, and whether it has ended. Raises ExecNotFound."""
+        self.order(exec_id, origin)
         execution = self.running.get(exec_id)
         if execution is not None:
-            capture = execution.streams.stdout if stream == "stdout" else execution.streams.stderr
-            start, size = place_in_kept(capture.count(), offset, length)
-            return capture.kept()[start : start + size], capture.count(), False
-        counts = ending.output if ending else None
-        if counts is None:
-            return b"", None, True
-        count = counts["stdout"] if stream == "stdout" else counts["stderr"]
-        start, size = place_in_kept(count, offset, length)
-        return self._spool.read(order.id, stream, start, size), count, True
+            return execution.streams.recording, False
+        life = self._spool.find(exec_id)
+        if life is None:
+            raise ExecNotFound.for_id(exec_id)
+        return self._spool.recording(life), True
 
     def result(self, exec_id: str, origin: Origin) -> Result:
         """An ended exec with all that was kept of its output, as the spool remembers it."""
         order, stands, ending = self._look_up(exec_id, origin)
-        stdout, stderr = (self._spool.read(order.id, stream, 0, None) for stream in ("stdout", "stderr"))
+        recording, _ = self.recording(exec_id, origin)
+        stdout, stderr = (
+            b"".join(stream.read(start, end - start) for start, end in stream.layout.kept(stream.total))
+            for stream in recording.streams
+        )
         return render(order, stands, ending), stdout, stderr
 
     def _look_up(self, exec_id: str, origin: Origin) -> tuple[Order, State, Ending | None]:
@@ -271,3 +323,8 @@ class Execs:
 
     def sweep(self) -> None:
         self._spool.sweep(time.time())
+
+
+def claim_of(order: Order) -> Claim:
+    """What an exec has of the node's places."""
+    return Claim(order.token_id, order.vmid, order.exclusive)

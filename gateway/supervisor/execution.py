@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,15 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from gateway.config import ExecConfig
+from gateway.errors import ExecEnded, NotATerminal
 from gateway.exec.ending import Ending, exit_code_of, timestamp
 from gateway.exec.order import Order
-from gateway.exec.spec import Background, Keep, OnLimit, Placement
+from gateway.exec.spec import Background, OnLimit, Placement, TtySpec
 from gateway.exec.view import Reason, SpawnError, Usage
 from gateway.supervisor.cgroup import Tree, read_event
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.guests import Incarnation
-from gateway.supervisor.launch import LAUNCH_FAILED, Launcher, failed_exit_code
+from gateway.supervisor.launch import LAUNCH_FAILED, Launcher, Terminal, failed_exit_code
 from gateway.supervisor.loop import Loop
 from gateway.supervisor.spawning import Spawn, attach_failed
 from gateway.supervisor.streams import Streams
@@ -40,6 +42,8 @@ _SHUTDOWN = 2.5
 _REAPED_WITHIN = 0.2
 _EMPTY_RETRY = 0.002
 _LOOK_AGAIN = 0.05
+_HANGUP = 0.2
+"""Seconds that a terminal without processes is given to say its last: the kernel hands that over a little later."""
 _STRAY_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -76,16 +80,28 @@ class Execution:
     """A command in a guest, and everything that descends from it."""
 
     def __init__(
-        self, services: Services, owner: Owner, order: Order, guest: Incarnation, tree: Tree, keep: Keep
+        self,
+        services: Services,
+        owner: Owner,
+        order: Order,
+        guest: Incarnation,
+        tree: Tree,
+        make_streams: Callable[[Callable[[], object] | None], Streams],
     ) -> None:
+        """`make_streams` is given what is to be called when an output passes its limit."""
         self.order = order
         self.guest = guest
         self.phase = Phase.STARTING
         self.ending: Ending | None = None
         self._services = services
         self._io = services.loop.io
-        over_limit = self._passed_output_limit if order.on_limit is OnLimit.KILL else None
-        self.streams = Streams(self._io, order.limits.output_limit, keep, over_limit)
+        self.streams = make_streams(self._passed_output_limit if order.on_limit is OnLimit.KILL else None)
+        self.started = self._io.create_future()
+        """Done when the command runs, or has ended without."""
+        self.writer: object = None
+        """Who alone may give input: the connection that claimed it."""
+        self.input_from: set[str] = set()
+        """The tokens of which it is recorded that they give input."""
         self._owner = owner
         self._tree = tree
         self._spawn: Spawn | None = None
@@ -100,30 +116,49 @@ class Execution:
         self._kill_at: float | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._watched_events: int | None = None
+        self._stdin = b""
+        self._size: TtySpec | None = None
 
     # ---- beginning
 
-    def spawn(self, spec: bytes, stdin: bytes) -> None:
+    def spawn(self, spec: bytes, stdin: bytes, *, stdin_open: bool, tty: TtySpec | None) -> None:
         """Starts lxc-attach with the launcher. A node without room for a process ends it as `spawn_failed`."""
+        self._stdin, self._size = stdin, tty
+        terminal = None
+        if tty is not None:
+            terminal = Terminal(tty.rows, tty.cols, process=self.guest.proc / str(self.guest.init_pid))
         try:
             images = self._services.launcher.programs.images(self.guest.key, privileged=self.guest.privileged)
             launched = self._services.launcher.launch(
                 vmid=self.order.vmid,
                 images=images,
                 spec=spec,
-                stdin=stdin,
+                stdin=bool(stdin) or stdin_open,
                 cgroup=self._tree.join_fd(),
+                terminal=terminal,
             )
         except OSError as exc:
             log.error("%s: cannot start lxc-attach: %s", self.order.id, exc.strerror)
             self._spawn_error = attach_failed(exc.errno or errno.EIO)
             self._progress()
             return
-        self._tree.take_root(launched.pid)
-        self.streams.connect(stdout=launched.stdout, stderr=launched.stderr, stdin=launched.stdin, data=stdin)
+        self.streams.connect(stdout=launched.stdout, stderr=launched.stderr)
+        if launched.stdin is not None:
+            self.streams.connect_stdin(launched.stdin, stdin, stay_open=stdin_open)
+            self._stdin = b""
         self._arm("spawn", self._begun + self._services.config.spawn_timeout, self._spawn_timed_out)
-        self._arm("timeout", self._begun + self.order.limits.timeout, self._timed_out)
+        if not self._services.launcher.tool.slow:
+            self._arm("timeout", self._begun + self.order.limits.timeout, self._timed_out)
         self._spawn = Spawn(self._services.loop, launched, self, self.order.id)
+
+    def attach_known(self, pid: int) -> None:
+        self._tree.take_root(pid)
+
+    def terminal_opened(self, master: int) -> None:
+        self.streams.connect_terminal(master, self._stdin)
+        self._stdin = b""
+        if self._size is not None:
+            self.streams.resize(self._size.rows, self._size.cols)
 
     def command_known(self, pid: int) -> bool:
         if not self._tree.holds(pid):
@@ -143,6 +178,9 @@ class Execution:
     def began(self) -> None:
         self._ran = self._io.time()
         self._disarm("spawn")
+        if self._services.launcher.tool.slow:
+            self._arm("timeout", self._ran + self.order.limits.timeout, self._timed_out)
+        self._now_started()
 
     def came_to_nothing(self) -> None:
         self._command_pid = None
@@ -162,6 +200,28 @@ class Execution:
     def _take_spawn_error(self) -> None:
         if self._spawn is not None and self._spawn_error is None:
             self._spawn_error = self._spawn.error
+
+    def _now_started(self) -> None:
+        if not self.started.done():
+            self.started.set_result(None)
+
+    # ---- acting on what runs
+
+    def signal(self, number: int, *, tree: bool) -> None:
+        """Sends a signal to the command, or to its whole tree. Raises ExecEnded."""
+        if self.phase is Phase.ENDED or (self._command_pid is None and not tree):
+            raise ExecEnded(f"the command of {self.order.id} has ended already")
+        if tree:
+            self._tree.signal(number)
+        elif self._command_pid is not None and self._services.loop.children.owns(self._command_pid):
+            os.kill(self._command_pid, number)
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Gives its terminal another size. Raises NotATerminal."""
+        if self._size is None:
+            raise NotATerminal(f"{self.order.id} was started without a tty")
+        self._size = TtySpec(rows=rows, cols=cols)
+        self.streams.resize(rows, cols)
 
     # ---- ending
 
@@ -266,6 +326,11 @@ class Execution:
 
     def _try_to_finish(self) -> None:
         self.streams.drain()
+        if self.streams.has_terminal and self.streams.has_writers and not self._tree.pids():
+            hung_up_by = (self._command_ended or self._begun) + _HANGUP
+            if self._io.time() < hung_up_by:
+                self._arm("empty", self._io.time() + _EMPTY_RETRY, self._progress)
+                return
         usage = self._tree.usage()
         if self._tree.remove():
             self._finish(usage, survivors=int(self._leaves_writers_behind()))
@@ -332,6 +397,7 @@ class Execution:
             },
         )
         self.phase = Phase.ENDED
+        self._now_started()
         left = self._hand_over() if survivors else None
         self._release()
         self._owner.on_ended(self, left)
@@ -386,22 +452,31 @@ class Execution:
             "ran": self._ran,
             "command_ended": self._command_ended,
             "kill_at": self._kill_at,
+            "size": [self._size.rows, self._size.cols] if self._size is not None else None,
         }
 
     @classmethod
     def resume(
-        cls, services: Services, owner: Owner, state: dict[str, Any], guest: Incarnation, tree: Tree
+        cls,
+        services: Services,
+        owner: Owner,
+        state: dict[str, Any],
+        guest: Incarnation,
+        tree: Tree,
+        make_streams: Callable[[Callable[[], object] | None], Streams],
     ) -> Execution:
         """Goes on with an execution that an earlier image of this program began. Descriptors are taken over."""
-        self = cls(services, owner, Order.from_wire(state["order"]), guest, tree, Keep.HEAD)
+        self = cls(services, owner, Order.from_wire(state["order"]), guest, tree, make_streams)
+        self._now_started()
         self.phase = Phase(state["phase"])
         self._spawn_error, self._wait_status = state["spawn_error"], state["wait_status"]
         self._end_reason = Reason(state["end_reason"]) if state["end_reason"] else None
         self._killed, self._kill_at = state["killed"], state["kill_at"]
         self._begun, self._ran, self._command_ended = state["begun"], state["ran"], state["command_ended"]
         self._command_pid = state["command_pid"]
-        self.streams.resume(state)
-        self._arm("timeout", self._begun + self.order.limits.timeout, self._timed_out)
+        if state["size"] is not None:
+            self._size = TtySpec(rows=state["size"][0], cols=state["size"][1])
+        self._arm("timeout", (self._ran or self._begun) + self.order.limits.timeout, self._timed_out)
         if self._kill_at is not None:
             self._arm("kill", self._kill_at, self.kill)
         if self._command_pid is not None:

@@ -13,10 +13,13 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.config import LxcConfig
 from gateway.exec.view import SpawnError
+from gateway.supervisor.nursery import Nursery
 from gateway.supervisor.programs import Images, Programs, sealed_memfd
+from gateway.supervisor.tools import LxcAttach, Tool
 
 STAGES = {
     1: "spec",
@@ -44,9 +47,11 @@ LAUNCH_FAILED = 127 << 8
 """The wait status of a launcher that could not become the command."""
 
 _LOW_FDS = range(3, 10)
-_CGROUP_FD, _ATTACH_FD = 7, 8
+_ATTACH_FD = 8
 _CREDENTIALS = struct.Struct("3i")
 _SPEC_HEADER = struct.Struct("<8sIIIII")
+_SPEC_TTY = 1
+_DESCRIPTOR = struct.Struct("i")
 STDIN_PIPE_BYTES = 65536
 
 
@@ -62,40 +67,57 @@ def reserve_low_descriptors() -> None:
         os.close(null)
 
 
-def build_spec(*, argv: list[str], env: dict[str, str], cwd: str | None, user: str | None) -> bytes:
+def build_spec(*, argv: list[str], env: dict[str, str], cwd: str | None, user: str | None, tty: bool = False) -> bytes:
     """The bytes of a spec, as launcher/spec.h defines them."""
     words = [cwd or "", user or "", *argv, *(f"{name}={value}" for name, value in env.items())]
     area = b"".join(word.encode() + b"\x00" for word in words)
-    return _SPEC_HEADER.pack(b"pvegspec", 1, 0, len(argv), len(env), len(area)) + area
+    return _SPEC_HEADER.pack(b"pvegspec", 1, _SPEC_TTY if tty else 0, len(argv), len(env), len(area)) + area
 
 
 @dataclass(frozen=True)
 class Message:
-    """One word of the handshake, with the pid that the kernel says sent it."""
+    """One word of the handshake, with the pid that the kernel says sent it, and the descriptor that came along."""
 
     kind: bytes
     pid: int
-    error: SpawnError | None
+    error: SpawnError | None = None
+    terminal: int | None = None
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """A terminal to be made in the guest whose init's place in /proc is `process`."""
+
+    rows: int
+    cols: int
+    process: Path
 
 
 @dataclass
 class Launched:
-    """A launch in progress: the spawned pid and our ends of its pipes, each ours to close."""
+    """A launch in progress: our ends of its pipes, each ours to close. Its pid comes with the first message.
 
-    pid: int
+    With a terminal there are none but lxc-attach's own stderr: its master comes with that message, too.
+    """
+
     status: socket.socket
     stdin: int | None
-    stdout: int
-    stderr: int
+    stdout: int | None
+    stderr: int | None
     attach_stderr: int
+    terminal: Terminal | None
+    tool: Tool
 
 
 class Launcher:
     """Knows how to put a command into a guest."""
 
-    def __init__(self, config: LxcConfig) -> None:
-        self._config = config
-        self.programs = Programs(config)
+    def __init__(self, config: LxcConfig, tool: Tool | None = None) -> None:
+        """`tool` None: lxc-attach."""
+        self.tool = tool or LxcAttach(config)
+        self.programs = Programs(config, self.tool.program)
+        self._nursery = Nursery(sealed_memfd("pveg-nursery", config.launcher.read_bytes()))
+        self._nursery.start()
 
     def launch(
         self,
@@ -103,27 +125,19 @@ class Launcher:
         vmid: int,
         images: Images,
         spec: bytes,
-        stdin: bytes,
+        stdin: bool,
         cgroup: int | None,
+        terminal: Terminal | None = None,
     ) -> Launched:
-        """Spawns it; the handshake on `status` goes on from there. `cgroup` None: placed inside the guest's own.
+        """Asks for it to be spawned; the handshake on `status` goes on from there.
 
-        Raises OSError when the node is out of processes, descriptors or memory; nothing is left then.
+        `cgroup` None: placed inside the guest's own. `stdin`: whether there will be input. A terminal, which the spec
+        has to ask for too, is all three streams.
+
+        Raises OSError when the node is out of descriptors or memory; nothing is left then.
         """
-        elevated = [] if cgroup is None else ["--elevated-privileges=CGROUP"]
-        attach = [
-            str(self._config.attach) if images.attach is None else f"/proc/self/fd/{_ATTACH_FD}",
-            "lxc-attach",
-            "-P",
-            str(self._config.path),
-            "-n",
-            str(vmid),
-            *elevated,
-            "--clear-env",
-            "--",
-            "/proc/self/fd/5",
-        ]
-        mode = "guest" if cgroup is None else "own"
+        program = str(self.tool.program) if images.attach is None else f"/proc/self/fd/{_ATTACH_FD}"
+        attach = [program, *self.tool.arguments(vmid, own_cgroup=cgroup is not None)]
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as child_side:
             memfd = sealed_memfd("pveg-spec", spec)
             child_side.callback(os.close, memfd)
@@ -132,58 +146,62 @@ class Launcher:
             child_side.callback(theirs.close)
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             ours.setblocking(False)
-            pipes = []
-            for _ in range(3):
-                read, write = os.pipe2(os.O_CLOEXEC)
-                undo.callback(os.close, read)
-                child_side.callback(os.close, write)
-                os.set_blocking(read, False)
-                pipes.append((read, write))
-            (stdout, stdout_w), (stderr, stderr_w), (attach_stderr, attach_stderr_w) = pipes
             # Without input, too, a pipe: the node's /dev/null would be an inode of the node in the hands of the guest.
-            stdin_r, stdin_w = os.pipe2(os.O_CLOEXEC)
-            (undo if stdin else child_side).callback(os.close, stdin_w)
-            os.set_blocking(stdin_w, False)
-            child_side.callback(os.close, stdin_r)
-            table = [(stdin_r, 0), (stdout_w, 1), (attach_stderr_w, 2), (memfd, 3), (theirs.fileno(), 4)]
-            table += [(images.launcher, 5), (stderr_w, 6)]
-            if cgroup is not None:
-                table.append((cgroup, _CGROUP_FD))
-            if images.attach is not None:
-                table.append((images.attach, _ATTACH_FD))
-            pid = os.posix_spawn(
-                self._config.launcher,
-                ["launcher", "host", mode, *attach],
-                {},
-                file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for source, target in table],
-            )
+            input_r, input_w = _pipe(child_side, undo if stdin and terminal is None else child_side)
+            words_r, words_w = _pipe(undo, child_side)
+            stdin_end = stdout_end = stderr_end = None
+            if terminal is None:
+                stdin_end = input_w if stdin else None
+                stdout_end, output = _pipe(undo, child_side)
+                stderr_end, errors = _pipe(undo, child_side)
+            else:
+                output, errors = words_w, os.open(terminal.process, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                child_side.callback(os.close, errors)
+            for end in (stdin_end, stdout_end, stderr_end, words_r):
+                if end is not None:
+                    os.set_blocking(end, False)
+            held = [input_r, output, words_w, memfd, theirs.fileno(), images.launcher, errors]
+            held.append(memfd if cgroup is None else cgroup)
+            held.append(memfd if images.attach is None else images.attach)
+            self._nursery.bear(attach, held, own_cgroup=cgroup is not None, terminal=terminal is not None)
             undo.pop_all()
-        return Launched(pid, ours, stdin_w if stdin else None, stdout, stderr, attach_stderr)
+        return Launched(ours, stdin_end, stdout_end, stderr_end, words_r, terminal, self.tool)
 
 
-def receive(status: socket.socket) -> Message | None:
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe, each end closed by its own stack."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    reader.callback(os.close, read)
+    writer.callback(os.close, write)
+    return read, write
+
+
+def receive(status: socket.socket, *, terminal: bool) -> Message | None:
     """The next word of the handshake: None when there is none yet, kind b"" at its end.
 
-    There is room for the sender's credentials alone, so no descriptor can be handed in; whatever is not a word
-    of the protocol counts as the end.
+    `terminal`: it is the first one, from the host, and brings a terminal. Else there is room for the sender's
+    credentials alone, so no descriptor can be handed in. Whatever is not a word of the protocol counts as the end.
     """
+    room = socket.CMSG_SPACE(_CREDENTIALS.size) + (socket.CMSG_SPACE(_DESCRIPTOR.size) if terminal else 0)
     try:
-        data, ancillary, _, _ = status.recvmsg(16, socket.CMSG_SPACE(_CREDENTIALS.size))
+        data, ancillary, _, _ = status.recvmsg(16, room, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
         return None
     except ConnectionError:
-        return Message(b"", 0, None)
-    pid = 0
+        return Message(b"", 0)
+    pid, master = 0, None
     for level, kind, value in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and len(value) == _CREDENTIALS.size:
             pid = _CREDENTIALS.unpack(value)[0]
+        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS) and len(value) == _DESCRIPTOR.size:
+            master = _DESCRIPTOR.unpack(value)[0]
     word = data[:1]
     if word in (b"H", b"R") and len(data) == 1 and pid > 0:
-        return Message(word, pid, None)
+        return Message(word, pid, terminal=master)
     if word in (b"X", b"F") and len(data) == 6:
         stage, number = struct.unpack("<BI", data[1:])
-        return Message(word, pid, spawn_error(STAGES.get(stage, "spec"), number))
-    return Message(b"", 0, None)
+        return Message(word, pid, error=spawn_error(STAGES.get(stage, "spec"), number))
+    return Message(b"", 0)
 
 
 def send_go(status: socket.socket) -> bool:

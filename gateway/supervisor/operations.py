@@ -1,4 +1,4 @@
-"""What a peer on the supervisor's socket can ask for: run, get, list, output, kill, health."""
+"""What a peer on the supervisor's socket can ask for: a line each in `Operations`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any, TypeVar
 
 from gateway.config import Config
 from gateway.errors import NodeNotReady
-from gateway.exec.order import Order
+from gateway.exec.order import GuestKind, Order
 from gateway.exec.origin import Origin
 from gateway.supervisor import readiness
 from gateway.supervisor.acceptance import Acceptance
-from gateway.supervisor.capture import kept_ranges
+from gateway.supervisor.acting import Acting
 from gateway.supervisor.execs import Execs
+from gateway.supervisor.following import Following
 from gateway.supervisor.protocol import ProtocolError
 from gateway.supervisor.server import Connection, Reply
+from gateway.supervisor.tickets import Tickets
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +29,36 @@ _MAX_LISTED = 1000
 
 
 class Operations:
-    """Turns frames into calls of the registry. Whatever is no request of ours is a ProtocolError."""
+    """Turns frames into calls. Whatever is no request of ours is a ProtocolError."""
 
-    def __init__(self, config: Config, acceptance: Acceptance, execs: Execs) -> None:
+    def __init__(
+        self,
+        config: Config,
+        acceptance: Acceptance,
+        execs: Execs,
+        following: Following,
+        acting: Acting,
+        tickets: Tickets,
+    ) -> None:
         self._acceptance = acceptance
         self._config = config
         self._execs = execs
+        self._following = following
+        self._acting = acting
+        self._tickets = tickets
         self._handlers: dict[str, Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]] = {
             "run": self._run,
+            "start": self._start,
             "get": self._get,
             "list": self._list,
+            "events": self._events,
             "output": self._output,
+            "claim": self._claim,
+            "stdin": self._stdin,
+            "signal": self._signal,
+            "resize": self._resize,
             "kill": self._kill,
+            "ticket_make": self._make_ticket,
         }
 
     async def dispatch(self, connection: Connection, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -46,6 +66,8 @@ class Operations:
         operation = header.get("op")
         if operation == "health":
             return {"checks": readiness.checks(self._config), "running": len(self._execs.running)}, ()
+        if operation == "ticket_take":  # of one who has nothing else to show yet
+            return {"data": self._tickets.take(_member(header, "ticket", str), _member(header, "path", str))}, ()
         handler = self._handlers.get(str(operation))
         if handler is None:
             raise ProtocolError("no such operation")
@@ -61,23 +83,67 @@ class Operations:
                 f"the node is out of something that a command needs ({exc.strerror}); try again", missing=["resources"]
             ) from exc
 
+    def closed(self, connection: Connection) -> None:
+        """A connection has closed: what hung on it is let go, and what its client ran may end with it."""
+        self._following.left(connection, connection.follows)
+        if connection.writes is not None:
+            self._acting.left(connection, connection.writes)
+        attended = connection.attends
+        if attended is not None and connection.client_left and not self._is_attended(attended, connection.peers):
+            self._execs.client_gone(attended)
+
+    def resumed(self, connection: Connection) -> None:
+        """A connection was taken over from an earlier image of this program."""
+        if connection.writes is not None:
+            self._acting.resume(connection, connection.writes)
+
+    def _is_attended(self, exec_id: str, connections: set[Connection]) -> bool:
+        return any(connection.attends == exec_id for connection in connections)
+
     async def _run(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
-        exec_id = header.get("exec_id")
-        if exec_id is None:
-            vmid, config_id = _member(header, "vmid", int), _member(header, "config_id", str)
-            if len(blobs) != 1:
-                raise ProtocolError("a run has one body")
-            execution = await self._acceptance.start(vmid, blobs[0], origin, config_id)
-            exec_id = connection.exec_id = execution.order.id
-            connection.request = header, []  # its body is not needed again
-            blobs.clear()
-        try:
-            ended = await self._execs.wait_end(exec_id)
-        except asyncio.CancelledError:
-            self._execs.client_gone(exec_id)
-            raise
+        replayed = await self._begin(connection, header, blobs, origin, spooled=False)
+        exec_id = connection.exec_id
+        assert exec_id is not None
+        connection.attends = exec_id
+        ended = await self._execs.wait_end(exec_id)
+        connection.attends = None
         view, stdout, stderr = ended or self._execs.result(exec_id, origin)
-        return {"exec": view}, (stdout, stderr)
+        return {"exec": view, "replayed": replayed}, (stdout, stderr)
+
+    async def _start(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
+        attended = _member(header, "attended", bool)
+        replayed = await self._begin(connection, header, blobs, origin, spooled=True)
+        exec_id = connection.exec_id
+        assert exec_id is not None
+        connection.attends = exec_id if attended else None
+        execution = self._execs.running.get(exec_id)
+        if execution is not None:
+            await asyncio.wait([execution.started])
+        return {"exec": self._execs.get(exec_id, origin), "replayed": replayed}, ()
+
+    async def _begin(
+        self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin, *, spooled: bool
+    ) -> bool:
+        """Accepts what a request asks for; whether an earlier one with its key had begun it already."""
+        if header.get("exec_id") is not None:  # a request that an earlier image of this program had in work
+            connection.exec_id = str(header["exec_id"])
+            return bool(header.get("replayed"))
+        vmid, config_id = _member(header, "vmid", int), _member(header, "config_id", str)
+        key, word = _optional(header, "key", str), _optional(header, "kind", str)
+        attended = _optional(header, "attended", bool) or False
+        if len(blobs) != 1:
+            raise ProtocolError("a run has one body")
+        try:
+            kind = GuestKind(word or GuestKind.LXC)
+        except ValueError as exc:
+            raise ProtocolError("no such kind of guest") from exc
+        exec_id, replayed = await self._acceptance.start(
+            vmid, blobs[0], origin, kind=kind, config_id=config_id, key=key, spooled=spooled, attended=attended
+        )
+        connection.exec_id = exec_id
+        connection.request = {**header, "replayed": replayed}, []  # its body is not needed again
+        blobs.clear()
+        return replayed
 
     async def _get(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id, wait = _member(header, "id", str), _member(header, "wait", float)
@@ -105,17 +171,66 @@ class Operations:
         ]
         return {"execs": execs, "after": after}, ()
 
-    async def _output(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
+    async def _events(self, connection: Connection, header: dict[str, Any], _: list[bytes], origin: Origin) -> Reply:
+        exec_id = _member(header, "id", str)
+        connection.follows.add(exec_id)
+        reply, data = await self._following.events(
+            connection,
+            exec_id,
+            origin,
+            cursor=_natural(header, "cursor"),
+            seen=_natural(header, "seen"),
+            limit=_natural(header, "limit"),
+            wait=_member(header, "wait", float),
+        )
+        if reply["ended"]:
+            connection.follows.discard(exec_id)
+        return reply, data
+
+    async def _output(self, connection: Connection, header: dict[str, Any], _: list[bytes], origin: Origin) -> Reply:
         exec_id, stream = _member(header, "id", str), header.get("stream")
         if stream not in ("stdout", "stderr"):
             raise ProtocolError("no such stream")
         order = self._execs.order(exec_id, origin)
-        offset, length = max(0, _member(header, "offset", int)), max(0, _member(header, "length", int))
-        data, count, ended = self._execs.read_output(exec_id, stream, origin, offset, length)
-        total, kept = (count["bytes"], kept_ranges(count)) if count else (0, [])
-        return {"total": total, "kept": kept, "ended": ended, "guest": _guest_of(order, self._execs.same_run(order))}, (
-            data,
+        wait = _member(header, "wait", float)
+        if wait:
+            connection.follows.add(exec_id)
+        offset, length = _natural(header, "offset"), _natural(header, "length")
+        reply, blobs = await self._following.output(
+            connection, exec_id, origin, stream, offset=offset, length=length, wait=wait
         )
+        return {**reply, "guest": _guest_of(order, self._execs.same_run(order))}, blobs
+
+    async def _claim(self, connection: Connection, header: dict[str, Any], _: list[bytes], origin: Origin) -> Reply:
+        exec_id = _member(header, "id", str)
+        stdin = self._acting.claim(connection, exec_id, origin)
+        connection.writes = exec_id
+        return {"offset": stdin.offset, "eof": stdin.eof}, ()
+
+    async def _stdin(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
+        if len(blobs) != 1:
+            raise ProtocolError("input has one body")
+        offset = None if header.get("offset") is None else _natural(header, "offset")
+        exec_id, eof = _member(header, "id", str), _member(header, "eof", bool)
+        stdin = await self._acting.put(connection, exec_id, origin, blobs[0], offset, eof=eof)
+        return {"offset": stdin.offset, "eof": stdin.eof}, ()
+
+    async def _signal(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
+        exec_id, number = _member(header, "id", str), _member(header, "number", int)
+        if not 1 <= number <= 64:
+            raise ProtocolError("no such signal")
+        await self._acting.signal(exec_id, origin, number, tree=_member(header, "tree", bool))
+        return {"exec": self._execs.get(exec_id, origin)}, ()
+
+    async def _resize(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
+        exec_id, rows, cols = _member(header, "id", str), _natural(header, "rows"), _natural(header, "cols")
+        if not (1 <= rows <= 32767 and 1 <= cols <= 32767):
+            raise ProtocolError("no such size")
+        self._acting.resize(exec_id, origin, rows, cols)
+        return {"exec": self._execs.get(exec_id, origin)}, ()
+
+    async def _make_ticket(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
+        return {"ticket": self._tickets.make(origin.token_id, origin.to_wire(), _member(header, "path", str))}, ()
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)
@@ -124,6 +239,13 @@ class Operations:
             "exec": await self._execs.kill(exec_id, origin),
             "guest": _guest_of(order, self._execs.same_run(order)),
         }, ()
+
+
+def _natural(header: dict[str, Any], name: str) -> int:
+    value = _member(header, name, int)
+    if value < 0:
+        raise ProtocolError(f"{name} is negative")
+    return value
 
 
 def _guest_of(order: Order, same_run: bool) -> dict[str, Any]:

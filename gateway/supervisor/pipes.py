@@ -1,15 +1,19 @@
-"""Our ends of a command's pipes: input written as it is taken, output read as it comes."""
+"""Our end of a command's output: a pipe, or a terminal's master, read as it comes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 from collections.abc import Callable
 
 _CHUNK = 65536
+_WIDE = 256 << 10
+"""How much a pipe that is followed holds, and is read at once: fewer turns for each byte (fcntl(2), F_SETPIPE_SZ)."""
 _DRAIN_ROUNDS = 512
-_ROUNDS = 8  # reads in a row before others get their turn
+_ROUNDS = 4  # reads in a row before others get their turn
 
 
 class PipeReader:
@@ -21,12 +25,32 @@ class PipeReader:
         fd: int,
         sink: Callable[[bytes], None],
         ended: Callable[[], None] = lambda: None,
+        *,
+        terminal: bool = False,
+        wide: bool = False,
     ) -> None:
         self._loop = loop
         self.fd: int | None = fd
+        self.paused = False
         self._sink = sink
         self._ended = ended
+        self._chunk = _CHUNK
+        if wide and not terminal:
+            with contextlib.suppress(OSError):
+                self._chunk = fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _WIDE)
+        self._terminal = terminal  # it gives at most a few KiB at once, however much there is
         loop.add_reader(fd, self._readable)
+
+    def pause(self) -> None:
+        """Reads no more until `go_on`: the command waits once its pipe is full."""
+        if self.fd is not None and not self.paused:
+            self.paused = True
+            self._loop.remove_reader(self.fd)
+
+    def go_on(self) -> None:
+        if self.fd is not None and self.paused:
+            self.paused = False
+            self._loop.add_reader(self.fd, self._readable)
 
     def drain(self) -> None:
         """Takes all that is in the pipe now, which is no more than a pipe can hold (fs.pipe-max-size)."""
@@ -38,7 +62,8 @@ class PipeReader:
         """The pipe, not read from here any more. Only while it is open."""
         assert self.fd is not None
         fd, self.fd = self.fd, None
-        self._loop.remove_reader(fd)
+        if not self.paused:
+            self._loop.remove_reader(fd)
         return fd
 
     def close(self) -> None:
@@ -47,56 +72,23 @@ class PipeReader:
 
     def _readable(self) -> None:
         for _ in range(_ROUNDS):
-            if not self._take():
+            if self.paused or not self._take():
                 return
 
     def _take(self) -> bool:
         if self.fd is None:
             return False
         try:
-            data = os.read(self.fd, _CHUNK)
+            data = os.read(self.fd, self._chunk)
         except BlockingIOError:
             return False
+        except OSError as exc:
+            if exc.errno != errno.EIO:  # a terminal whose last holder has gone (pty(7))
+                raise
+            data = b""
         if not data:
             self.close()
             self._ended()
             return False
         self._sink(data)
-        return len(data) == _CHUNK
-
-
-class StdinWriter:
-    """Writes a command's input as fast as it reads; a command that does not read is no error."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, data: bytes) -> None:
-        self._loop = loop
-        self.fd: int | None = fd
-        self._rest = memoryview(data)
-        self._waiting = False
-        self._write()
-
-    def rest(self) -> bytes:
-        """What has not been written yet."""
-        return bytes(self._rest)
-
-    def close(self) -> None:
-        if self.fd is not None:
-            if self._waiting:
-                self._loop.remove_writer(self.fd)
-            os.close(self.fd)
-            self.fd = None
-            self._rest = memoryview(b"")
-
-    def _write(self) -> None:
-        assert self.fd is not None
-        with contextlib.suppress(BlockingIOError):
-            try:
-                while self._rest:
-                    self._rest = self._rest[os.write(self.fd, self._rest[:_CHUNK]) :]
-            except BrokenPipeError:
-                self._rest = memoryview(b"")
-        if not self._rest:
-            self.close()
-        elif not self._waiting:
-            self._waiting = True
-            self._loop.add_writer(self.fd, self._write)
+        return self._terminal or len(data) == self._chunk

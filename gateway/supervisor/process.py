@@ -11,31 +11,43 @@ import resource
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gateway.audit.aio import AsyncAuditClient
 from gateway.audit.keys import load_keys
 from gateway.config import Config
-from gateway.errors import ConfigError
-from gateway.exec.order import Order
+from gateway.errors import ConfigError, SpoolFull
+from gateway.exec.agent import Agent
+from gateway.exec.order import GuestKind, Order
 from gateway.notify import notify
 from gateway.supervisor import readiness, reexec
 from gateway.supervisor.acceptance import Acceptance
+from gateway.supervisor.acting import Acting
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import ExecGroup
+from gateway.supervisor.drivers import AgentDriver, ContainerDriver, Driver
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.execution import Services
+from gateway.supervisor.following import Following
 from gateway.supervisor.guests import Guests, Incarnation
+from gateway.supervisor.idempotency import IdempotencyKeys, key_of
 from gateway.supervisor.launch import Launcher, reserve_low_descriptors
 from gateway.supervisor.loop import Loop
+from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.memory import Memory
 from gateway.supervisor.operations import Operations
 from gateway.supervisor.places import Places
+from gateway.supervisor.questions import Questions
+from gateway.supervisor.reboot import find_lost, note_boot, rebooted
 from gateway.supervisor.recovery import recover
 from gateway.supervisor.server import Server, bind
 from gateway.supervisor.spool import Spool
 from gateway.supervisor.survivors import reopen_pipes
+from gateway.supervisor.tickets import Tickets
+from gateway.supervisor.tools import choose_tool
 
 log = logging.getLogger(__name__)
 
@@ -51,30 +63,53 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Supervisor:
     """Everything of one supervisor, wired together."""
 
-    def __init__(self, config: Config, io: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: Config, io: asyncio.AbstractEventLoop, make_agent: Callable[[], Agent]) -> None:
         self.config = config
         self.loop = Loop.start(io)
-        redactor = load_keys(config.audit.key_file).redactor
+        self.audit_keys = load_keys(config.audit.key_file)
+        redactor = self.audit_keys.redactor
         self.audit = AsyncAuditClient(config.audit.socket, redactor)
         self.spool = Spool(config.spool)
         self.guests = Guests(config.lxc, config.supervisor.instance, self._watch_guest)
-        services = Services(self.loop, config.exec, Launcher(config.lxc))
+        self.machines = Machines(config.pve.qemu_run, config.lxc.proc, self._watch_machine)
+        self.questions = Questions(io, make_agent)
+        services = Services(self.loop, config.exec, Launcher(config.lxc, choose_tool(config)))
         self.trail = AuditTrail(self.audit, redactor)
         self.places = places = Places(
             io,
             places=config.exec.max_running,
-            places_each=config.exec.max_running_per_token,
+            places_per_token=config.exec.max_running_per_token,
+            places_per_guest=config.exec.max_running_per_guest,
             max_waiting=config.exec.max_queued,
         )
         memory = Memory(config.exec.memory)
-        self.execs = Execs(config.lxc.proc, services, self.guests, self.spool, self.trail, places, memory)
-        self.acceptance = Acceptance(config, services, self.guests, self.spool, self.trail, places, memory, self.execs)
-        self.operations = Operations(config, self.acceptance, self.execs)
+        self.execs = execs = Execs(
+            config.lxc.proc,
+            services,
+            self.guests,
+            self.spool,
+            self.trail,
+            places,
+            memory,
+            self.machines,
+            self.questions,
+        )
+        drivers: dict[GuestKind, Driver] = {
+            GuestKind.LXC: ContainerDriver(config.exec.path, services, self.guests, execs),
+            GuestKind.QEMU: AgentDriver(self.loop, self.machines, self.questions, execs),
+        }
+        self.keys = IdempotencyKeys(redactor.hash)
+        self.spool.on_forgotten = self.keys.forget
+        self.acceptance = Acceptance(config, drivers, self.spool, self.trail, places, memory, execs, self.keys)
+        following, acting = Following(io, self.execs), Acting(self.execs, self.trail)
+        self.tickets = Tickets(io.time)
+        self.operations = Operations(config, self.acceptance, self.execs, following, acting, self.tickets)
         self.server = Server(
             io,
             self.operations.dispatch,
             allowed_uids=config.supervisor.allowed_uids,
             max_blob=config.web.max_body + 1024,
+            closed=self.operations.closed,
         )
 
     def _watch_guest(self, guest: Incarnation) -> None:
@@ -88,16 +123,51 @@ class Supervisor:
         self.loop.events.add(guest.ns_events, guest.mirror_freeze)
         guest.mirror_freeze()
 
+    def _watch_machine(self, machine: Machine) -> None:
+        def died() -> None:
+            self.loop.io.remove_reader(machine.pidfd)
+            machine.close()
+            self.execs.machine_died(machine)
+
+        self.loop.io.add_reader(machine.pidfd, died)
+
     def recover(self) -> None:
         """Settles what an earlier supervisor left behind, what has been taken over apart."""
+        spool, proc = self.spool, self.config.lxc.proc
+        booted = rebooted(self.config.spool.directory, proc)
         recover(
-            spool=self.spool,
+            spool=spool,
             guests=self.guests,
-            proc=self.config.lxc.proc,
+            proc=proc,
             keep={*self.execs.running, *self.execs.surviving},
             record_outcome=self.trail.outcome,
             adopt=self._adopt_survivors,
+            booted=booted,
         )
+        self.keys.remember(entry.key for entry in spool.remembered().values() if entry.key is not None)
+        self.keys.remember(filter(None, (key_of(running.order) for running in self.execs.running.values())))
+        if booted:
+            self._recover_keys()
+
+    def _recover_keys(self) -> None:
+        """Finds the execs with a key that a loss of power took from the spool: their keys must run nothing again."""
+        since = time.time() - self.config.spool.retention
+        known = {*self.spool.remembered(), *self.execs.running}
+        most = self.config.spool.max_ended // 4
+        try:
+            lost = find_lost(
+                self.config.audit.directory, self.audit_keys, since=since, knows=known.__contains__, at_most=most
+            )
+        except OSError as exc:  # the next start looks again
+            log.error("cannot look for execs that a reboot took from the spool: %s", exc.strerror)
+            return
+        for order, ending in lost:
+            try:
+                self.spool.restore(order, ending)
+            except (SpoolFull, OSError) as exc:
+                log.error("%s is remembered by its key alone: %s", order.id, exc)
+        self.keys.remember(filter(None, (key_of(order) for order, _ in lost)))
+        note_boot(self.config.spool.directory, self.config.lxc.proc)
 
     def _adopt_survivors(self, order: Order, group: ExecGroup) -> None:
         self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
@@ -128,9 +198,11 @@ class Supervisor:
         """Everything that `take_over` needs; descriptors by number."""
         return {
             "guests": [guest.to_state() for guest in self.guests.known()],
+            "machines": [machine.to_state() for machine in self.machines.known()],
             "execs": [execution.to_state() for execution in self.execs.running.values()],
             "survivors": [left.to_state() for left in self.execs.surviving.values()],
             "connections": [connection.to_state() for connection in self.server.connections],
+            "tickets": self.tickets.to_state(),
             "audit": self.audit.unsettled(),
         }
 
@@ -142,29 +214,43 @@ class Supervisor:
         for guest in guests:
             self.guests.adopt(guest)
         by_run = {(guest.vmid, guest.key): guest for guest in guests}
+        machines = [Machine.from_state(reexec.take_all(entry)) for entry in state.get("machines", ())]
+        for machine in machines:
+            self.machines.adopt(machine)
+        by_machine = {(machine.vmid, machine.key): machine for machine in machines}
         for entry in state["execs"]:
-            order = entry["order"]
-            self.execs.resume(reexec.take_all(entry), by_run[order["vmid"], order["incarnation"]])
+            order = Order.from_wire(entry["order"])
+            run = order.vmid, order.incarnation
+            if order.kind is GuestKind.LXC:
+                self.execs.resume(reexec.take_all(entry), by_run[run])
+            else:
+                self.execs.resume_in_machine(reexec.take_all(entry), by_machine[run])
         for entry in state["survivors"]:
             self.execs.resume_survivors(reexec.take_all(entry), by_run)
+        self.tickets.resume(state["tickets"])
         for entry in state["connections"]:
             sock = socket.socket(fileno=reexec.take(entry["fd"]))
-            self.server.adopt(sock).resume(entry)
+            connection = self.server.adopt(sock)
+            connection.resume(entry)
+            self.operations.resumed(connection)
 
 
-def run(config: Config) -> int:
-    """Runs the supervisor until SIGTERM; its exit code. Raises ConfigError when it cannot start."""
-    return asyncio.run(_main(config))
+def run(config: Config, make_agent: Callable[[], Agent]) -> int:
+    """Runs the supervisor until SIGTERM; its exit code. Raises ConfigError when it cannot start.
+
+    `make_agent` is called when the first command is to be run in a virtual machine.
+    """
+    return asyncio.run(_main(config, make_agent))
 
 
-async def _main(config: Config) -> int:
+async def _main(config: Config, make_agent: Callable[[], Agent]) -> int:
     io = asyncio.get_running_loop()
     readiness.require_pure_v2(config.lxc)
     state = reexec.inherited_state()
     reserve_low_descriptors()
     _raise_descriptor_limit()
     lock = reexec.take(state["lock"]) if state else _lock(config.spool.directory)
-    supervisor = Supervisor(config, io)
+    supervisor = Supervisor(config, io, make_agent)
     if state:
         supervisor.take_over(state)
     supervisor.recover()
@@ -211,6 +297,7 @@ async def _hand_over(supervisor: Supervisor, lock: int) -> None:
     for connection in connections:
         connection.pause()
     supervisor.places.hold()
+    supervisor.questions.hold()
     try:
         await supervisor.audit.flush(_FLUSH_SECONDS)
         if listener is not None and await supervisor.nothing_starts(_HANDOVER_SECONDS):
@@ -223,6 +310,7 @@ async def _hand_over(supervisor: Supervisor, lock: int) -> None:
         log.exception("not reloaded; all goes on as before")
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     supervisor.places.go_on()
+    supervisor.questions.go_on()
     if listener is not None:
         supervisor.server.listen(listener)
     for connection in connections:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.config import LxcConfig
 
@@ -56,15 +57,16 @@ class Programs:
     root of an unprivileged guest they belong to nobody, and all those guests share one pair.
     """
 
-    def __init__(self, config: LxcConfig) -> None:
-        self._config = config
+    def __init__(self, config: LxcConfig, attach: Path | None = None) -> None:
+        """`attach` None: lxc-attach."""
+        self._attach = attach or config.attach
         self._launcher = config.launcher.read_bytes()
         self._shared: Images | None = None
         self._own: dict[str, Images] = {}
 
     def images(self, run: str, *, privileged: bool) -> Images:
         """The images for the guest's run (its incarnation's key). Raises OSError when there is no room for them."""
-        status = os.stat(self._config.attach)
+        status = os.stat(self._attach)
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         known = self._own.get(run) if privileged else self._shared
         if known is not None and known.stamp == stamp:
@@ -85,7 +87,7 @@ class Programs:
             images.close()
 
     def _make(self, stamp: tuple[int, int, int]) -> Images:
-        attach = self._config.attach.read_bytes()
+        attach = self._attach.read_bytes()
         with contextlib.ExitStack() as undo:
             launcher = sealed_memfd("pveg-launcher", self._launcher)
             undo.callback(os.close, launcher)

@@ -23,7 +23,7 @@ def checks(config: Config) -> list[Check]:
     return [
         _check("cgroup_v2", *_pure_v2(config.lxc)),
         _check("nsdelegate", *_nsdelegate(config.lxc)),
-        _executable("lxc_attach", config.lxc.attach, "install lxc, or set lxc.attach"),
+        _tool(config),
         _executable("launcher", config.lxc.launcher, "run make, or set lxc.launcher"),
         _check("spool", os.access(config.spool.directory, os.W_OK), f"{config.spool.directory} cannot be written"),
     ]
@@ -42,6 +42,12 @@ def _check(name: str, ok: bool, detail: str) -> Check:
 
 def _executable(name: str, path: Path, remedy: str) -> Check:
     return _check(name, os.access(path, os.X_OK), f"{path} cannot be run; {remedy}")
+
+
+def _tool(config: Config) -> Check:
+    if config.exec.driver == "pct":
+        return _executable("pct", config.lxc.pct, "install pve-container, or set lxc.pct")
+    return _executable("lxc_attach", config.lxc.attach, "install lxc, or set lxc.attach")
 
 
 def _pure_v2(lxc: LxcConfig) -> tuple[bool, str]:

@@ -30,19 +30,23 @@ def recover(
     keep: set[str],
     record_outcome: Callable[[Order, Ending | None], None],
     adopt: Callable[[Order, ExecGroup], None],
+    booted: bool,
 ) -> None:
     """Settles every exec of an earlier supervisor, those in `keep` apart, which this one has taken over.
 
     What still runs of an exec without an outcome is killed, and it ended as `gateway_lost`. If it had been told to
     go and nothing of it is found, nobody can know whether it ran: it stays without an ending, `unknown`. Survivors
-    of ended execs are given to `adopt`.
+    of ended execs are given to `adopt`. `booted`: the node has been started since; then the disk may have lost that one
+    had been told to go.
     """
     groups = _groups(guests)
     for life in spool.unfinished():
         if life.order.id not in keep:
             group = groups.pop(life.order.id, None)
             try:
-                _recover_one(life, group, spool=spool, proc=proc, record_outcome=record_outcome, adopt=adopt)
+                _recover_one(
+                    life, group, spool=spool, proc=proc, record_outcome=record_outcome, adopt=adopt, booted=booted
+                )
             except Exception:  # one that cannot be settled must not keep the others from being so
                 log.exception("%s cannot be settled", life.order.id)
     for exec_id, group in groups.items():
@@ -60,12 +64,13 @@ def _recover_one(
     proc: Path,
     record_outcome: Callable[[Order, Ending | None], None],
     adopt: Callable[[Order, ExecGroup], None],
+    booted: bool,
 ) -> None:
     if life.ending is None:
-        ending = _settle(life, group, proc)
+        ending = _settle(life, group, proc, booted=booted)
         if ending is not None:
             spool.reopen(life.order)
-            spool.end(life.order, ending, b"", b"")
+            spool.end_lost(life.order, ending)
         else:
             spool.remember(life.order)
         record_outcome(life.order, ending)
@@ -79,11 +84,11 @@ def _recover_one(
     spool.retire(life.order.id)
 
 
-def _settle(life: Life, group: ExecGroup | None, proc: Path) -> Ending | None:
+def _settle(life: Life, group: ExecGroup | None, proc: Path, *, booted: bool) -> Ending | None:
     killed = group.kill() if group is not None else 0
     if life.order.placement is Placement.GUEST and life.pid is not None:
         killed += _kill_placed(life, proc)
-    if life.pid is not None and not killed:
+    if (life.pid is not None or booted) and not killed:
         return None
     return Ending(reason=Reason.GATEWAY_LOST, exit_code=None, signal=None, ended_at=timestamp(), killed=killed)
 

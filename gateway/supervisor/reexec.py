@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 STATE_ENV = "PVE_EXEC_GATEWAY_STATE_FD"
-VERSION = 1
+VERSION = 2
 
 
 def become_new_image(state: dict[str, Any]) -> None:
@@ -52,19 +52,14 @@ def inherited_state() -> dict[str, Any] | None:
 
 
 def take_all(entry: dict[str, Any]) -> dict[str, Any]:
-    """`entry` with its descriptors (`fds`, and `stdin`'s) made our own."""
-    fds = {name: fd if fd is None else take(fd) for name, fd in entry["fds"].items()}
-    stdin = entry.get("stdin")
-    if stdin is not None and stdin["fd"] is not None:
-        stdin = {**stdin, "fd": take(stdin["fd"])}
-    return {**entry, "fds": fds, "stdin": stdin}
+    """`entry` with its descriptors, `fds`, made our own."""
+    return {**entry, "fds": {name: fd if fd is None else take(fd) for name, fd in entry["fds"].items()}}
 
 
 def _descriptors(state: dict[str, Any]) -> list[int]:
     """Every descriptor that a state names."""
-    entries = [entry for kind in ("guests", "execs", "survivors") for entry in state[kind]]
+    entries = [entry for kind in ("guests", "machines", "execs", "survivors") for entry in state[kind]]
     found = [fd for entry in entries for fd in entry["fds"].values()]
-    found += [entry["stdin"]["fd"] for entry in state["execs"] if entry["stdin"] is not None]
     found += [connection["fd"] for connection in state["connections"]]
     return [fd for fd in (*found, state["lock"], state["listener"]) if fd is not None]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import GatewayError, InternalError
-from gateway.supervisor.protocol import PREFIX, ProtocolError, decode_header, encode, frame_size, split
+from gateway.supervisor.protocol import CLIENT_LEFT, PREFIX, ProtocolError, decode_header, frame_size, pieces, split
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ Reply = tuple[dict[str, Any], tuple[bytes, ...]]
 Dispatch = Callable[["Connection", dict[str, Any], list[bytes]], Awaitable[Reply]]
 _UCRED = struct.Struct("3i")
 _READ = 262_144
+_MAX_PIECES = 512  # of one sendmsg(2): IOV_MAX is 1024
 _ACCEPT_PAUSE = 0.2
 _MAX_CONNECTIONS = 4096
 
@@ -39,10 +40,13 @@ class Server:
         *,
         allowed_uids: tuple[int, ...],
         max_blob: int,
+        closed: Callable[[Connection], None],
     ) -> None:
+        """`closed` is told of every connection that has closed."""
         self.loop = loop
         self.dispatch = dispatch
         self.max_blob = max_blob
+        self.closed = closed
         self.connections: set[Connection] = set()
         self._allowed = {0, *allowed_uids}
         self._listener: socket.socket | None = None
@@ -100,12 +104,18 @@ class Connection:
         self.sock = sock
         self._server = server
         self._in = bytearray()
-        self._out = memoryview(b"")
+        self._out: list[memoryview] = []
         self._writing = False
         self.task: asyncio.Task[None] | None = None
         self.request: tuple[dict[str, Any], list[bytes]] | None = None
         self.exec_id: str | None = None
-        """The exec whose end a `run` on this connection waits for."""
+        """The exec that the request in work has started, or found."""
+        self.attends: str | None = None
+        """The exec whose client this is: it may end with it."""
+        self.follows: set[str] = set()
+        self.writes: str | None = None
+        self.client_left = False
+        """Whether the peer has said that its own client left; one that merely closes is a web that died."""
         server.loop.add_reader(sock.fileno(), self._readable)
 
     def _readable(self) -> None:
@@ -116,7 +126,8 @@ class Connection:
         except OSError:
             data = b""
         if not data or self.task is not None:
-            # Nothing may follow a request before its answer, so here bytes are as good as a close.
+            # Nothing but that word may follow a request before its answer, so other bytes are as good as a close.
+            self.client_left = CLIENT_LEFT in (data, bytes(self._in))
             self.close()
             return
         self._in += data
@@ -131,7 +142,11 @@ class Connection:
             if len(self._in) < end:
                 return
             if len(self._in) > end:
-                raise ProtocolError("bytes behind the frame")
+                if self._in[end:] != CLIENT_LEFT:
+                    raise ProtocolError("bytes behind the frame")
+                self.client_left = True  # nobody is there to read an answer, so nothing is begun
+                self.close()
+                return
             header = decode_header(self._in[PREFIX.size : PREFIX.size + header_size])
             blobs = split(header, bytes(self._in[PREFIX.size + header_size :]))
         except ProtocolError as exc:
@@ -148,29 +163,29 @@ class Connection:
     async def _answer(self, header: dict[str, Any], blobs: list[bytes]) -> None:
         try:
             reply, parts = await self._server.dispatch(self, header, blobs)
-            frame = encode({"ok": reply}, *parts)
+            frame = pieces({"ok": reply}, *parts)
         except GatewayError as error:
-            frame = encode({"error": error.to_wire()})
+            frame = pieces({"error": error.to_wire()})
         except ProtocolError as exc:
             log.warning("closed a connection: %s", exc)
             self.close()
             return
         except Exception:
             log.exception("a request failed")
-            frame = encode({"error": InternalError("the supervisor failed; its log tells why").to_wire()})
+            frame = pieces({"error": InternalError("the supervisor failed; its log tells why").to_wire()})
         self.task = self.request = self.exec_id = None
         self._send(frame)
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, frame: list[bytes]) -> None:
         if self.sock.fileno() < 0:
             return
-        self._out = memoryview(frame)
+        self._out = [memoryview(piece) for piece in frame if piece]
         self._write()
 
     def _write(self) -> None:
         try:
             while self._out:
-                self._out = self._out[self.sock.send(self._out) :]
+                self._sent(self.sock.sendmsg(self._out[:_MAX_PIECES]))
         except BlockingIOError:
             if not self._writing:
                 self._writing = True
@@ -179,10 +194,25 @@ class Connection:
         except OSError:
             self.close()
             return
-        self._out = memoryview(b"")
         if self._writing:
             self._writing = False
             self._server.loop.remove_writer(self.sock.fileno())
+
+    def _sent(self, size: int) -> None:
+        done = 0
+        for piece in self._out:
+            if size < len(piece):
+                break
+            size -= len(piece)
+            done += 1
+        del self._out[:done]
+        if size:
+            self._out[0] = self._out[0][size:]
+
+    @property
+    def peers(self) -> set[Connection]:
+        """All open connections of this server."""
+        return self._server.connections
 
     def pause(self) -> None:
         """Reads no more: what the peer sends waits in the kernel."""
@@ -204,13 +234,22 @@ class Connection:
             if self.exec_id is not None:
                 header, blobs = {**header, "exec_id": self.exec_id}, []
             request = {"header": header, "blobs": [blob.hex() for blob in blobs]}
-        return {"fd": self.sock.fileno(), "in": self._in.hex(), "out": bytes(self._out).hex(), "request": request}
+        return {
+            "fd": self.sock.fileno(),
+            "in": self._in.hex(),
+            "out": b"".join(self._out).hex(),
+            "request": request,
+            "attends": self.attends,
+            "follows": sorted(self.follows),
+            "writes": self.writes,
+        }
 
     def resume(self, state: dict[str, Any]) -> None:
         """Goes on where an earlier image of this program was."""
         self._in += bytes.fromhex(state["in"])
+        self.attends, self.follows, self.writes = state["attends"], set(state["follows"]), state["writes"]
         if state["out"]:
-            self._send(bytes.fromhex(state["out"]))
+            self._send([bytes.fromhex(state["out"])])
         if state["request"] is not None:
             request = state["request"]
             self.exec_id = request["header"].get("exec_id")
@@ -227,6 +266,7 @@ class Connection:
         self._server.connections.discard(self)
         if self.task is not None:
             self.task.cancel()
+        self._server.closed(self)
 
 
 def bind(path: Path) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import termios
 from typing import Protocol
 
 from gateway.exec.view import SpawnError
@@ -20,6 +21,13 @@ log = logging.getLogger(__name__)
 
 class Spawned(Protocol):
     """Who is told how a spawn goes."""
+
+    def attach_known(self, pid: int) -> None:
+        """lxc-attach is on its way as `pid`, in the exec's own place."""
+
+    def terminal_opened(self, master: int) -> None:
+        """The command's terminal, non-blocking and of the size that was asked for; yours to close. Told before
+        anything of the guest runs."""
 
     def command_known(self, pid: int) -> bool:
         """The launcher says that it waits in the guest as `pid`. False unless that is where the command belongs."""
@@ -49,25 +57,26 @@ class Spawn:
         self._told = told
         self._name = name
         self._attached = False
+        self._unwanted = False
         self._attach_pid: int | None = None
         self._command_pid: int | None = None
-        loop.children.watch(launched.pid, self._launcher_ended)
         loop.children.before_unknown(self, self.read_messages)
         loop.io.add_reader(launched.status.fileno(), self.read_messages)
 
     def read_messages(self) -> None:
         """Takes what the launcher has said; also called before a death is judged."""
         while self._launched.status.fileno() >= 0:
-            message = receive(self._launched.status)
+            first = not self._attached
+            message = receive(self._launched.status, terminal=first and self._launched.terminal is not None)
             if message is None:
                 return
             self._heard(message)
 
     def kill_attach(self) -> None:
         """Ends lxc-attach on its way; the launcher, if it is in the guest already, then never goes."""
-        pid = self._attach_pid or self._launched.pid
-        if not self.over and self._loop.children.owns(pid):
-            os.kill(pid, signal.SIGKILL)
+        self._unwanted = True
+        if not self.over and self._attach_pid is not None and self._loop.children.owns(self._attach_pid):
+            os.kill(self._attach_pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Gives back the descriptors of the handshake."""
@@ -80,9 +89,15 @@ class Spawn:
         """H, then R or F, then perhaps F, then the end. Whatever else comes was forged by the guest's root."""
         if message.kind == b"H" and not self._attached:
             self._attached = True
+            if message.terminal is not None and self._launched.terminal is not None:
+                size = self._launched.terminal
+                termios.tcsetwinsize(message.terminal, (size.rows, size.cols))
+                self._told.terminal_opened(message.terminal)
             self._attach_pid = message.pid
-            if message.pid != self._launched.pid:
-                self._loop.children.watch(message.pid, self._attach_ended)
+            self._loop.children.watch(message.pid, self._attach_ended)
+            self._told.attach_known(message.pid)
+            if self._unwanted:
+                self.kill_attach()
         elif message.kind == b"R" and self._attach_pid is not None and self._command_pid is None and not self.error:
             self._ready(message.pid)
         elif message.error is not None and self.error is None and not self.running:
@@ -113,12 +128,6 @@ class Spawn:
         self._close_status()
         self._fail()
 
-    def _launcher_ended(self, status: int) -> None:
-        """The spawned process: it has become lxc-attach itself, or has given birth to it in the cgroup."""
-        self.read_messages()
-        if self._attach_pid == self._launched.pid:
-            self._attach_ended(status)
-
     def _attach_ended(self, status: int) -> None:
         self.read_messages()
         self._attach_pid = None
@@ -126,7 +135,9 @@ class Spawn:
             return
         if self._command_pid is None:
             if self.error is None:
-                log.warning("%s: lxc-attach ended with status %d: %s", self._name, status, self._attach_words())
+                words, tool = self._attach_words(), self._launched.tool
+                log.warning("%s: %s ended with status %d: %r", self._name, tool.program.name, status, words)
+                self.error = tool.explain(words)
             self._fail()
         elif not self._loop.children.owns(self._command_pid):
             self._forged("a claim to be a process that is not our child")
@@ -161,9 +172,9 @@ class Spawn:
 
     def _attach_words(self) -> str:
         try:
-            return repr(os.read(self._launched.attach_stderr, 2048).decode(errors="replace"))
+            return os.read(self._launched.attach_stderr, 2048).decode(errors="replace")
         except OSError:
-            return "nothing on stderr"
+            return ""
 
 
 def attach_failed(number: int) -> SpawnError:

@@ -2,7 +2,8 @@
 
     active/<exec-id>/life.jsonl   accepted, go, ended: a line each, appended as it happens
     ended/<exec-id>/life.jsonl    the same once nothing of it runs any more
-    .../stdout, .../stderr        the kept output, only where there is any
+    .../stdout, .../stderr        the kept output, only where there is any, as `layout` says
+    .../interleaving              the order of both, where it is too long for a line in the life
 
 Directories are 0700, files 0600. No stdin, no environment value and no marked argument is ever written here.
 """
@@ -12,11 +13,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,19 @@ from gateway.config import SpoolConfig
 from gateway.errors import SpoolFull
 from gateway.exec.ending import Ending
 from gateway.exec.order import Order
+from gateway.exec.view import OutputCounts, StreamCount
+from gateway.supervisor.capture import FileRoom, MemoryRoom, Room
+from gateway.supervisor.idempotency import Used, key_of
+from gateway.supervisor.interleaving import STREAMS, Interleaving
+from gateway.supervisor.layout import Layout, readable
+from gateway.supervisor.recording import Recording
+from gateway.supervisor.streams import Streams
 
+_INTERLEAVING = "interleaving"
+_LONG_INTERLEAVING = 4096
 _LIFE = "life.jsonl"
+log = logging.getLogger(__name__)
+
 _FREE_CHECK_SECONDS = 1.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -39,6 +53,8 @@ class Life:
     pid: int | None
     start: int
     ending: Ending | None
+    layouts: dict[str, Layout]
+    interleaving: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -50,12 +66,15 @@ class Remembered:
     labels: dict[str, str]
     bytes: int
     ended_at: float
+    key: Used | None
 
 
 class Spool:
     """The spool directory of one gateway; only its supervisor writes here."""
 
     def __init__(self, config: SpoolConfig) -> None:
+        self.on_forgotten: Callable[[str], None] = lambda exec_id: None
+        """Called with the id of each exec that is remembered no more."""
         self._config = config
         self._active = config.directory / "active"
         self._ended = config.directory / "ended"
@@ -65,6 +84,7 @@ class Spool:
         self._files: dict[str, int] = {}
         self._remembered: OrderedDict[str, Remembered] = OrderedDict()
         self._bytes = 0
+        self._growing: dict[str, int] = {}
         for name in sorted(filter(is_exec_id, os.listdir(self._ended))):
             life = _read_life(self._ended / name)
             if life is None:
@@ -93,17 +113,104 @@ class Spool:
         with contextlib.suppress(OSError):
             self._append(order.id, {"go": pid, "start": start})
 
-    def end(self, order: Order, ending: Ending, stdout: bytes, stderr: bytes) -> None:
+    def room(self, order: Order, stream: str) -> Room:
+        """Where a stream's bytes are to be kept. Raises SpoolFull."""
+        if not order.spooled:
+            return MemoryRoom()
+        try:
+            fd = os.open(
+                f"{self._active}/{order.id}/{stream}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
+        except OSError as exc:
+            raise SpoolFull(f"cannot write to the spool: {exc.strerror}; free space on the node") from exc
+        return FileRoom(fd, self.granter(order))
+
+    def granter(self, order: Order) -> Callable[[int], bool]:
+        """Whom its files ask before they grow by so many bytes: whether the node has room for that."""
+
+        def grant(size: int) -> bool:
+            if self._bytes + sum(self._growing.values()) + size > self._config.total:
+                self.sweep(time.time(), wanted=size)
+            fits = self._bytes + sum(self._growing.values()) + size <= self._config.total
+            if not fits or self._free() < self._config.min_free + size:
+                log.warning("%s: no more of its output is kept: the spool is full", order.id)
+                return False
+            self._growing[order.id] = self._growing.get(order.id, 0) + size
+            return True
+
+        return grant
+
+    def adopt_growth(self, order: Order, state: dict[str, Any]) -> None:
+        """Counts what the files of an exec were granted under an earlier image of this program."""
+        self._growing[order.id] = sum(state[name]["room"].get("granted", 0) for name in STREAMS)
+
+    def end(self, order: Order, ending: Ending, streams: Streams) -> None:
         """Remembers how it ended, and its output. What the disk refuses is lost; the caller has it all the same."""
+        size = 0
         with contextlib.suppress(OSError):
-            for name, data in (("stdout", stdout), ("stderr", stderr)):
-                if data:
+            for name, capture in (("stdout", streams.stdout), ("stderr", streams.stderr)):
+                if capture.fd is not None:
+                    size += min(capture.bytes, capture.layout.size)
+                elif capture.bytes and (data := capture.stored()):
                     path = self._active / order.id / name
                     path.touch(0o600)
                     path.write_bytes(data)
-            self._append(order.id, {"ended": ending.to_wire()})
+                    size += len(data)
+            layouts = {name: [c.layout.head, c.layout.ring] for name, c in streams.captures()}
+            self._append_ended(order, ending, layouts, streams.order.to_state())
+        self._finish(order, size)
+
+    def end_lost(self, order: Order, ending: Ending) -> None:
+        """Remembers how one ended whose supervisor was killed, with what its files hold of its output."""
+        with contextlib.suppress(OSError):
+            layouts, counts, order_of_output = self._salvage(order)
+            self._append_ended(order, replace(ending, output=counts), layouts, order_of_output.to_state())
+        self._finish(order, _measure(self._active / order.id)[0])
+
+    def end_unknown(self, order: Order) -> None:
+        """Remembers one of which nobody will ever know how it ended."""
+        self._finish(order, 0)
+
+    def _salvage(self, order: Order) -> tuple[dict[str, list[int]], OutputCounts | None, Interleaving]:
+        """What is known of the output of an exec that nobody has watched to its end: the heads of its files."""
+        order_of_output, layouts = Interleaving(), {}
+        counts: dict[str, StreamCount] = {}
+        for number, name in enumerate(STREAMS):
+            layout = Layout.spooled(order.limits.output_limit, order.keep)
+            path = self._active / order.id / name
+            size = path.stat().st_size if path.exists() else 0
+            total = size if size < layout.size else layout.head  # else it may have begun to overwrite its ring
+            layouts[name] = [total, 0]
+            counts[name] = {"bytes": total, "dropped": 0, "dropped_at": None, "sha256": None}
+            if total:
+                order_of_output.add(number, total)
+        known = OutputCounts(stdout=counts["stdout"], stderr=counts["stderr"]) if order.spooled else None
+        return layouts, known, order_of_output
+
+    def _append_ended(
+        self, order: Order, ending: Ending, layouts: dict[str, list[int]], interleaving: dict[str, Any]
+    ) -> None:
+        line = {"ended": ending.to_wire(), "layout": layouts, "interleaving": interleaving}
+        if len(interleaving["ends"]) > _LONG_INTERLEAVING:
+            path = self._active / order.id / _INTERLEAVING
+            path.touch(0o600)
+            path.write_text(json.dumps(interleaving))
+            del line["interleaving"]
+        self._append(order.id, line)
+
+    def _finish(self, order: Order, size: int) -> None:
         self._close(order.id)
-        self._remember(order, len(stdout) + len(stderr), time.time())
+        self._growing.pop(order.id, None)
+        self._remember(order, size, time.time())
+
+    def restore(self, order: Order, ending: Ending | None) -> None:
+        """Remembers an exec that the disk has lost, without its output. Raises SpoolFull."""
+        self.accept(order)
+        if ending is not None:
+            with contextlib.suppress(OSError):
+                self._append_ended(order, ending, {}, Interleaving().to_state())
+        self._finish(order, 0)
+        self.retire(order.id)
 
     def remember(self, order: Order) -> None:
         """Keeps one that an earlier supervisor left active: with its ending, or without, if nobody knows it."""
@@ -117,6 +224,7 @@ class Spool:
     def drop(self, exec_id: str) -> None:
         """Forgets one that never began."""
         self._close(exec_id)
+        self._growing.pop(exec_id, None)
         shutil.rmtree(self._active / exec_id, ignore_errors=True)
 
     def unfinished(self) -> list[Life]:
@@ -143,19 +251,27 @@ class Spool:
         """The execs that are remembered as ended, by id."""
         return self._remembered
 
-    def read(self, exec_id: str, stream: str, offset: int, length: int | None) -> bytes:
-        """Kept bytes of a stream, from `offset` among the kept ones; all that follow when `length` is None."""
-        try:
-            with (self._path(exec_id) / stream).open("rb") as file:
-                file.seek(offset)
-                return file.read(length)
-        except FileNotFoundError:
-            return b""
+    def recording(self, life: Life) -> Recording:
+        """The output of an exec that has ended, as far as it was kept."""
+        directory = self._path(life.order.id)
+        output = life.ending.output if life.ending is not None else None
+        totals = {name: output[name]["bytes"] if output is not None else 0 for name in STREAMS}  # type: ignore[literal-required]
+        streams = [StoredStream(directory / name, totals[name], life.layouts.get(name, _NONE)) for name in STREAMS]
+        state = life.interleaving
+        if state is None:
+            with contextlib.suppress(OSError, ValueError):
+                state = json.loads((directory / _INTERLEAVING).read_text())
+        order = Interleaving.from_state(state) if state is not None else Interleaving()
+        return Recording((streams[0], streams[1]), order)
 
-    def sweep(self, now: float) -> None:
-        """Forgets what is past retention, and the oldest while there is too much. `now`: seconds since 1970."""
+    def sweep(self, now: float, wanted: int = 0) -> None:
+        """Forgets what is past retention, and the oldest while there is too much. `now`: seconds since 1970.
+
+        `wanted`: bytes for which there shall be room then.
+        """
+        room = self._config.total - wanted - sum(self._growing.values())
         for exec_id, entry in list(self._remembered.items()):
-            over = len(self._remembered) > self._config.max_ended or self._bytes > self._config.total
+            over = len(self._remembered) > self._config.max_ended or self._bytes > room
             if not over and now - entry.ended_at < self._config.retention:
                 break
             if (self._active / exec_id).exists():
@@ -163,21 +279,27 @@ class Spool:
             del self._remembered[exec_id]
             self._bytes -= entry.bytes
             shutil.rmtree(self._ended / exec_id, ignore_errors=True)
+            self.on_forgotten(exec_id)
 
     def _check_room(self) -> None:
         now = time.monotonic()
         if now - self._free_checked < _FREE_CHECK_SECONDS:
             return
         try:
-            disk = os.statvfs(self._config.directory)
+            free = self._free()
         except OSError as exc:
             raise SpoolFull(f"cannot use the spool directory: {exc.strerror}") from exc
-        if disk.f_bavail * disk.f_frsize < self._config.min_free:
+        if free < self._config.min_free:
             raise SpoolFull("the spool's file system has less free space than spool.min_free; free space on the node")
         self._free_checked = now
 
+    def _free(self) -> int:
+        disk = os.statvfs(self._config.directory)
+        return disk.f_bavail * disk.f_frsize
+
     def _remember(self, order: Order, size: int, ended_at: float) -> None:
-        self._remembered[order.id] = Remembered(order.token_id, order.vmid, order.labels, size, ended_at)
+        key = key_of(order)
+        self._remembered[order.id] = Remembered(order.token_id, order.vmid, order.labels, size, ended_at, key)
         self._bytes += size
 
     def _path(self, exec_id: str) -> Path:
@@ -193,6 +315,28 @@ class Spool:
         fd = self._files.pop(exec_id, None)
         if fd is not None:
             os.close(fd)
+
+
+_NONE = Layout(0, 0)
+
+
+@dataclass(frozen=True)
+class StoredStream:
+    """One stream of an exec that has ended."""
+
+    path: Path
+    total: int
+    layout: Layout
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Kept bytes from the stream's `offset`, `length` at most and not past a gap."""
+        length = readable(self.layout, self.total, offset, length)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                pieces = self.layout.pieces(offset, length)
+                return b"".join(os.pread(file.fileno(), size, position) for position, size in pieces)
+        except FileNotFoundError:
+            return b""
 
 
 def is_exec_id(text: str) -> bool:
@@ -213,7 +357,7 @@ def _measure(path: Path) -> tuple[int, float]:
 
 def _read_life(path: Path) -> Life | None:
     order: Order | None = None
-    pid, start, ending = None, 0, None
+    pid, start, ending, layouts, interleaving = None, 0, None, {}, None
     try:
         for line in (path / _LIFE).read_text().splitlines():
             entry = json.loads(line)
@@ -223,6 +367,8 @@ def _read_life(path: Path) -> Life | None:
                 pid, start = int(entry["go"]), int(entry["start"])
             elif "ended" in entry:
                 ending = Ending.from_wire(entry["ended"])
+                layouts = {name: Layout(*sizes) for name, sizes in entry["layout"].items()}
+                interleaving = entry.get("interleaving")
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return Life(order, pid, start, ending) if order is not None else None
+    return Life(order, pid, start, ending, layouts, interleaving) if order is not None else None

@@ -33,6 +33,8 @@ class Phase(Enum):
     BODY = auto()
     ANSWERING = auto()
     """A thread has it."""
+    STREAMING = auto()
+    """The pump has it."""
     UNREAD = auto()
     """Answered, but the client has not taken its replies: it gets no further thread until it does."""
     IDLE = auto()
@@ -55,11 +57,11 @@ class Next(Enum):
 
 
 class Connection:
-    """Owned by one thread at a time: the poller's, or the one that answers its request."""
+    """Owned by one thread at a time: the poller's, the one that answers its request, or the pump's."""
 
     __slots__ = (
-        "_discarded", "_limits", "_scanned", "buffer", "client", "deadline", "fd", "head", "key", "lane", "phase",
-        "polled", "server", "since", "size", "sock",
+        "_discarded", "_limits", "_scanned", "buffer", "client", "deadline", "endless", "fd", "head", "key", "lane",
+        "phase", "polled", "server", "since", "size", "sock",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +83,8 @@ class Connection:
         """Bytes of the request's head."""
         self.size: int | None = 0
         """Bytes of head and body together; None if only the body itself tells (chunked)."""
+        self.endless = False
+        """Whether the body may be of any length: a PUT's, which its application takes as it comes (`Body.read1`)."""
         self.polled = False
         self.lane = Next.GONE
         self._limits = limits
@@ -173,6 +177,7 @@ class Connection:
         """Set `size` and name the lane. gunicorn's parser has the last word on what the head means;
         where it sees another length than this, the request is refused (`exchange.py`)."""
         self.head = length
+        self.endless = head.startswith(b"PUT ")
         body = 0
         lane = Next.ANSWER
         for name, value in _FRAMING.findall(head):
@@ -184,7 +189,7 @@ class Connection:
                 lane = Next.UPLOAD
             elif value.strip().isdigit() and len(value) < 20:
                 body = int(value)
-        if body > self._limits.max_body_bytes:
+        if body > self._limits.max_body_bytes and not self.endless:
             raise refusal.body_too_large(self._limits.max_body_bytes)
         self.size = length + body
         if not body:

@@ -1,6 +1,5 @@
 """Crowd: all connections of a worker, and which of them has to go when there are too many."""
 
-import resource
 from collections import Counter
 from collections.abc import Iterator
 
@@ -15,8 +14,8 @@ BURST_SECONDS = 1.0
 class Crowd:
     """Half-open and resting connections, oldest first, and the number of those that threads have."""
 
-    def __init__(self, settings: WebSettings) -> None:
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    def __init__(self, settings: WebSettings, *, files: int) -> None:
+        """`files` is how many descriptors they and what their threads open may take."""
         self._limit = max(64, min(MAX_CONNECTIONS, files - 2 * settings.threads - 64))
         self._max_half_open = settings.max_half_open
         self._max_per_address = settings.max_half_open_per_address

@@ -1,11 +1,9 @@
 """One exchange on a thread: gunicorn's parser reads the request, the WSGI application answers it."""
 
-import contextlib
 import logging
 import socket
-import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from gunicorn.http import wsgi
 from gunicorn.http.errors import ParseException
@@ -13,16 +11,23 @@ from gunicorn.http.parser import RequestParser
 
 from gateway.errors import ClientGone
 from gateway.web import refusal
-from gateway.web.connection import REPLY_SECONDS, Connection
+from gateway.web.connection import Connection, Next
+from gateway.web.flow import Flow
+from gateway.web.framing import Bare, Chunked, Counted, Framing
+from gateway.web.live import ROOM, Live
 from gateway.web.refusal import SERVER, Refusal
+from gateway.web.settings import WebSettings
+from gateway.web.source import Body, Source
 from gateway.web.tls import forget_errors
 
-BODY_BYTES_PER_SECOND = 64 * 1024
 _RECORD_BYTES = 16 * 1024
 
 
 class Exchange:
-    """Answers requests of one worker. `cfg` is gunicorn's configuration; `application` is WSGI."""
+    """Answers requests of one worker. `cfg` is gunicorn's configuration; `application` is WSGI.
+
+    `has_room` tells applications whether another live reply would be carried.
+    """
 
     def __init__(
         self,
@@ -30,21 +35,24 @@ class Exchange:
         application: Callable[..., Any],
         log: logging.Logger,
         *,
-        body_s: float,
-        max_body_bytes: int,
+        settings: WebSettings,
+        has_room: Callable[[], bool],
     ) -> None:
         self._cfg = cfg
         self._application = application
         self._log = log
-        self._body_s = body_s
-        self._max_body_bytes = max_body_bytes
+        self._settings = settings
+        self._has_room = has_room
 
-    def answer(self, connection: Connection, *, last: bool) -> bool:
-        """Read one request from the connection and send its reply; whether another may follow.
+    def answer(self, connection: Connection, *, last: bool) -> Next | Flow:
+        """Read one request from the connection and send its reply.
 
-        `last` announces that none will. Raises Refusal (nothing of a reply was sent) and ClientGone.
+        Next.READ: another one may follow; Next.GONE: none may; a Flow: the reply has yet to come, and the connection
+        is that Flow's. `last` announces that no request may follow. Raises Refusal (nothing of a reply was sent) and
+        ClientGone.
         """
-        source = _Source(connection, self._body_s, self._max_body_bytes)
+        settings = self._settings
+        source = Source(connection, body_s=settings.body_s, max_body_bytes=settings.max_body_bytes)
         request = self._parse(source, connection)
         writer = _ReplyWriter(connection.sock)
         try:
@@ -54,14 +62,16 @@ class Exchange:
         except OSError:
             raise ClientGone from None  # it did not take the 100 Continue
         environ["wsgi.multithread"] = True
+        environ["wsgi.input"] = Body(request.body, source, idle_s=settings.keepalive_s)
+        environ[ROOM] = self._has_room
         reply.version = SERVER
         reply.sock = writer
         if last:
             reply.force_close()
         try:
-            self._run(environ, reply, writer, source)
+            live = self._run(environ, reply, writer, source)
         except StopIteration:
-            return False  # the handler took the socket over (a WebSocket) and is done with it
+            return Next.GONE  # the handler took the socket over (a WebSocket) and is done with it
         except (Refusal, ClientGone):
             if writer.sent:
                 raise ClientGone from None  # the reply is cut: all that is left is to close
@@ -72,9 +82,12 @@ class Exchange:
             if writer.sent:
                 raise ClientGone from None
             raise fault from None
-        return not reply.should_close() and source.skip()
+        keep = not reply.should_close() and source.skip()
+        if live is not None:
+            return Flow(connection, live, _choose_framing(live, reply), writer.take(), keep=keep)
+        return Next.READ if keep else Next.GONE
 
-    def _parse(self, source: "_Source", connection: Connection) -> Any:
+    def _parse(self, source: Source, connection: Connection) -> Any:
         try:
             request = next(RequestParser(self._cfg, source, connection.client))
         except OSError:
@@ -94,7 +107,8 @@ class Exchange:
             raise refusal.malformed()
         return request
 
-    def _run(self, environ: dict[str, Any], reply: Any, writer: "_ReplyWriter", source: "_Source") -> None:
+    def _run(self, environ: dict[str, Any], reply: Any, writer: "_ReplyWriter", source: Source) -> Live | None:
+        """Send the reply; or, of a Live, no more than prepare its head."""
         try:
             body = self._application(environ, reply.start_response)
         except Exception:
@@ -104,102 +118,35 @@ class Exchange:
             source.check()
             if not source.complete:
                 reply.force_close()  # what the application left unread would be taken for a request
-            for item in body:
+            if isinstance(body, Live) and _has_body(environ, reply):
+                if not body.upgrades:
+                    reply.send_headers()
+                live, body = body, ()  # whose end is not here
+                return live
+            for item in () if isinstance(body, Live) else body:
                 reply.write(item)
                 writer.flush()
             reply.close()
             writer.flush()
+            return None
         finally:
             if hasattr(body, "close"):
                 body.close()
 
 
+def _has_body(environ: dict[str, Any], reply: Any) -> bool:
+    return environ["REQUEST_METHOD"] != "HEAD" and reply.status_code not in (204, 304)
+
+
+def _choose_framing(live: Live, reply: Any) -> Framing:
+    if live.upgrades:
+        return Bare()
+    if reply.response_length is not None:
+        return Counted(reply.response_length)
+    return Chunked() if reply.chunked else Bare()
+
+
 _LENGTH_FIELDS = frozenset(("CONTENT-LENGTH", "TRANSFER-ENCODING"))
-
-
-class _Source:
-    """What gunicorn's parser takes for a socket: gives this request's bytes, and none of the next one's.
-
-    Waits for the client only in the upload lane, and no longer than `body_s` seconds and one more for
-    each 64 KiB that came. A body that ends early is an error here; gunicorn would pass it on as whole.
-    """
-
-    def __init__(self, connection: Connection, body_s: float, max_body_bytes: int) -> None:
-        self.left = connection.size
-        self.head = connection.head
-        self.failure: Refusal | ClientGone | None = None
-        self._connection = connection
-        self._deadline = time.monotonic() + body_s
-        self._max_body_bytes = max_body_bytes
-        self._room = connection.head + max_body_bytes  # chunks' framing counts, too
-
-    @property
-    def complete(self) -> bool:
-        """Whether the rest of the request is here, so that the next one's beginning is known."""
-        return self.left is not None and self.left <= len(self._connection.buffer)
-
-    def check(self) -> None:
-        """Raise what kept the body from coming: the application saw that it broke, and cannot know why."""
-        if self.failure is not None:
-            raise self.failure
-
-    def skip(self) -> bool:
-        """Drop what the application did not read; False if that has not all come."""
-        if not self.complete:
-            return False
-        del self._connection.buffer[: self.left]
-        return True
-
-    def recv(self, size: int) -> bytes:
-        """At most `size` bytes. Raises an OSError if they do not come."""
-        if self.failure is not None:
-            raise _BodyFailed
-        if self.left is not None:
-            size = min(size, self.left)
-        buffer = self._connection.buffer
-        if size == 0:
-            return b""
-        if buffer:
-            data = bytes(buffer[:size])
-            del buffer[:size]
-        else:
-            data = self._read(size)
-        if self.left is None:
-            self._room -= len(data)
-            if self._room < 0:
-                self._fail(refusal.body_too_large(self._max_body_bytes))
-        else:
-            self.left -= len(data)
-        self._deadline += len(data) / BODY_BYTES_PER_SECOND
-        return data
-
-    def _read(self, size: int) -> bytes:
-        sock = self._connection.sock
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            self._fail(refusal.too_slow("body"))
-        try:
-            sock.settimeout(left)
-            data = sock.recv(size)
-        except TimeoutError:
-            self._fail(refusal.too_slow("body"))
-        except OSError:
-            forget_errors()
-            self._fail(ClientGone())
-        finally:
-            with contextlib.suppress(OSError):
-                sock.settimeout(REPLY_SECONDS)
-        if not data:
-            self._fail(ClientGone())
-        return data
-
-    def _fail(self, failure: Refusal | ClientGone) -> NoReturn:
-        self.failure = failure
-        raise _BodyFailed from None
-
-
-class _BodyFailed(OSError):
-    """The rest of the body will not come; `_Source.failure` says why."""
 
 
 class _ReplyWriter:
@@ -230,8 +177,12 @@ class _ReplyWriter:
     def flush(self) -> None:
         """Send what is held."""
         if self._held:
-            held, self._held = self._held, b""
-            self._send(held)
+            self._send(self.take())
+
+    def take(self) -> bytes:
+        """Give up what is held."""
+        held, self._held = self._held, b""
+        return held
 
     def _send(self, data: bytes) -> None:
         self.sent = True

@@ -36,8 +36,11 @@ class WebSettings:
     accepted in a burst; those still half-open a second later are closed, oldest first."""
     max_half_open: int = 256
     """The same for all addresses together. One more closes the oldest, at once."""
+    max_streams: int = 2000
+    """Live replies at the same time, per worker; fewer where the limit of open files (hard) is below 16,000."""
     max_body_bytes: int = 16 * 1024 * 1024
-    """A longer body is refused with 413; of a chunked body, the chunks' framing counts, too."""
+    """A longer body is refused with 413; of a chunked body, the chunks' framing counts, too. A PUT's is a stream:
+    its application reads it piece by piece, and bounds what it keeps."""
 
     def __post_init__(self) -> None:
         host, port = self.listen
@@ -76,5 +79,6 @@ _POSITIVE = (
     "body_s",
     "max_half_open_per_address",
     "max_half_open",
+    "max_streams",
     "max_body_bytes",
 )

@@ -2,15 +2,16 @@
 
 One thread, the poller, accepts, does TLS handshakes and reads requests without blocking, and holds all
 connections that have no complete request. A complete request goes to the answer lane's threads; one
-whose body is large or of unknown length to the upload lane's, which are fewer. After a reply a thread
-stays with its connection for some milliseconds, for busy clients send the next request at once.
+whose body is large or of unknown length to the upload lane's, which are fewer. A reply that comes as things
+happen is the pump's. After another one a thread stays with its connection for some milliseconds, for busy
+clients send the next request at once.
 """
 
 import contextlib
 import gc
 import os
+import resource
 import select
-import socket
 import time
 from collections import deque
 
@@ -18,11 +19,14 @@ from gunicorn.workers.base import Worker as BaseWorker
 
 from gateway.errors import ClientGone
 from gateway.notify import notify
-from gateway.web import refusal
+from gateway.web import refusal, tcp
 from gateway.web.connection import REPLY_SECONDS, Connection, Next, Phase
 from gateway.web.crowd import Crowd
 from gateway.web.exchange import Exchange
+from gateway.web.flow import Flow
 from gateway.web.lane import Lane
+from gateway.web.memory import return_large_blocks
+from gateway.web.pump import Pump
 from gateway.web.refusal import Refusal
 from gateway.web.settings import WebSettings
 from gateway.web.tls import ServerTls
@@ -31,16 +35,8 @@ LINGER_SECONDS = 0.02
 STOP_IDLE_SECONDS = 2.0
 """A stopping worker still answers what clients send on their open connections within this time."""
 TICK_SECONDS = 0.5
-SILENCE_SECONDS = 30
-"""After this long without a sign of life from its network the kernel gives a connection up."""
+FILES_PER_STREAM = 4
 
-_TCP_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SECONDS // 3),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_SECONDS // 6),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000),
-)
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 _WRITE = select.EPOLLOUT | select.EPOLLONESHOT
 
@@ -51,17 +47,19 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         """Serve until told to stop, then let what has begun end, at most for `graceful_timeout`."""
+        return_large_blocks()
         settings: WebSettings = self.app.settings
         self._settings = settings
         self._tls: ServerTls | None = self.app.tls
-        self._exchange = Exchange(
-            self.cfg, self.wsgi, self.log, body_s=settings.body_s, max_body_bytes=settings.max_body_bytes
-        )
+        files = _raise_file_limit()
+        streams = min(settings.max_streams, files // 2 // FILES_PER_STREAM)
+        self._pump = Pump(limit=streams, log=self.log, done=self._give_back)
+        self._exchange = Exchange(self.cfg, self.wsgi, self.log, settings=settings, has_room=self._pump.has_room)
         uploads = max(1, settings.threads // 4)
         self._answers = self._make_lane("answer", settings.threads)
         self._uploads = self._make_lane("upload", uploads)
-        self._crowd = Crowd(settings)
-        self._returned: deque[tuple[Connection, Next]] = deque()
+        self._crowd = Crowd(settings, files=files - streams * FILES_PER_STREAM)
+        self._returned: deque[tuple[Connection, Next | Flow]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -80,7 +78,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             self._turn()
         self._finish()
 
-    def _make_lane(self, name: str, size: int) -> Lane[Connection, Next]:
+    def _make_lane(self, name: str, size: int) -> Lane[Connection, Next | Flow]:
         return Lane(name, size=size, backlog=4 * size, work=self._serve, done=self._give_back)
 
     # The poller's thread
@@ -118,8 +116,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
                 return
             try:
                 sock.setblocking(False)
-                for option in _TCP_OPTIONS:
-                    sock.setsockopt(*option)
+                tcp.watch(sock)
                 if self._tls is not None:
                     sock = self._tls.context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
                 connection = Connection(sock, client[:2], self._names[listener], self._settings, now)
@@ -171,8 +168,15 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
                 self._crowd.take_back()
                 raise refusal.overloaded()
 
-    def _take_back(self, connection: Connection, step: Next, now: float) -> None:
-        self._crowd.take_back()
+    def _take_back(self, connection: Connection, step: Next | Flow, now: float) -> None:
+        if connection.phase is Phase.STREAMING:
+            connection.rest(now)
+        else:
+            self._crowd.take_back()
+        if isinstance(step, Flow):
+            connection.phase = Phase.STREAMING
+            self._pump.take(step)
+            return
         if connection.sock.fileno() < 0:  # a handler that had taken it over has closed it
             return
         connection.sock.settimeout(0)
@@ -217,30 +221,32 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             listener.close()
         self._listeners.clear()
         end = now + self.cfg.graceful_timeout
-        while len(self._crowd) and time.monotonic() < end:
+        while (len(self._crowd) or len(self._pump) or self._returned) and time.monotonic() < end:
             self._crowd.hurry(now + STOP_IDLE_SECONDS)
             self._turn()
+        self._pump.stop()
 
     # The lanes' threads
 
-    def _serve(self, connection: Connection) -> Next:
+    def _serve(self, connection: Connection) -> Next | Flow:
         try:
             return self._serve_while_busy(connection)
         except Exception:
             self.log.exception("a connection is closed for a fault of ours")
             return Next.GONE
 
-    def _give_back(self, connection: Connection, step: Next) -> None:
+    def _give_back(self, connection: Connection, step: Next | Flow) -> None:
         self._returned.append((connection, step))
         os.eventfd_write(self._wake, 1)
 
-    def _serve_while_busy(self, connection: Connection) -> Next:
+    def _serve_while_busy(self, connection: Connection) -> Next | Flow:
         while True:
             try:
                 connection.sock.settimeout(REPLY_SECONDS)
                 uploaded = connection.lane is Next.UPLOAD
-                if not self._exchange.answer(connection, last=not self.alive):
-                    return Next.GONE
+                answered = self._exchange.answer(connection, last=not self.alive)
+                if answered is not Next.READ:
+                    return answered
                 now = time.monotonic()
                 connection.rest(now)
                 if uploaded:
@@ -260,3 +266,10 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
                 self.log.info("refused a request of %s: %s, %s", connection.client[0], no.code, no.request_id)
                 connection.say(no.encode())
                 return Next.GONE
+
+
+def _raise_file_limit() -> int:
+    """Take as many descriptors as we may have: the soft limit is low for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -18,7 +18,9 @@ PROTECTED = 150
 @pytest.fixture
 def api(tmp_path: Path) -> Api:
     """The application over fakes, with a token store on disk; guest 150 is protected."""
-    config = Config.model_validate({"node": "pve1", "guests": {"protected": [PROTECTED]}, "web": {"max_body": 65536}})
+    config = Config.model_validate(
+        {"node": "pve1", "guests": {"protected": [PROTECTED]}, "web": {"max_body": 65536, "max_streams": 4}}
+    )
     tokens = TokenStore(tmp_path / "tokens", tmp_path / "keys" / "token.keys", protected=[PROTECTED])
     tokens.create()
     supervisor, audit = FakeSupervisor(), FakeAudit()

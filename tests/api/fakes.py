@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -15,19 +15,25 @@ from gateway import ulid
 from gateway.audit.protocol import Receipt
 from gateway.auth.grants import Grant, parse_actions, parse_guests
 from gateway.auth.tokens import TokenStore
-from gateway.errors import AuditUnavailable, ExecEnded, ExecNotFound, GuestNotFound
+from gateway.errors import AuditUnavailable, ExecEnded, ExecNotFound, GuestNotFound, IdempotencyConflict
 from gateway.exec.origin import Origin
-from gateway.exec.reply import OutputSlice, RunReply
+from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
 from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecView, StreamCount
 from gateway.supervisor.client import Watch
+from gateway.supervisor.feed import Feed
+
+from .fake_exec import FakeExec
 
 DAY = timedelta(days=1)
 
 
 @dataclass
 class FakeSupervisor:
-    """Runs nothing: every exec in a known guest ends at once with `stdout`, unless `fails` says otherwise."""
+    """Runs nothing: every exec in a known guest ends at once with `stdout`, unless `fails` says otherwise.
+
+    One that is streamed or detached does what `plays` lets it do; `live` has them all.
+    """
 
     guests: set[int] = field(default_factory=lambda: {101, 102})
     execs: dict[str, tuple[ExecView, str]] = field(default_factory=dict)
@@ -38,15 +44,24 @@ class FakeSupervisor:
     fails: Exception | None = None
     bodies: list[bytes] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
+    plays: Callable[[FakeExec], None] = lambda exec_: exec_.end()
+    live: dict[str, FakeExec] = field(default_factory=dict)
+    keys: dict[tuple[str, str], tuple[int, bytes, str]] = field(default_factory=dict)
+    attended: list[bool] = field(default_factory=list)
+    tickets: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None) -> RunReply:
+    def locate(self, vmid: int) -> None:
         self._fail()
         if vmid not in self.guests:
             raise GuestNotFound("words of the domain", vmid=vmid)
-        assert origin.may_run(vmid)
-        self.bodies.append(body)
+
+    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None, key: str | None = None) -> RunReply:
+        known = self._begin(vmid, body, origin, key)
+        if known is not None:
+            return RunReply(self.execs[known][0], self.stdout, b"", replayed=True)
         spec = ExecSpec.model_validate_json(body)
         view = make_view(vmid, spec.argv())
+        self._remember(vmid, body, origin, key, view["id"])
         dropped = 0 if self.dropped_at is None else 10
         count: StreamCount = {
             "bytes": len(self.stdout) + dropped,
@@ -58,6 +73,62 @@ class FakeSupervisor:
         view["output"] = {"stdout": count, "stderr": none}
         self.execs[view["id"]] = (view, origin.token_id)
         return RunReply(view, self.stdout, b"")
+
+    def start(
+        self,
+        vmid: int,
+        body: bytes,
+        origin: Origin,
+        *,
+        attended: bool,
+        key: str | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[Started, Feed]:
+        known = self._begin(vmid, body, origin, key)
+        self.attended.append(attended)
+        if known is not None:
+            return Started(self.execs[known][0], True), self.live[known].feed(origin)
+        spec = ExecSpec.model_validate_json(body)
+        view = make_view(vmid, spec.argv(), "running")
+        self._remember(vmid, body, origin, key, view["id"])
+        exec_ = FakeExec(view)
+        exec_.stdin_open = spec.stdin_open or spec.tty is not None
+        exec_.tty = (spec.tty.rows, spec.tty.cols) if spec.tty else None
+        self.execs[view["id"]] = (view, origin.token_id)
+        self.live[view["id"]] = exec_
+        started = Started(view.copy(), False)
+        self.plays(exec_)
+        return started, exec_.feed(origin)
+
+    def feed(self, exec_id: str, origin: Origin) -> Feed:
+        view = self.get(exec_id, origin)
+        if exec_id not in self.live:
+            exec_ = self.live[exec_id] = FakeExec(view)
+            for stream, data in self.streams.items():
+                start, end = self.gap or (len(data), len(data))
+                for part in (data[:start], end - start, data[end:]):
+                    exec_.write(stream, part)
+        return self.live[exec_id].feed(origin)
+
+    def put_stdin(self, exec_id: str, origin: Origin, data: bytes, offset: int | None, eof: bool) -> StdinReply:
+        return StdinReply(*self._running(exec_id, origin).put_stdin(data, offset, eof))
+
+    def signal(self, exec_id: str, origin: Origin, number: int, tree: bool) -> ExecView:
+        return self._running(exec_id, origin).signal(number, tree)
+
+    def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> ExecView:
+        return self._running(exec_id, origin).resize(rows, cols)
+
+    def make_ticket(self, origin: Origin, method_and_path: str) -> str:
+        self._fail()
+        ticket = f"ticket{len(self.tickets)}"
+        self.tickets[ticket] = (origin.token_id, method_and_path)
+        return ticket
+
+    def take_ticket(self, ticket: str, method_and_path: str) -> dict[str, Any] | None:
+        self._fail()
+        token_id, path = self.tickets.pop(ticket, ("", ""))
+        return {"token_id": token_id} if path == method_and_path else None
 
     def get(self, exec_id: str, origin: Origin, wait: float = 0) -> ExecView:
         self._fail()
@@ -91,6 +162,10 @@ class FakeSupervisor:
 
     def output(self, exec_id: str, stream: str, origin: Origin, offset: int, length: int) -> OutputSlice:
         view = self.get(exec_id, origin)
+        if exec_id in self.live:
+            members, blobs = self.live[exec_id].output(stream, offset, length)
+            spans = tuple((start, end) for start, end in members["kept"])
+            return OutputSlice(blobs[0], members["total"], spans, members["ended"])
         data = self.streams[stream]
         kept: tuple[tuple[int, int], ...] = ((0, len(data)),)
         if self.gap:
@@ -107,6 +182,28 @@ class FakeSupervisor:
     def health(self) -> dict[str, Any]:
         self._fail()
         return {"checks": self.checks}
+
+    def _running(self, exec_id: str, origin: Origin) -> FakeExec:
+        self.get(exec_id, origin)
+        if exec_id not in self.live:
+            raise ExecEnded("this exec has ended", exec_id=exec_id)
+        return self.live[exec_id]
+
+    def _begin(self, vmid: int, body: bytes, origin: Origin, key: str | None) -> str | None:
+        """The exec that the key has begun before, if any."""
+        self.locate(vmid)
+        assert origin.may_run(vmid)
+        known = self.keys.get((origin.token_id, key or ""))
+        if known is None:
+            self.bodies.append(body)
+            return None
+        if known[:2] != (vmid, body):
+            raise IdempotencyConflict("the key was used for another request")
+        return known[2]
+
+    def _remember(self, vmid: int, body: bytes, origin: Origin, key: str | None, exec_id: str) -> None:
+        if key is not None:
+            self.keys[origin.token_id, key] = vmid, body, exec_id
 
     def _fail(self) -> None:
         if self.fails is not None:

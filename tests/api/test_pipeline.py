@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from gateway.api.routes import ROUTES
 
@@ -79,9 +80,10 @@ def test_scheme_is_case_insensitive(api: Api) -> None:
 
 @pytest.mark.parametrize("host", ["", "a" * 300, "[::1", "exa mple", "é", "a:99999", "\x00"])
 def test_odd_hosts_are_no_500(api: Api, host: str) -> None:
-    """The Host header is of no interest, and cannot break anything."""
-    response = api.request("GET", "/health/live", environ_overrides={"HTTP_HOST": host})
-    assert response.status_code in (200, 400, 404)
+    """The Host header is of no interest, and cannot break anything (but Werkzeug's own client, which parses it)."""
+    environ = EnvironBuilder("/health/live", environ_overrides={"HTTP_HOST": host}).get_environ()
+    _, status, _ = run_wsgi_app(api.client.application, environ, buffered=True)
+    assert status[:3] in ("200", "400", "404")
 
 
 def test_the_table_is_what_is_served(api: Api) -> None:

@@ -95,6 +95,12 @@ class Api:
         secured.sendall(head.encode() + data)
         return secured
 
+    def connect(self, timeout: float | None = None) -> http.client.HTTPSConnection:
+        """A new connection, for who reads a reply as it comes."""
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.port, context=self._context, timeout=timeout or self._timeout
+        )
+
     def close(self) -> None:
         """Closes the kept connections."""
         with self._lock:
@@ -110,7 +116,7 @@ class Api:
                     connection.sock.settimeout(timeout)
                     return connection
                 connection.close()
-        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self._context, timeout=timeout)
+        return self.connect(timeout)
 
 
 def _has_ended(sock: socket.socket) -> bool:

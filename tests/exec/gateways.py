@@ -19,6 +19,7 @@ class Gateway:
     def __init__(self, *, environment: dict[str, str] | None = None, **settings: dict[str, Any]) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pveg-"))
         self.services = Services(self.directory, settings=settings, environment=environment)
+        self.instance: str = settings.get("supervisor", {}).get("instance", "default")
         self.spool = self.services.spool
         self.audit_log = self.services.audit / "audit.log"
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -176,16 +177,32 @@ def test_full_node_answers_429_after_the_queue_time(narrow: Api) -> None:
     assert narrow.run(101, ["true"], queue_timeout=0)["timing"]["queued_ms"] == 0
 
 
-def test_client_that_leaves_the_queue_runs_nothing(narrow: Api) -> None:
+def test_client_that_leaves_the_queue_runs_nothing(make_gateway: Callable[..., Gateway]) -> None:
     """A client that goes away while it waits has no command run for it, and its place in the line is free."""
     mark, never = new_mark(), new_mark()
-    with narrow.begin(101, {"command": ["sleep", mark]}), narrow.begin(101, {"command": ["sleep", mark]}):
-        until(lambda: len(living(mark, alone=True)) == 2)
-        narrow.begin(101, {"command": ["touch", f"/root/{never}"], "queue_timeout": 60}).close()
-        time.sleep(0.3)  # time to be queued and given up
-    until(lambda: not living(mark), why="both ended with their clients")
-    assert narrow.run(101, ["true"])["reason"] == "exited"
+    leaving = []
+    with contextlib.closing(make_gateway(exec={"max_running": 1, "max_queued": 1}).api()) as api:
+
+        def one_waits() -> bool:
+            leaving.append(api.begin(101, {"command": ["touch", f"/root/{never}"], "queue_timeout": 60}))
+            return not may_wait(api)  # else our own look had the place when it came: with another one, then
+
+        with api.begin(101, {"command": ["sleep", mark]}):
+            until(lambda: living(mark, alone=True), why="it has the only place to run")
+            until(one_waits, why="it has the only place in the line")
+            for connection in leaving:
+                connection.close()
+            until(lambda: may_wait(api), why="that place is free")
+            kill_all(mark)
+            assert api.run(101, ["true"])["reason"] == "exited"
     assert not (guests.get(101).rootfs / "root" / never).exists()
+
+
+def may_wait(api: Api) -> bool:
+    """Whether a request that finds no place to run has one to wait in."""
+    refused = api.post(101, {"command": ["true"], "queue_timeout": 0.01})
+    assert refused.code == "too_many_execs"
+    return bool(refused.json()["limit"] != "exec.max_queued")
 
 
 def test_places_come_back_after_every_kind_of_failure(narrow: Api) -> None:

@@ -1,10 +1,12 @@
-"""A root file system for guest mode that needs no container: busybox, its users, no /tmp."""
+"""A root file system for guest mode that needs no container (busybox, its users, no /tmp), and the guests of a node."""
 
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.pvesim import guests
 
 APPLETS = ("sh", "env", "cat", "pwd", "true", "echo", "ls", "touch")
 PASSWD = """\
@@ -40,3 +42,17 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "etc/group").write_text(GROUP)
     tmp_path.chmod(0o755)
     return tmp_path
+
+
+GUESTS = {101: "busybox, privileged", 104: "busybox", 201: "Debian", 202: "Debian, privileged"}
+
+
+@pytest.fixture(scope="module", params=list(GUESTS), ids=list(GUESTS.values()))
+def vmid(request: pytest.FixtureRequest) -> int:
+    """A running guest of the node's own."""
+    number: int = request.param
+    try:
+        guests.get(number)
+    except guests.GuestError:
+        pytest.skip("this node was started without the Debian guests")
+    return number

@@ -17,10 +17,13 @@ STAGES = ("none", "spec", "user", "groups", "cwd", "exec", "tty", "fds", "cgroup
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TTY = 1
 ATTACH_STDERR = 2
+REQUESTS = 3
+OWN_CGROUP, TERMINAL = 1, 2
 ATTACH = "/proc/self/fd/8"
 _ANSWER_SECONDS = 20
 _PR_SET_CHILD_SUBREAPER = 36
-_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
+_CLONE_NEWNS = 0x20000
+_MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
 HIGH = 64  # our own descriptors stay clear of the numbers that a launch gives a meaning
 
 
@@ -68,7 +71,7 @@ class Message:
 
 @dataclass
 class Launch:
-    """A launcher that was started, the other ends of its descriptors and what it said."""
+    """A launcher that was started, the other ends of its descriptors and what it said. Its pid, 0 until it is known."""
 
     pid: int
     status: socket.socket
@@ -76,14 +79,20 @@ class Launch:
     stderr: int
     attach_stderr: int
     messages: list[Message] = field(default_factory=list)
+    terminal: int | None = None
+    """The master that came with a message."""
 
     def receive(self) -> Message:
         """The next message; raises TimeoutError rather than wait for ever."""
         try:
-            data, ancillary, _, _ = self.status.recvmsg(16, socket.CMSG_SPACE(12))
+            room = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4)
+            data, ancillary, _, _ = self.status.recvmsg(16, room, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:  # it died with a message of ours unread
             data, ancillary = b"", []
-        sender = struct.unpack("3i", ancillary[0][2])[0] if data and ancillary else 0
+        values = {kind: value for _, kind, value in ancillary}
+        sender = struct.unpack("3i", values[socket.SCM_CREDENTIALS])[0] if data else 0
+        if socket.SCM_RIGHTS in values:
+            self.terminal = high(*struct.unpack("i", values[socket.SCM_RIGHTS]))
         message = Message(data[:1].decode(), sender)
         if len(data) == 6:
             stage, errno = struct.unpack("<BI", data[1:])
@@ -91,6 +100,7 @@ class Launch:
         else:
             assert len(data) <= 1, data
         self.messages.append(message)
+        self.pid = self.pid or sender
         return message
 
     def go(self) -> None:
@@ -100,9 +110,10 @@ class Launch:
     def close(self) -> None:
         """Closes all of our ends."""
         self.status.close()
-        for fd in (self.stdout, self.stderr, self.attach_stderr):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        for fd in (self.stdout, self.stderr, self.attach_stderr, self.terminal):
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
 
 
 @dataclass(frozen=True)
@@ -122,68 +133,131 @@ class Ended:
         return self.last.stage, self.last.errno
 
 
+@dataclass(frozen=True)
+class Nursery:
+    """A nursery and our end of its socket."""
+
+    pid: int
+    requests: socket.socket
+
+    @classmethod
+    def start(cls, prepare: Callable[[], None] | None = None) -> "Nursery":
+        """Forks one; `prepare` runs in the child first."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        image, theirs_fd = memfd(LAUNCHER.read_bytes()), high(theirs.detach())
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                os.dup2(theirs_fd, REQUESTS)
+                if prepare:
+                    prepare()
+                os.execve(image, ["launcher", "nursery"], {"CANARY": "of the supervisor"})
+            os._exit(99)
+        os.close(image)
+        os.close(theirs_fd)
+        return cls(pid, ours)
+
+    def end(self) -> int:
+        """Closes our end; its exit code."""
+        self.requests.close()
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The descriptors of a launch: those that it gets, by their numbers, and the launch with our ends of them."""
+
+    theirs: dict[int, int]
+    launch: Launch
+
+    @classmethod
+    def make(cls, spec: bytes, stdin: int | None = None, terminal: int | None = None) -> "Ends":
+        """0 to 6. Without `stdin` it is /dev/null. `terminal` stands as the command's stderr."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ours.settimeout(_ANSWER_SECONDS)
+        (out, out_w), (words, words_w), (err, err_w) = (map(high, os.pipe()) for _ in range(3))
+        first = high(os.open(os.devnull, os.O_RDWR)) if stdin is None else high(os.dup(stdin))
+        made = [memfd(spec), high(theirs.detach()), memfd(LAUNCHER.read_bytes())]
+        if terminal is not None:
+            os.close(err_w)
+            err_w = high(os.dup(terminal))
+        return cls(dict(enumerate([first, out_w, words_w, *made, err_w])), Launch(0, ours, out, err, words))
+
+    def close_theirs(self) -> None:
+        for fd in self.theirs.values():
+            os.close(fd)
+
+
 def start(
-    argv: list[str],
     spec: bytes,
     *,
     root: Path | None = None,
-    stdin: int | None = None,
     terminal: int | None = None,
-    cgroup: int | None = None,
-    attach: bytes | None = None,
     prepare: Callable[[], None] | None = None,
-    hole: int | None = None,
 ) -> Launch:
-    """Forks a launcher with its descriptors in place; `root` to chroot into, `prepare` to run in the child first.
-
-    Without `stdin` it is /dev/null. `terminal` takes the place of the command's stderr. `attach` is the program that
-    stands as `ATTACH`. `hole` is left closed.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    ours.settimeout(_ANSWER_SECONDS)
-    pipes = [tuple(map(high, os.pipe())) for _ in range(3)]
-    null = high(os.open(os.devnull, os.O_RDWR))
-    made = [memfd(spec), high(theirs.detach()), memfd(LAUNCHER.read_bytes())]
-    streams = [null if stdin is None else stdin, pipes[0][1], pipes[1][1]]
-    table = dict(enumerate([*streams, *made, pipes[2][1] if terminal is None else terminal]))
-    if cgroup is not None:
-        table[7] = cgroup
-    if attach is not None:
-        made.append(memfd(attach, "attach"))
-        table[8] = made[-1]
+    """Forks a launcher in guest mode; `root` to chroot into, `prepare` to run in the child first."""
+    ends = Ends.make(spec, terminal=terminal)
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):
             if root:
                 enter_root(root)
-            for number, fd in table.items():
+            for number, fd in ends.theirs.items():
                 os.dup2(fd, number)
             if prepare:
                 prepare()
             image = fcntl.fcntl(5, fcntl.F_DUPFD_CLOEXEC, HIGH)
-            if hole is not None:
-                os.close(hole)
-            os.execve(image, argv, {"CANARY": "of the supervisor"})
+            os.execve(image, ["/proc/self/fd/5"], {"CANARY": "of the supervisor"})
         os._exit(99)
-    for fd in {*made, null, *(write for _, write in pipes)}:
-        os.close(fd)
-    return Launch(pid, ours, pipes[0][0], pipes[2][0], pipes[1][0])
+    ends.close_theirs()
+    ends.launch.pid = pid
+    return ends.launch
+
+
+def bear(
+    nursery: Nursery,
+    words: Sequence[str],
+    spec: bytes = b"spec",
+    *,
+    terminal: int | None = None,
+    cgroup: int | None = None,
+    attach: bytes | None = None,
+) -> Launch:
+    """Asks a nursery for a launch of `words`: the program, its name, its arguments. Its pid comes with a message.
+
+    `terminal`: the process in whose guest one is made. `attach` is the program that stands as `ATTACH`.
+    """
+    ends = Ends.make(spec, terminal=terminal)
+    program = memfd(attach or b"no program", "attach")
+    held = [*ends.theirs.values(), program if cgroup is None else cgroup, program]
+    flags = OWN_CGROUP * (cgroup is not None) + TERMINAL * (terminal is not None)
+    request = bytes([flags]) + b"".join(os.fsencode(word) + b"\0" for word in words)
+    socket.send_fds(nursery.requests, [request], held)
+    ends.close_theirs()
+    os.close(program)
+    return ends.launch
 
 
 def enter_root(root: Path) -> None:
-    """Makes `root` the root of this process, with a /proc where there is a place for it; its end unmounts it."""
+    """Makes `root` the root of this process, with a /proc where there is a place for it; its end unmounts it.
+
+    Then, as in a guest, devices can be opened there, also where the test's directory is nodev: Debian 13's /tmp is.
+    """
     libc = ctypes.CDLL(None)
     if (root / "proc").is_dir():
+        place = os.fsencode(root)
         assert libc.unshare(_CLONE_NEWNS) == 0
         assert libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0
-        assert libc.mount(b"proc", os.fsencode(root / "proc"), b"proc", 0, None) == 0
+        assert libc.mount(place, place, None, _MS_BIND, None) == 0
+        assert libc.mount(b"none", place, None, _MS_REMOUNT | _MS_BIND, None) == 0
+        assert libc.mount(b"proc", place + b"/proc", b"proc", 0, None) == 0
     os.chroot(root)
     os.chdir("/")
 
 
 def finish(launch: Launch, pid: int | None = None) -> Ended:
-    """Reads a launch to its end and reaps `pid`, which is the forked one unless told otherwise."""
+    """Reads a launch to its end and reaps `pid`, which is its own unless told otherwise."""
     while launch.receive().kind:
         pass
     streams = [_read_all(fd) for fd in (launch.stdout, launch.stderr, launch.attach_stderr)]
@@ -195,7 +269,7 @@ def finish(launch: Launch, pid: int | None = None) -> Ended:
 
 def run(spec: bytes, *, root: Path | None = None, prepare: Callable[[], None] | None = None) -> Ended:
     """Guest mode from start to end, with a 'G' for an 'R'."""
-    launch = start(["/proc/self/fd/5"], spec, root=root, prepare=prepare)
+    launch = start(spec, root=root, prepare=prepare)
     if launch.receive().kind == "R":
         launch.go()
     return finish(launch)

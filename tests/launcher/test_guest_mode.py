@@ -204,7 +204,7 @@ def test_needs_nothing_of_the_guest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", [None, b"X", b"R", b""], ids=["EOF", "X", "R", "empty"])
 def test_runs_nothing_without_go(root: Path, answer: bytes | None) -> None:
     """A supervisor that dies, or says anything but 'G', leaves no command behind."""
-    launch = start(["/proc/self/fd/5"], build_spec(["/bin/touch", "/ran"]), root=root)
+    launch = start(build_spec(["/bin/touch", "/ran"]), root=root)
     assert launch.receive().kind == "R"
     if answer is None:
         launch.status.shutdown(socket.SHUT_RDWR)
@@ -217,7 +217,7 @@ def test_runs_nothing_without_go(root: Path, answer: bytes | None) -> None:
 
 def test_names_the_process_that_becomes_the_command(root: Path) -> None:
     """The sender of 'R' is the pid that the command then has."""
-    launch = start(["/proc/self/fd/5"], build_spec(["/bin/sh", "-c", "echo $$"]), root=root)
+    launch = start(build_spec(["/bin/sh", "-c", "echo $$"]), root=root)
     ready = launch.receive()
     launch.go()
     ended = harness.finish(launch)
@@ -228,7 +228,7 @@ def test_gives_a_terminal() -> None:
     """With SPEC_TTY the pty is the command's controlling terminal and its 0, 1 and 2."""
     master, slave = map(harness.high, pty.openpty())
     script = "test -t 0 && test -t 1 && test -t 2 && echo fine > /dev/tty"
-    launch = start(["/proc/self/fd/5"], build_spec(["sh", "-c", script], flags=harness.TTY), terminal=slave)
+    launch = start(build_spec(["sh", "-c", script], flags=harness.TTY), terminal=slave)
     assert launch.receive().kind == "R"
     launch.go()
     ended = harness.finish(launch)

@@ -1,9 +1,11 @@
-"""Host mode: the process that becomes lxc-attach, with other programs in its place."""
+"""The nursery and host mode: the process that becomes lxc-attach, with other programs in its place."""
 
 import ctypes
 import errno
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.launcher import harness
-from tests.launcher.harness import finish, start
+from tests.launcher.harness import LAUNCHER, Nursery, bear, finish
 
 _KEYCTL = 250 if os.uname().machine == "x86_64" else 219
 _JOIN_SESSION_KEYRING, _SESSION_KEYRING = 1, -3
@@ -36,111 +38,91 @@ def cgroup() -> Iterator[Path]:
         harness.remove_cgroup(path)
 
 
-def host_argv(mode: str, *command: str) -> list[str]:
-    """Host mode's own argv for a program that is called by its path."""
-    return ["launcher", "host", mode, command[0], *command]
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    """One that ends with the test, without a word."""
+    started = Nursery.start()
+    yield started
+    assert started.end() == 0
 
 
-def launch_guest_placed(*command: str) -> harness.Ended:
-    """Runs `command` in lxc-attach's place, with no cgroup of its own."""
-    return finish(start(host_argv("guest", *command), b"spec"))
+def run(nursery: Nursery, program: str, *arguments: str) -> harness.Ended:
+    """Runs a program in lxc-attach's place, by its path and with no cgroup of its own."""
+    return finish(bear(nursery, [program, program, *arguments]))
 
 
-def test_is_born_in_the_cgroup(cgroup: Path) -> None:
-    """In mode `own` a second process, child of ours, is in the cgroup from birth; the spawned one exits 0."""
+def test_is_born_in_the_cgroup(nursery: Nursery, cgroup: Path) -> None:
+    """The process is a child of ours, not the nursery's, and in the cgroup from birth."""
     fd = harness.high(os.open(cgroup, os.O_PATH | os.O_DIRECTORY))
-    launch = start(host_argv("own", "/bin/cat", "/proc/self/cgroup"), b"spec", cgroup=fd)
+    script = "cat /proc/self/cgroup; echo $PPID"
+    launch = bear(nursery, ["/bin/sh", "sh", "-c", script], cgroup=fd)
     os.close(fd)
-    said = launch.receive()
-    assert said.kind == "H"
-    assert said.sender != launch.pid
-    assert os.waitstatus_to_exitcode(os.waitpid(launch.pid, 0)[1]) == 0
-    ended = finish(launch, said.sender)
-    assert ended.code == 0
-    assert ended.stdout.decode().rstrip().endswith(f"/{cgroup.name}")
+    ended = finish(launch)
+    assert (ended.last.kind, ended.code) == ("H", 0)
+    *_, place, parent = ended.stdout.decode().splitlines()
+    assert place.endswith(f"/{cgroup.name}")
+    assert int(parent) == os.getpid()
 
 
-def test_tells_of_a_cgroup_that_is_gone(cgroup: Path) -> None:
-    """A cgroup that was removed since it was opened is told in stage `cgroup`: the guest stopped."""
+def test_tells_of_a_cgroup_that_is_gone(nursery: Nursery, cgroup: Path) -> None:
+    """A cgroup that was removed since it was opened is told in stage `cgroup`: the guest stopped. Others go on."""
     fd = harness.high(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
     cgroup.rmdir()
-    launch = start(host_argv("own", "/bin/true"), b"spec", cgroup=fd)
+    launch = bear(nursery, ["/bin/true", "true"], cgroup=fd)
     os.close(fd)
-    ended = finish(launch)
-    assert ended.failure in {("cgroup", errno.ENOENT), ("cgroup", errno.ENODEV)}
-    assert ended.code == 127
-
-
-def test_names_itself_before_it_becomes_the_program() -> None:
-    """In mode `guest` 'H' comes from the spawned pid itself."""
-    launch = start(host_argv("guest", "/bin/sh", "-c", "echo $$"), b"spec")
     said = launch.receive()
-    ended = finish(launch)
-    assert (said.kind, said.sender, int(ended.stdout)) == ("H", launch.pid, launch.pid)
+    assert (said.kind, said.sender, said.stage) == ("X", nursery.pid, "cgroup")
+    assert said.errno in (errno.ENOENT, errno.ENODEV)
+    assert launch.receive().kind == ""  # it holds nothing of the launch any more
+    launch.close()
+    assert run(nursery, "/bin/true").code == 0
 
 
-def test_gives_a_fixed_environment() -> None:
+def test_names_itself_before_it_becomes_the_program(nursery: Nursery) -> None:
+    """'H' comes from the pid that the program then has."""
+    ended = run(nursery, "/bin/sh", "-c", "echo $$")
+    assert (ended.last.kind, ended.last.sender) == ("H", int(ended.stdout))
+
+
+def test_gives_a_fixed_environment(nursery: Nursery) -> None:
     """The program's environment has two variables, none of them the supervisor's."""
-    ended = launch_guest_placed("/usr/bin/env")
+    ended = run(nursery, "/usr/bin/env")
     assert sorted(ended.stdout.splitlines()) == [b"LC_ALL=C.UTF-8", b"PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
 
 
-@pytest.mark.parametrize("sealed", [False, True], ids=["path", "memfd"])
-@pytest.mark.parametrize("mode", ["own", "guest"])
-def test_lets_no_descriptor_through(cgroup: Path, mode: str, sealed: bool) -> None:
-    """The program holds 0 to 6: not the cgroup, not its own file, and nothing that leaked out of the supervisor."""
-    fd = harness.high(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
+@pytest.mark.parametrize("own", [False, True], ids=["guest", "own"])
+def test_lets_no_descriptor_through(cgroup: Path, own: bool) -> None:
+    """The program holds 0 to 6: not the cgroup, not its own file, not the nursery's socket, and nothing that leaked out
+    of the supervisor."""
 
     def leak() -> None:
-        for number in (9, 40, 1000) if sealed else (8, 9, 40, 1000):
-            os.dup2(0, number, inheritable=True)
+        for number in (0, 7, 9, 10, 40, 1000):
+            os.dup2(harness.REQUESTS, number, inheritable=True)
 
-    program = harness.ATTACH if sealed else "/bin/busybox"
-    argv = ["launcher", "host", mode, program, "sh", "-c", "exec /bin/ls /proc/$$/fd"]  # which it opens as 7
-    attach = Path("/bin/busybox").read_bytes() if sealed else None
-    launch = start(argv, b"spec", cgroup=fd, attach=attach, prepare=leak)
+    nursery = Nursery.start(leak)
+    fd = harness.high(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
+    words = [harness.ATTACH, "sh", "-c", "exec /bin/ls /proc/$$/fd"]  # which it opens as 7
+    ended = finish(bear(nursery, words, cgroup=fd if own else None, attach=Path("/bin/busybox").read_bytes()))
     os.close(fd)
-    said = launch.receive()
-    ended = finish(launch, said.sender)
-    if mode == "own":
-        os.waitpid(launch.pid, 0)
     assert sorted(map(int, ended.stdout.split())) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert nursery.end() == 0
 
 
 @pytest.mark.parametrize("program", ["/bin/busybox", harness.ATTACH])
-def test_gives_the_program_its_name(program: str) -> None:
+def test_gives_the_program_its_name(nursery: Nursery, program: str) -> None:
     """ARG0 is argv[0], whatever the file is called; the file may be a sealed memfd, and is executed as that."""
     script = "readlink /proc/$$/exe; tr '\\0' ' ' < /proc/$$/cmdline; exit 3"
-    argv = ["launcher", "host", "guest", program, "sh", "-c", script]
-    ended = finish(start(argv, b"spec", attach=Path("/bin/busybox").read_bytes()))
+    ended = finish(bear(nursery, [program, "sh", "-c", script], attach=Path("/bin/busybox").read_bytes()))
     exe = "/memfd:attach (deleted)" if program == harness.ATTACH else Path(program).resolve()
     assert ended.code == 3
     assert ended.stdout.decode().startswith(f"{exe}\nsh -c ")
 
 
-def test_tells_of_an_attach_that_is_not_there() -> None:
-    """Descriptor 8 as the program without a descriptor 8 is ENOENT in stage `attach`; a stray one is no program."""
-    argv = ["launcher", "host", "guest", harness.ATTACH, "lxc-attach"]
-    assert finish(start(argv, b"spec")).failure == ("attach", errno.ENOENT)
-    assert finish(start(argv, b"spec", attach=b"no program")).failure == ("attach", errno.ENOEXEC)
-
-
-@pytest.mark.parametrize("missing", [0, 1, 2, 3, 5, 6])
-def test_refuses_a_hole(missing: int) -> None:
-    """With a descriptor missing it does not start, since lxc-attach would fill the hole."""
-    launch = start(host_argv("guest", "/bin/true"), b"spec", hole=missing)
-    assert finish(launch).failure == ("fds", errno.EBADF)
-
-
-def test_refuses_a_missing_cgroup() -> None:
-    """Mode `own` without descriptor 7 does not start either."""
-    assert finish(start(host_argv("own", "/bin/true"), b"spec")).failure == ("fds", errno.EBADF)
-
-
-def test_tells_of_a_program_that_is_missing() -> None:
-    """An lxc-attach that is not there is ENOENT in stage `attach`."""
-    ended = launch_guest_placed("/no/such/lxc-attach")
-    assert ended.failure == ("attach", errno.ENOENT)
+@pytest.mark.parametrize(("program", "error"), [("/no/such/lxc-attach", errno.ENOENT), (harness.ATTACH, errno.ENOEXEC)])
+def test_tells_of_a_program_that_is_none(nursery: Nursery, program: str, error: int) -> None:
+    """An lxc-attach that is not there, or is no program, is told in stage `attach`."""
+    ended = run(nursery, program)
+    assert ended.failure == ("attach", error)
     assert ended.code == 127
 
 
@@ -155,8 +137,9 @@ def test_leaves_the_supervisors_signals_and_scheduling() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
     script = "grep -E 'Sig(Ign|Blk)|NoNewPrivs|NSsid' /proc/self/status; nice; cat /proc/self/oom_score_adj; echo $$"
-    launch = start(host_argv("guest", "/bin/sh", "-c", script), b"spec", prepare=spoil)
-    ended = finish(launch)
+    nursery = Nursery.start(spoil)
+    ended = run(nursery, "/bin/sh", "-c", script)
+    assert nursery.end() == 0
     *status, nice, oom_score_adj, pid = ended.stdout.decode().splitlines()
     values = dict(line.split(":\t") for line in status)
     assert {values["SigIgn"], values["SigBlk"]} == {"0" * 16}
@@ -168,35 +151,67 @@ def test_leaves_the_supervisors_signals_and_scheduling() -> None:
 def test_leaves_the_supervisors_keyring() -> None:
     """The program has a session keyring of its own, so that no two guests and the host share one."""
 
+    told_r, told_w = os.pipe()
+
     def join() -> None:
         keyring = ctypes.CDLL(None).syscall(_KEYCTL, _JOIN_SESSION_KEYRING, None)
-        os.write(harness.ATTACH_STDERR, str(keyring).encode())
+        os.write(told_w, str(keyring).encode())
 
     script = f"import ctypes; print(ctypes.CDLL(None).syscall({_KEYCTL}, 0, {_SESSION_KEYRING}, 0))"
-    argv = host_argv("guest", sys.executable, "-I", "-S", "-c", script)
-    ended = finish(start(argv, b"spec", prepare=join))
-    theirs, ours = int(ended.stdout), int(ended.attach_stderr)
-    assert theirs > 0 < ours
-    assert theirs != ours
+    nursery = Nursery.start(join)
+    keyrings = [int(run(nursery, sys.executable, "-I", "-S", "-c", script).stdout) for _ in range(2)]
+    keyrings.append(int(os.read(told_r, 20)))
+    assert nursery.end() == 0
+    os.close(told_r)
+    os.close(told_w)
+    assert min(keyrings) > 0
+    assert len(set(keyrings)) == 3
 
 
-def test_opens_the_pipes_to_the_user() -> None:
+def test_opens_the_pipes_to_the_user(nursery: Nursery) -> None:
     """The command's pipes may be reopened by any user who holds them; lxc-attach's own may not."""
-    ended = launch_guest_placed("/bin/sh", "-c", "stat -Lc %a /proc/$$/fd/1 /proc/$$/fd/2 /proc/$$/fd/6")
+    ended = run(nursery, "/bin/sh", "-c", "stat -Lc %a /proc/$$/fd/1 /proc/$$/fd/2 /proc/$$/fd/6")
     assert ended.stdout.split() == [b"666", b"600", b"666"]
 
 
 @pytest.mark.parametrize(
-    "argv",
+    ("request_", "count"),
     [
-        ["host"],
-        ["host", "own"],
-        ["host", "guest", "/bin/true"],
-        ["host", "else", "/bin/true", "true"],
-        ["x", "guest", "/bin/true", "true"],
+        (b"\0/bin/true\0true\0", 8),
+        (b"\0/bin/true\0true\0", 10),
+        (b"\0/bin/true\0true\0", 250),
+        (b"\0/bin/true\0true\0", 0),
+        (b"\0/bin/true\0true", 9),
+        (b"\0/bin/true\0", 9),
+        (b"\0", 9),
+        (b"\0/bin/true\0true\0" + b"x\0" * 4096, 9),
     ],
 )
+def test_forgets_what_is_no_request(nursery: Nursery, request_: bytes, count: int) -> None:
+    """Nothing runs, all descriptors that came are closed, and the next request is served."""
+    reading, writing = os.pipe()
+    socket.send_fds(nursery.requests, [request_], [writing] * count)
+    os.close(writing)
+    assert os.read(reading, 1) == b""  # the end: nobody holds it any more
+    os.close(reading)
+    assert run(nursery, "/bin/true").code == 0
+    assert sorted(os.listdir(f"/proc/{nursery.pid}/fd")) == list("0123456789")
+
+
+def test_keeps_nothing_of_a_launch(nursery: Nursery) -> None:
+    """After a hundred launches the nursery holds what it held before, has no children, and is a process of its own
+    session without a name of ours in its environment."""
+    run(nursery, "/bin/true")
+    place = Path(f"/proc/{nursery.pid}")
+    before = {name: os.readlink(place / "fd" / name) for name in os.listdir(place / "fd")}
+    assert {run(nursery, "/bin/true").code for _ in range(100)} == {0}
+    assert {name: os.readlink(place / "fd" / name) for name in os.listdir(place / "fd")} == before
+    assert set(before.values()) == {before["9"]}  # its socket, which is also where nothing else may be
+    assert (place / f"task/{nursery.pid}/children").read_text() == ""
+    assert os.getsid(nursery.pid) == nursery.pid
+
+
+@pytest.mark.parametrize("argv", [["host"], ["nursery", "x"], ["x"]])
 def test_refuses_other_words(argv: list[str]) -> None:
-    """A mode that it does not know, or a program without a name, is exit code 2, and nothing runs."""
-    ended = finish(start(["launcher", *argv], b"spec"))
-    assert (ended.last.kind, ended.code, ended.stdout) == ("", 2, b"")
+    """A mode that it does not know is exit code 2."""
+    assert subprocess.run([LAUNCHER, *argv], check=False).returncode == 2

@@ -1,79 +1,23 @@
 """The whole way, host mode, lxc-attach and guest mode, into real containers of a simulated node."""
 
 import errno
-import itertools
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.launcher import harness
-from tests.launcher.harness import Ended, Launch, build_spec, finish, start
+from tests.launcher.harness import build_spec
+from tests.launcher.into_guests import launched, run_in
 from tests.pvesim import guests
 
 pytestmark = pytest.mark.skipif(
     not Path("/etc/pve/.members").exists(), reason="runs inside a node of tests/pvesim, which has the containers"
 )
 UNPRIVILEGED = 104
-LXC_ATTACH = "/usr/bin/lxc-attach"
-_number = itertools.count()
-
-
-@contextmanager
-def launched(
-    vmid: int, spec: bytes, *, sealed: bool = True, prepare: Callable[[], None] | None = None
-) -> Iterator[tuple[Launch, Path]]:
-    """Sends a launcher into a guest, in a cgroup of its own; all that is left in it is killed at the end.
-
-    `sealed` lets lxc-attach run from a sealed memfd, as the supervisor does with a program; else from its path.
-    """
-    harness.adopt_orphans(True)
-    cgroup = guests.get(vmid).cgroup / f"pveg-launcher-{os.getpid()}-{next(_number)}"
-    cgroup.mkdir()
-    fd = harness.high(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
-    argv = ["launcher", "host", "own", harness.ATTACH if sealed else LXC_ATTACH, "lxc-attach", "-n", str(vmid)]
-    argv += ["--elevated-privileges=CGROUP", "--clear-env", "--", "/proc/self/fd/5"]
-    attach = Path(LXC_ATTACH).read_bytes() if sealed else None
-    launch = start(argv, spec, cgroup=fd, attach=attach, prepare=prepare)
-    os.close(fd)
-    try:
-        assert os.waitpid(launch.pid, 0)[1] == 0
-        yield launch, cgroup
-    finally:
-        launch.close()
-        harness.end_cgroup(cgroup)
-        harness.adopt_orphans(False)
-
-
-def run_in(vmid: int, spec: bytes) -> Ended:
-    """One command from spec to end, as the supervisor does it: lxc-attach is killed before 'G'."""
-    with launched(vmid, spec) as (launch, _):
-        attach = launch.receive().sender
-        said = launch.receive()
-        if said.kind != "R":
-            return finish(launch, attach)
-        os.kill(attach, signal.SIGKILL)
-        os.waitpid(attach, 0)
-        launch.go()
-        return finish(launch, said.sender)
-
-
-GUESTS = {101: "busybox, privileged", 104: "busybox", 201: "Debian", 202: "Debian, privileged"}
-
-
-@pytest.fixture(scope="module", params=list(GUESTS), ids=list(GUESTS.values()))
-def vmid(request: pytest.FixtureRequest) -> int:
-    """A running guest of the node's own."""
-    number: int = request.param
-    try:
-        guests.get(number)
-    except guests.GuestError:
-        pytest.skip("this node was started without the Debian guests")
-    return number
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ class Services:
         self._settings = settings or {}
         self._environment = environment or {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._notify: dict[str, bytes] = {}
         self.port: int = self._listener.getsockname()[1]
         self.url = f"https://127.0.0.1:{self.port}"
 
@@ -87,8 +88,10 @@ class Services:
         self._write_files()
         try:
             self._await_ready(self._spawn("audit"))  # it makes the key that the supervisor reads
-            for service in [self._spawn("supervisor"), self._spawn("web")]:
-                self._await_ready(service)
+            supervisor, web = self._spawn("supervisor"), self._spawn("web")
+            with web.notify:
+                self._await_ready(supervisor)
+                self._await_ready(web)
         except BaseException:
             self.stop()
             raise
@@ -108,6 +111,14 @@ class Services:
         """Stop the service if it runs, start it, and return when it has said READY=1."""
         self._terminate(name)
         self._await_ready(self._spawn(name))
+
+    def reload(self, name: str) -> None:
+        """SIGHUP, as `systemctl reload` sends it; returns when the service's successor in place has said READY=1."""
+        process, address = self._processes[name], self._notify[name]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(address)
+            process.send_signal(signal.SIGHUP)
+            self._await_ready(_Started(name, process, notify))
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send the service's main process a signal; after SIGKILL return when it is gone."""
@@ -172,7 +183,7 @@ class Services:
             },
             "tokens": {"directory": f"{self.state}/tokens", "key_file": f"{self.state}/keys/token.keys"},
             "spool": {"directory": f"{self.spool}"},
-            "lxc": {"launcher": f"{REPOSITORY}/build/launcher"},
+            "lxc": {"launcher": f"{REPOSITORY}/build/launcher", "pct": f"{REPOSITORY}/tests/pvesim/pct.py"},
         }
         for section, values in self._settings.items():
             chosen[section] = {**chosen.get(section, {}), **values}
@@ -203,7 +214,7 @@ class Services:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=passed,
                 cwd="/", start_new_session=True,
             )  # fmt: skip
-        self._processes[name] = process
+        self._processes[name], self._notify[name] = process, notify.getsockname()
         return _Started(name, process, notify)
 
     def _await_ready(self, started: "_Started") -> None:
@@ -212,8 +223,10 @@ class Services:
             poll.register(notify, select.POLLIN)
             poll.register(pidfd, select.POLLIN)
             happened = dict(poll.poll(_START_SECONDS * 1000))
-            if notify.fileno() in happened and notify.recv(4096).startswith(b"READY=1"):
-                return
+            while notify.fileno() in happened:
+                if notify.recv(4096).startswith(b"READY=1"):
+                    return
+                happened = dict(poll.poll(_START_SECONDS * 1000))  # RELOADING=1 comes before it
         how = "ended at once" if happened else f"is not ready after {_START_SECONDS:.0f} s"
         raise ServicesError(f"the {started.name} service {how}:\n{self._logged(started.name)}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from gateway.exec.spec import Keep
 from gateway.exec.text import decode_output
-from gateway.supervisor.capture import Capture, kept_ranges, place_in_kept
+from gateway.supervisor.capture import Capture, FileRoom, MemoryRoom, Room
 from gateway.supervisor.digest import Sha256
+from gateway.supervisor.layout import Layout
 
 pieces = st.lists(st.binary(max_size=40), max_size=12)
 limits = st.integers(0, 60)
@@ -28,7 +31,7 @@ def model(data: bytes, limit: int, keep: Keep) -> bytes:
 
 
 def filled(parts: list[bytes], limit: int, keep: Keep) -> Capture:
-    capture = Capture(limit, keep)
+    capture = Capture(limit, Layout.in_memory(limit, keep), MemoryRoom())
     for part in parts:
         capture.feed(part)
     return capture
@@ -53,7 +56,8 @@ def test_another_image_goes_on_where_this_one_was(
     before: list[bytes], after: list[bytes], limit: int, keep: Keep
 ) -> None:
     """A capture that was written down as JSON and read again in the middle of a stream ends as if nothing had been."""
-    capture = Capture.from_state(json.loads(json.dumps(filled(before, limit, keep).to_state())))
+    state = json.loads(json.dumps(filled(before, limit, keep).to_state()))
+    capture = Capture.from_state(state, None, lambda _: True)
     for part in after:
         capture.feed(part)
     straight = filled([*before, *after], limit, keep)
@@ -68,21 +72,85 @@ def test_offsets_lead_to_the_bytes_that_stood_there(
     """What an offset of the stream gives is what stood there, never past a gap, and nothing inside of one."""
     data = b"".join(parts)
     capture = filled(parts, limit, keep)
-    start, size = place_in_kept(capture.count(), offset, length)
-    found = capture.kept()[start : start + size]
-    assert found == data[offset : offset + size]
-    inside = [(low, high) for low, high in kept_ranges(capture.count()) if low <= offset < high]
-    assert size == (min(length, inside[0][1] - offset) if inside else 0)
-    assert sum(high - low for low, high in kept_ranges(capture.count())) == len(capture.kept())
+    kept = capture.layout.kept(len(data))
+    found = capture.read(offset, length)
+    assert found == data[offset : offset + len(found)]
+    inside = [(low, high) for low, high in kept if low <= offset < high]
+    assert len(found) == (min(length, inside[0][1] - offset) if inside else 0)
+    assert sum(high - low for low, high in kept) == len(capture.kept())
 
 
-def test_memory_is_bounded_by_twice_the_limit() -> None:
-    """64 MiB through a capture of 64 KiB keep no more than 128 KiB and what came last."""
-    capture = Capture(65536, Keep.TAIL)
+class SmallRoom(MemoryRoom):
+    """Takes no byte behind its end."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def write(self, position: int, data: bytes | memoryview) -> bool:
+        return position + len(data) <= self.size and super().write(position, data)
+
+
+@given(pieces, limits, keeps, st.integers(0, 60))
+def test_a_full_disk_loses_what_it_says(parts: list[bytes], limit: int, keep: Keep, size: int) -> None:
+    """Where the disk takes no more, what is said to be kept is what was sent, and all of it is counted and hashed."""
+    data = b"".join(parts)
+    capture = Capture(limit, Layout.in_memory(limit, keep), SmallRoom(size))
+    for part in parts:
+        capture.feed(part)
+    count = capture.count()
+    kept = capture.layout.kept(count["bytes"])
+    assert b"".join(data[low:high] for low, high in kept) == capture.kept()
+    assert len(capture.kept()) == count["bytes"] - count["dropped"]
+    assert count["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_memory_is_bounded_by_the_limit() -> None:
+    """64 MiB through a capture of 64 KiB keep no more than that, and what came last."""
+    capture = Capture(65536, Layout.in_memory(65536, Keep.TAIL), MemoryRoom())
     for _ in range(1024):
         capture.feed(b"x" * 65536)
-    assert len(json.dumps(capture.to_state())) < 4 * 65536
+    assert len(json.dumps(capture.to_state())) < 2 * 65536
     assert capture.bytes == 64 << 20
+
+
+@given(pieces, limits, keeps)
+def test_a_file_holds_what_memory_does(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], limit: int, keep: Keep
+) -> None:
+    """In a file stand the same bytes at the same places as in memory, and a stream goes on over a new descriptor."""
+    path = tmp_path_factory.mktemp("room") / "stdout"
+    layout = Layout.in_memory(limit, keep)
+    memory = filled(parts, limit, keep)
+    room: Room = FileRoom(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), lambda _: True)
+    file = Capture(limit, layout, room)
+    for number, part in enumerate(parts):
+        file.feed(part)
+        if number == 1:
+            state = json.loads(json.dumps(file.to_state()))
+            file = Capture.from_state(state, os.dup(file.fd or 0), lambda _: True)
+    assert file.kept() == memory.kept()
+    assert file.stored() == memory.stored()
+    assert file.count()["bytes"] == memory.count()["bytes"]
+    file.close()
+
+
+def test_growth_is_asked_for_before_it_happens(tmp_path: Path) -> None:
+    """A file grows by what it is granted and no further: the rest is dropped, and counted."""
+    left = [6 << 20]
+
+    def grant(size: int) -> bool:
+        granted = size <= left[0]
+        left[0] -= size if granted else 0
+        return granted
+
+    fd = os.open(tmp_path / "stdout", os.O_RDWR | os.O_CREAT, 0o600)
+    capture = Capture(64 << 20, Layout.spooled(64 << 20, Keep.HEAD_TAIL), FileRoom(fd, grant))
+    for _ in range(128):
+        capture.feed(b"x" * 65536)
+    assert (capture.bytes, len(capture.kept())) == (8 << 20, 4 << 20)
+    assert (tmp_path / "stdout").stat().st_size == 4 << 20
+    capture.close()
 
 
 @given(st.text(max_size=60), limits, keeps)
@@ -116,7 +184,7 @@ def test_digest_is_sha256(monkeypatch: pytest.MonkeyPatch, library: bool) -> Non
 def test_digest_that_cannot_be_carried_on_is_said_to_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without libcrypto another image reports no hash rather than a wrong one; nothing else is lost."""
     monkeypatch.setattr(Sha256, "_library", None)
-    capture = Capture.from_state(filled([b"abc"], 10, Keep.HEAD).to_state())
+    capture = Capture.from_state(filled([b"abc"], 10, Keep.HEAD).to_state(), None, lambda _: True)
     capture.feed(b"def")
     assert capture.count() == {"bytes": 6, "dropped": 0, "dropped_at": None, "sha256": None}
     assert capture.kept() == b"abcdef"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,13 @@ from gateway.errors import SpoolFull
 from gateway.exec.ending import Ending
 from gateway.exec.limits import Limits
 from gateway.exec.order import Order
-from gateway.exec.spec import Background, OnDisconnect, OnLimit, Placement
+from gateway.exec.spec import Background, Keep, OnDisconnect, OnLimit, Placement
 from gateway.exec.view import Reason
+from gateway.supervisor.capture import Capture
+from gateway.supervisor.interleaving import STREAMS
+from gateway.supervisor.layout import Layout
 from gateway.supervisor.spool import Spool
+from gateway.supervisor.streams import Streams
 
 
 def make_order(**changes: Any) -> Order:
@@ -37,11 +43,14 @@ def make_order(**changes: Any) -> Order:
         "labels": {"a": "b"},
         "created_at": "2025-01-01T00:00:00.000Z",
         "queued_ms": 0,
-        "limits": Limits(60, 5, 10, 1000),
+        "limits": Limits(60, 5, 10, 1 << 20),
         "background": Background.DETACH,
         "on_disconnect": OnDisconnect.KILL,
         "on_limit": OnLimit.DROP,
         "placement": Placement.OWN,
+        "keep": Keep.HEAD_TAIL,
+        "spooled": False,
+        "exclusive": False,
     }
     return Order(**{**fields, **changes})
 
@@ -53,12 +62,33 @@ def make_spool(directory: Path, **settings: Any) -> Spool:
     return Spool(SpoolConfig(directory=directory / "spool", min_free=0, **settings))
 
 
+def record(spool: Spool, order: Order, stdout: bytes, stderr: bytes) -> None:
+    """Ends an exec with this output."""
+    layout = Layout.in_memory(order.limits.output_limit, order.keep)
+    captures = [Capture(order.limits.output_limit, layout, spool.room(order, name)) for name in STREAMS]
+    loop = asyncio.new_event_loop()
+    streams = Streams(loop, captures[0], captures[1], block=False, over_limit=None)
+    for number, data in enumerate((stdout, stderr)):
+        captures[number].feed(data)
+        streams.order.add(number, len(data))
+    spool.end(order, replace(ENDING, output=streams.counts()), streams)
+    streams.forget()
+    loop.close()
+
+
+def read(spool: Spool, exec_id: str, stream: str, offset: int = 0, length: int = 1 << 30) -> bytes:
+    """Kept bytes of an ended exec."""
+    life = spool.find(exec_id)
+    assert life is not None
+    return spool.recording(life).stream(stream).read(offset, length)
+
+
 def keep_one(spool: Spool, stdout: bytes = b"out", stderr: bytes = b"") -> str:
     """The id of an exec that was accepted, ran and ended."""
     order = make_order()
     spool.accept(order)
     spool.mark_go(order, 17, 4711)
-    spool.end(order, ENDING, stdout, stderr)
+    record(spool, order, stdout, stderr)
     spool.retire(order.id)
     return order.id
 
@@ -69,10 +99,12 @@ def test_life_is_remembered_by_the_next_supervisor(tmp_path: Path) -> None:
     spool = make_spool(tmp_path)
     life = spool.find(exec_id)
     assert life is not None
-    assert (life.order.id, life.ending, life.pid, life.start) == (exec_id, ENDING, 17, 4711)
+    assert life.ending is not None
+    assert (life.order.id, life.pid, life.start) == (exec_id, 17, 4711)
+    assert replace(life.ending, output=None) == ENDING
     assert life.order == make_order(id=exec_id)
-    assert [spool.read(exec_id, name, 0, None) for name in ("stdout", "stderr")] == [b"\x00\xff", b"err"]
-    assert spool.read(exec_id, "stdout", 1, 1) == b"\xff"
+    assert [read(spool, exec_id, name) for name in STREAMS] == [b"\x00\xff", b"err"]
+    assert read(spool, exec_id, "stdout", 1, 1) == b"\xff"
     assert list(reversed(spool.remembered())) == [exec_id]
 
 
@@ -90,11 +122,11 @@ def test_torn_last_line_is_as_if_it_had_not_been(tmp_path: Path, cut: int) -> No
     spool, order = make_spool(tmp_path), make_order()
     spool.accept(order)
     spool.mark_go(order, 17, 4711)
-    spool.end(order, ENDING, b"", b"")
+    record(spool, order, b"", b"")
     path = tmp_path / "spool/active" / order.id / "life.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     (life,) = make_spool(tmp_path).unfinished()
-    assert (life.order.id, life.pid, life.ending) == (order.id, 17, ENDING if cut == 1 else None)
+    assert (life.order.id, life.pid, life.ending is not None) == (order.id, 17, cut == 1)
 
 
 def test_unreadable_life_is_dropped(tmp_path: Path) -> None:
@@ -143,7 +175,7 @@ def test_sweep_leaves_those_whose_survivors_live(tmp_path: Path) -> None:
     """An exec that has ended and is still active, for the sake of its survivors, is not swept."""
     spool, order = make_spool(tmp_path, retention=1.0), make_order()
     spool.accept(order)
-    spool.end(order, ENDING, b"out", b"")
+    record(spool, order, b"out", b"")
     spool.sweep(time.time() + 100)
     assert spool.find(order.id) is not None
 
@@ -153,3 +185,33 @@ def test_too_little_free_space_refuses(tmp_path: Path) -> None:
     spool = Spool(SpoolConfig(directory=tmp_path / "spool", min_free=1 << 62))
     with pytest.raises(SpoolFull):
         spool.accept(make_order())
+
+
+def test_files_of_a_killed_supervisor_are_read(tmp_path: Path) -> None:
+    """What a streamed exec had written when its supervisor was killed is its output, unhashed and not invented."""
+    spool, order = make_spool(tmp_path), make_order(spooled=True)
+    spool.accept(order)
+    room = spool.room(order, "stdout")
+    Capture(1 << 20, Layout.spooled(1 << 20, order.keep), room).feed(b"so far")
+    room.close()
+    spool = make_spool(tmp_path)
+    spool.reopen(order)
+    spool.end_lost(order, ENDING)
+    life = spool.find(order.id)
+    assert life is not None
+    assert life.ending is not None
+    assert life.ending.output is not None
+    assert (life.ending.output["stdout"]["bytes"], life.ending.output["stdout"]["sha256"]) == (6, None)
+    assert read(spool, order.id, "stdout") == b"so far"
+
+
+def test_total_is_for_what_grows_and_what_is_kept(tmp_path: Path) -> None:
+    """A file that wants to grow pushes the oldest ended exec out, and gets nothing once there is none left."""
+    spool = make_spool(tmp_path, total=9 << 20)
+    old = keep_one(spool, b"x" * 900_000)
+    grant = spool.granter(make_order(spooled=True))
+    assert grant(4 << 20)
+    assert grant(4 << 20)
+    assert spool.find(old) is not None
+    assert not grant(4 << 20)
+    assert spool.find(old) is None

@@ -1,5 +1,6 @@
 """A small application behind the real server, started as a process by the tests."""
 
+import hashlib
 import json
 import os
 import socket
@@ -12,8 +13,10 @@ from typing import Any
 from flask import Flask, Response, request
 
 from gateway.web.disconnect import ClientConnection
+from gateway.web.live import Live, has_room
 from gateway.web.server import serve
 from gateway.web.settings import WebSettings
+from tests.web.served_lives import Echo, Endless, Faulty, Pieces, Spoken, Tell
 
 
 def main() -> None:
@@ -52,6 +55,32 @@ def make_app(report: str) -> Callable[..., Iterable[bytes]]:
 
     @app.post("/unread")
     def unread() -> tuple[dict[str, bool], int]:
+        return {"ok": False}, 401
+
+    @app.post("/hold")
+    def hold() -> dict[str, int]:
+        size = len(request.environ["wsgi.input"].read(int(request.environ["CONTENT_LENGTH"])))
+        tell(event="held")
+        ClientConnection.of(request.environ).wait(None, 10)
+        return {"size": size}
+
+    @app.put("/stream")
+    def take() -> dict[str, Any]:
+        digest, size = hashlib.sha256(), 0
+        try:
+            while piece := request.environ["wsgi.input"].read1(1 << 18):
+                assert len(piece) <= 1 << 18
+                size += len(piece)
+                digest.update(piece)
+                if len(piece) < 100:
+                    tell(event="took", piece=piece.decode())
+        except Exception as error:
+            tell(event="broke", size=size, kind=type(error).__name__)
+            raise
+        return {"size": size, "sha256": digest.hexdigest()}
+
+    @app.put("/unread")
+    def unread_put() -> tuple[dict[str, bool], int]:
         return {"ok": False}, 401
 
     @app.get("/big")
@@ -93,6 +122,8 @@ def make_app(report: str) -> Callable[..., Iterable[bytes]]:
             tell(event="seen", gone=ready.gone, at=time.monotonic())
         return {"gone": ready.gone}
 
+    add_lives(app, tell)
+
     def with_takeover(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/takeover":
             sock = environ["gunicorn.socket"]
@@ -103,6 +134,47 @@ def make_app(report: str) -> Callable[..., Iterable[bytes]]:
         return result
 
     return with_takeover
+
+
+def add_lives(app: Flask, tell: Tell) -> None:
+    """Replies that the pump carries."""
+    spoken: dict[str, Spoken] = {}
+
+    def carry(live: Live, **headers: str) -> Response:
+        return Response(live, direct_passthrough=True, mimetype="application/octet-stream", headers=headers)
+
+    @app.get("/live/pieces")
+    def pieces() -> Response:
+        size, count = int(request.args["size"]), int(request.args["count"])
+        length = request.args.get("length")
+        headers = {} if length is None else {"Content-Length": length}
+        return carry(Pieces(tell, size, count), **headers)
+
+    @app.get("/live/spoken/<name>")
+    def listen(name: str) -> Response:
+        spoken[name] = Spoken(tell, name)
+        return carry(spoken[name])
+
+    @app.post("/live/spoken/<name>")
+    def speak(name: str) -> dict[str, bool]:
+        spoken[name].say(request.get_data())
+        return {"said": True}
+
+    @app.get("/live/endless")
+    def endless() -> Response:
+        return carry(Endless(tell))
+
+    @app.get("/live/faulty")
+    def faulty() -> Response:
+        return carry(Faulty(tell, request.args["where"]))
+
+    @app.get("/live/echo")
+    def echo_back() -> Response:
+        return carry(Echo(tell))
+
+    @app.get("/live/room")
+    def room() -> dict[str, bool]:
+        return {"room": has_room(request.environ)}
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import inspect
 import io
 
+import pytest
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.http import errors, wsgi
+from gunicorn.http.body import ChunkedReader
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.base import Worker
 
@@ -39,6 +41,29 @@ def test_parser_reads_from_recv_alone() -> None:
     request = next(RequestParser(Config(), Source(), ("192.0.2.1", 1)))
     assert (request.method, request.headers) == ("POST", [("CONTENT-LENGTH", "3")])
     assert request.body.read() == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("framing", "rest"),
+    [("Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n"), ("Content-Length: 3", b"abc")],
+    ids=["chunked", "counted"],
+)
+def test_body_can_be_taken_piece_by_piece(framing: str, rest: bytes) -> None:
+    """A chunked body's reader has a generator of pieces; one with a length counts it down; both hold nothing else."""
+    parts = iter([f"PUT / HTTP/1.1\r\n{framing}\r\n\r\n".encode(), rest])
+
+    class Source:
+        def recv(self, size: int) -> bytes:
+            return next(parts)
+
+    body = next(RequestParser(Config(), Source(), ("192.0.2.1", 1))).body
+    assert callable(body.read) and callable(body.readline) and callable(body.readlines)
+    if "chunked" in framing:
+        assert isinstance(body.reader, ChunkedReader)
+        assert [piece for piece in body.reader.parser if piece] == [b"abc"]
+    else:
+        assert body.reader.length == 3
+        assert next(parts) == b"abc"
 
 
 def test_reply() -> None:

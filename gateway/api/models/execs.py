@@ -42,9 +42,14 @@ class ListQuery(Query):
 
 
 class OutputQuery(Query):
-    """Where to begin reading an output stream."""
+    """Where to begin reading an output stream, and whether to stay."""
 
     offset: int | None = Field(default=None, ge=0, lt=1 << 63, description="First byte, counted in the stream.")
+    follow: bool = Field(
+        default=False,
+        description="Go on until the exec ends. Then a Range is ignored, and output that was dropped on the way cuts "
+        "the reply.",
+    )
 
 
 class ExecList(TypedDict):

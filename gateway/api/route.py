@@ -1,0 +1,74 @@
+"""Route: what one operation of the API is; the table of them is in `routes`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from gateway.api.call import Handler
+from gateway.api.models.execs import Query
+from gateway.audit.record import Event
+from gateway.auth.actions import Action
+from gateway.errors import ExecNotFound, GatewayError, GuestNotFound
+
+PARAMETERS = {
+    "vmid": re.compile(r"[1-9][0-9]{2,8}"),
+    "id": re.compile(r"ex_[0-9A-HJKMNP-TV-Z]{26}"),
+}
+"""What may stand in a path. Anything else is answered like a guest or exec that does not exist."""
+
+_NOT_FOUND: dict[str, type[GatewayError]] = {"vmid": GuestNotFound, "id": ExecNotFound}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One operation. `action` is what its caller must be granted; none or an unknown one fails at import.
+
+    `event` is the audit event that records it, None for looking. `upload` says that the body is bytes of any kind,
+    which the handler reads as they come. `reply` is a TypedDict, bytes, or None where there are only events; with
+    `events` an Accept header may ask for a stream of them. `accepted` is the reply of status 202 where it is another.
+    `asks` and `tells` name header fields of request and reply. `errors` are those of its domain; those of the
+    pipeline are added to every route that can raise them.
+    """
+
+    method: str
+    path: str
+    operation_id: str
+    summary: str
+    action: Action
+    event: Event | None = None
+    query: type[Query] = Query
+    body: type[BaseModel] | None = None
+    upload: bool = False
+    reply: Any
+    events: bool = False
+    accepted: Any = None
+    statuses: tuple[int, ...] = (200,)
+    asks: tuple[str, ...] = ()
+    tells: tuple[str, ...] = ()
+    errors: tuple[type[GatewayError], ...] = ()
+    handler: Handler
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.action, Action):
+            raise TypeError(f"{self.operation_id}: {self.action!r} is no Action")
+        if not set(self.parameters) <= PARAMETERS.keys():
+            raise TypeError(f"{self.operation_id}: {self.path} has an unknown parameter")
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the path's parameters."""
+        return tuple(re.findall(r"{(\w+)}", self.path))
+
+    @property
+    def upgrades(self) -> bool:
+        """Whether it is a WebSocket."""
+        return 101 in self.statuses
+
+    @property
+    def possible_errors(self) -> tuple[type[GatewayError], ...]:
+        """What the handler and the domain below it can raise, the path's 404 included."""
+        return (*(_NOT_FOUND[name] for name in self.parameters), *self.errors)

@@ -1,0 +1,70 @@
+"""Types as JSON Schema: pydantic models for what comes in, TypedDicts for what goes out."""
+
+from __future__ import annotations
+
+import re
+import types
+from enum import StrEnum
+from typing import Any, Literal, NotRequired, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+from pydantic import BaseModel
+
+Schema = dict[str, Any]
+
+REF = "#/components/schemas/"
+_WORDS = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    type(None): "null",
+    dict: "object",
+}
+
+
+def model_schema(model: type[BaseModel], schemas: dict[str, Schema]) -> Schema:
+    """A reference to a model, which is added to `schemas` with all that it needs."""
+    if model.__name__ not in schemas:
+        schemas[model.__name__] = expand_model(model, schemas)
+    return {"$ref": REF + model.__name__}
+
+
+def expand_model(model: type[BaseModel], schemas: dict[str, Schema]) -> Schema:
+    """The model itself; what it needs is added to `schemas`."""
+    schema = model.model_json_schema(ref_template=REF + "{model}")
+    schemas.update(schema.pop("$defs", {}))
+    return {"properties": {}, **schema}
+
+
+def type_schema(hint: Any, schemas: dict[str, Schema]) -> Schema:
+    """The schema of a reply's type: TypedDicts, words, lists and what may be null."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (NotRequired, Required):
+        return type_schema(arguments[0], schemas)
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [type_schema(argument, schemas) for argument in arguments]}
+    if origin is list:
+        return {"type": "array", "items": type_schema(arguments[0], schemas)}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": type_schema(arguments[1], schemas)}
+    if origin is Literal:
+        return {"type": "string", "enum": list(arguments)}
+    if is_typeddict(hint):
+        return _typed_dict(hint, schemas)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return {"type": "string", "enum": [str(word) for word in hint]}
+    return {"type": _WORDS[hint]}
+
+
+def _typed_dict(hint: Any, schemas: dict[str, Schema]) -> Schema:
+    name = hint.__name__
+    if name not in schemas:
+        hints = get_type_hints(hint, include_extras=True)
+        optional = {key for key, value in hints.items() if get_origin(value) is NotRequired}
+        schemas[name] = {
+            "type": "object",
+            "description": re.sub(r"\s+", " ", hint.__doc__ or ""),
+            "required": [key for key in hints if key not in optional],
+            "properties": {key: type_schema(value, schemas) for key, value in hints.items()},
+        }
+    return {"$ref": REF + name}

@@ -1,0 +1,165 @@
+"""Starting a terminal's exec: on a thread of its own, for it may wait in a queue, and the pump's thread must not."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from gateway.api.services import Services
+from gateway.api.terminal_frames import parse_start
+from gateway.errors import ClientGone, GatewayError, InternalError
+from gateway.exec.origin import Origin
+from gateway.exec.view import ExecView
+from gateway.supervisor.feed import Feed
+from gateway.web.disconnect import ClientConnection, Ready
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One client's connections to the supervisor for one exec. `stdin` and `requests` are a writer's alone.
+
+    `requests` carries signals and sizes: a Feed takes one question at a time, and one with input waits for as long as
+    the command does not read, while a signal must not.
+    """
+
+    view: ExecView
+    output: Feed
+    stdin: Feed | None
+    requests: Feed | None
+    cursor: int = 0
+    window: int | None = None
+    attended: bool = False
+    """Whether the client has started it, so that its leaving is for `on_disconnect` to judge."""
+
+    def leave(self) -> None:
+        """The client has left."""
+        if self.attended:
+            self.output.leave()
+
+    def close(self) -> None:
+        for feed in (self.output, self.stdin, self.requests):
+            if feed is not None:
+                feed.close()
+
+
+def join(services: Services, exec_id: str, origin: Origin, *, write: bool, cursor: int, window: int | None) -> Session:
+    """A session of an exec that exists. Blocks. Raises ExecNotFound, SupervisorUnavailable."""
+    view = services.supervisor.get(exec_id, origin)
+    with ExitStack() as opened:
+        feeds = [opened.enter_context(contextlib.closing(services.supervisor.feed(exec_id, origin)))]
+        for _ in range(2 if write else 0):
+            feeds.append(opened.enter_context(contextlib.closing(services.supervisor.feed(exec_id, origin))))
+        opened.pop_all()
+    output, stdin, requests = (*feeds, None, None)[:3]
+    assert output is not None
+    return Session(view, output, stdin, requests, cursor=cursor, window=window)
+
+
+class Opening:
+    """One start under way. `fd` is readable when `take` has its outcome. For the pump's thread, but for `_run`."""
+
+    def __init__(self, services: Services, vmid: int, origin: Origin, message: bytes) -> None:
+        """Begins it: `message` is the client's `start`. Raises TooManyRequests, Overloaded."""
+        self._share = ExitStack()
+        self._share.enter_context(services.starts.take(origin.token_id))
+        self._services = services
+        self._vmid = vmid
+        self._origin = origin
+        self._lock = threading.Lock()
+        self._outcome: Session | Exception | None = None
+        self._over = False
+        self._abandoned = False
+        self._departure = Departure()
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        threading.Thread(target=self._run, args=(message,), name="terminal-start", daemon=True).start()
+
+    def take(self) -> Session | None:
+        """The session, once it stands. Raises what the start was refused for."""
+        with self._lock:
+            outcome, self._outcome = self._outcome, None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def leave(self) -> None:
+        """The client has left: a start that waits for its turn is given up. `close` follows."""
+        self._departure.tell()
+
+    def close(self) -> None:
+        """Nobody takes the outcome any more."""
+        with self._lock:
+            self._abandoned = True
+            os.close(self.fd)
+            if self._over:
+                self._discard(self._outcome)
+
+    def _run(self, message: bytes) -> None:
+        outcome: Session | Exception
+        try:
+            outcome = self._start(message)
+        except (GatewayError, ClientGone) as error:
+            outcome = error
+        except Exception as error:
+            log.exception("a terminal's start failed")
+            outcome = InternalError("a fault of the gateway; its log tells more")
+            outcome.__cause__ = error
+        self._share.close()
+        with self._lock:
+            self._over = True
+            if self._abandoned:
+                self._discard(outcome)
+            else:
+                self._outcome = outcome
+                os.eventfd_write(self.fd, 1)
+
+    def _start(self, message: bytes) -> Session:
+        start = parse_start(message)
+        supervisor, origin = self._services.supervisor, self._origin
+        started, output = supervisor.start(self._vmid, start.body(), origin, attended=True, watch=self._departure)
+        with ExitStack() as undo:
+            undo.callback(output.close)
+            undo.callback(output.leave)
+            exec_id = started.view["id"]
+            stdin = None
+            if start.tty is not None or start.stdin_open:
+                stdin = supervisor.feed(exec_id, origin)
+                undo.callback(stdin.close)
+            requests = supervisor.feed(exec_id, origin)
+            undo.pop_all()
+        return Session(started.view, output, stdin, requests, window=start.window, attended=True)
+
+    def _discard(self, outcome: Session | Exception | None) -> None:
+        if isinstance(outcome, Session):
+            if self._departure.told:
+                outcome.leave()
+            outcome.close()
+        self._departure.close()
+
+
+class Departure:
+    """A client's leaving, told by the pump's thread to the one that starts its exec; a Watch (supervisor.client)."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+
+    @property
+    def told(self) -> bool:
+        return self.wait(None, 0).gone
+
+    def tell(self) -> None:
+        self._writer.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    def wait(self, fd: int | None, timeout: float | None) -> Ready:
+        """Waits until `fd` has something to read, the client has left, or `timeout` seconds are over."""
+        return ClientConnection(self._reader.fileno()).wait(fd, timeout)

@@ -1,0 +1,101 @@
+/* Owns the nursery: for each request one child of the supervisor, and nothing kept of it. */
+#include "nursery.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "host.h"
+#include "protocol.h"
+
+enum { PLACES = FD_ATTACH + 1, REQUESTS = PLACES };
+
+struct request {
+    int fds[PLACES]; /* by their numbers in the child */
+    size_t fd_count;
+    unsigned flags;
+    char bytes[REQUEST_MAX];
+    char *words[REQUEST_MAX]; /* NULL-terminated, into bytes */
+};
+
+/* Every number that means something to a child is in use here, so what comes gets others. */
+static void fill_places(void)
+{
+    for (int number = 0; number < PLACES; number++)
+        dup2(REQUESTS, number);
+}
+
+/* False: what came is no request; its descriptors have to be closed all the same. Ends with the supervisor. */
+static bool receive_request(struct request *request)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof request->fds)];
+    } rights;
+    struct msghdr message = {
+        .msg_iov = &(struct iovec){request->bytes, sizeof request->bytes},
+        .msg_iovlen = 1,
+        .msg_control = &rights,
+        .msg_controllen = CMSG_LEN(sizeof request->fds), /* its padding would be room for one more */
+    };
+    ssize_t size = recvmsg(REQUESTS, &message, MSG_CMSG_CLOEXEC);
+    if (size <= 0)
+        _exit(size < 0);
+    request->fd_count = 0;
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+        request->fd_count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(request->fds, CMSG_DATA(header), request->fd_count * sizeof(int));
+    }
+    if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || request->fd_count != PLACES || request->bytes[size - 1])
+        return false;
+    size_t count = 0;
+    for (char *word = request->bytes + 1; word < request->bytes + size; word += strlen(word) + 1)
+        request->words[count++] = word;
+    request->words[count] = NULL;
+    request->flags = (unsigned char)*request->bytes;
+    return count >= 2;
+}
+
+/* The supervisor's child is born in the cgroup. Being moved there instead, by a write to cgroup.procs, takes a lock that
+ * stands against every fork and exit on the node and waits for RCU. */
+static void give_birth(const struct request *request)
+{
+    bool own_cgroup = request->flags & REQUEST_OWN_CGROUP;
+    struct clone_args how = {
+        .flags = CLONE_PARENT | (own_cgroup ? CLONE_INTO_CGROUP : 0),
+        .cgroup = own_cgroup ? (unsigned)request->fds[FD_CGROUP] : 0,
+    };
+    long child = syscall(SYS_clone3, &how, sizeof how);
+    if (child > 0)
+        return;
+    int error = errno;
+    for (int number = 0; number < PLACES; number++)
+        dup2(request->fds[number], number);
+    if (child == 0)
+        launch_on_host(request->flags & REQUEST_TERMINAL, request->words[0], request->words + 1);
+    errno = error;
+    send_failure(MESSAGE_HOST_FAILED, STAGE_CGROUP);
+    fill_places();
+}
+
+_Noreturn void keep_nursery(void)
+{
+    static struct request request;
+
+    if (dup3(FD_REQUESTS, REQUESTS, O_CLOEXEC) < 0 || syscall(SYS_close_range, REQUESTS + 1, ~0u, 0))
+        _exit(LAUNCH_FAILED);
+    fill_places();
+    leave_supervisor();
+    setsid(); /* no key of a terminal ends it */
+    for (;;) {
+        if (receive_request(&request))
+            give_birth(&request);
+        for (size_t i = 0; i < request.fd_count; i++)
+            close(request.fds[i]);
+    }
+}

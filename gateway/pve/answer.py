@@ -1,0 +1,153 @@
+"""Reads a JSON answer of the PVE API as it comes, so that a guest that writes a lot costs neither memory nor turns.
+
+An agent's output can be 16 MiB a stream, and six times that as JSON. Parsed at once it would hold the interpreter for
+a second, and with it every exec of the node. So long texts are decoded piece by piece, into bytes: PVE sends bytes as
+the characters U+0000 to U+00FF.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_LONG = 64 << 10
+_PIECE = 64 << 10
+_MAX_STRUCTURE = 4 << 20
+_MARK = "\x00long:"
+_MARK_JSON = rb"\u0000long:"
+_MARKED = re.compile(_MARK + r"(\d+)")
+_TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_CUT = 12  # bytes: longer than an escape and than a UTF-8 character
+
+
+class AnswerError(Exception):
+    """It is not the JSON that PVE sends, or larger than PVE can make it."""
+
+
+class LongText(bytes):
+    """A text of more than 64 KiB: its characters as bytes, up to a maximum; `cut` counts those beyond it."""
+
+    cut: int = 0
+
+
+def read_json(pieces: Iterable[bytes], max_text: int) -> Any:
+    """The answer, with each long text as LongText of at most `max_text` bytes. Raises AnswerError."""
+    reader = _Reader(max_text)
+    for piece in pieces:
+        for start in range(0, len(piece), _PIECE):
+            reader.feed(piece[start : start + _PIECE])
+    return reader.finish()
+
+
+class _Reader:
+    def __init__(self, max_text: int) -> None:
+        self._max_text = max_text
+        self._structure = bytearray()
+        self._buffer = bytearray()
+        self._in_text = False
+        self._long: _Long | None = None
+        self._found: list[LongText] = []
+
+    def feed(self, piece: bytes) -> None:
+        self._buffer += piece
+        while self._take_text() if self._in_text else self._take_structure():
+            pass
+        if len(self._structure) > _MAX_STRUCTURE:
+            raise AnswerError("the answer is too large")
+
+    def finish(self) -> Any:
+        if self._in_text or self._buffer:
+            raise AnswerError("the answer ends in the middle")
+        try:
+            return self._with_long_texts(json.loads(self._structure))
+        except (ValueError, RecursionError) as exc:
+            raise AnswerError("the answer is not JSON") from exc
+
+    def _take_structure(self) -> bool:
+        quote = self._buffer.find(b'"')
+        end = len(self._buffer) if quote < 0 else quote + 1
+        self._structure += self._buffer[:end]
+        del self._buffer[:end]
+        self._in_text = quote >= 0
+        return self._in_text
+
+    def _take_text(self) -> bool:
+        """Takes a whole short text, or a piece of a long one; False when more must come first."""
+        end = _closing_quote(self._buffer)
+        if end >= 0:
+            text, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
+            self._end_text(bytes(text))
+            return True
+        if len(self._buffer) > _LONG:
+            self._long = self._long or _Long(self._max_text)
+            cut = _safe_cut(self._buffer)
+            self._long.add(bytes(self._buffer[:cut]))
+            del self._buffer[:cut]
+        return False
+
+    def _end_text(self, text: bytes) -> None:
+        self._in_text = False
+        if self._long is None and not text.startswith(_MARK_JSON):  # no text of a guest's passes for a mark of ours
+            self._structure += text + b'"'
+            return
+        long, self._long = self._long or _Long(self._max_text), None
+        long.add(text)
+        self._structure += b'%s%d"' % (_MARK_JSON, len(self._found))
+        self._found.append(long.text())
+
+    def _with_long_texts(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {self._with_long_texts(name): self._with_long_texts(member) for name, member in value.items()}
+        if isinstance(value, list):
+            return [self._with_long_texts(member) for member in value]
+        marked = _MARKED.fullmatch(value) if isinstance(value, str) else None
+        return self._found[int(marked[1])] if marked else value
+
+
+class _Long:
+    """A long text on its way."""
+
+    def __init__(self, most: int) -> None:
+        self._data = bytearray()
+        self._most = most
+        self._cut = 0
+
+    def add(self, piece: bytes) -> None:
+        try:
+            data = json.loads(b'"%s"' % piece, strict=False).encode("latin-1")
+        except ValueError as exc:
+            raise AnswerError("a text is neither JSON nor made of bytes") from exc
+        room = self._most - len(self._data)
+        self._data += data[:room]
+        self._cut += max(0, len(data) - room)
+
+    def text(self) -> LongText:
+        text = LongText(self._data)
+        text.cut = self._cut
+        return text
+
+
+def _closing_quote(buffer: bytearray) -> int:
+    """Where the first quote stands that no backslash escapes; -1 for none."""
+    passed = _TEXT.match(buffer)
+    assert passed is not None
+    end = passed.end()
+    return end if buffer[end : end + 1] == b'"' else -1
+
+
+def _backslashes_before(buffer: bytearray, at: int) -> int:
+    before = buffer[:at]
+    return len(before) - len(before.rstrip(b"\\"))
+
+
+def _safe_cut(buffer: bytearray) -> int:
+    """A place near the end that is inside neither an escape nor a UTF-8 character."""
+    cut = len(buffer) - _CUT
+    while buffer[cut] & 0xC0 == 0x80:
+        cut -= 1
+    escape = buffer.rfind(b"\\", cut - 6, cut)
+    if escape >= 0 and _backslashes_before(buffer, escape) % 2 == 0:
+        cut = escape
+    return cut

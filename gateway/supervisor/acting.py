@@ -1,0 +1,83 @@
+"""Acting on an exec that runs: input, signals, a terminal's size, its end. Recorded before anything happens."""
+
+from __future__ import annotations
+
+from gateway.errors import ExecEnded, StdinClosed, WriterTaken
+from gateway.exec.agent import require_possible
+from gateway.exec.origin import Origin
+from gateway.supervisor.audit_trail import AuditTrail
+from gateway.supervisor.execs import Execs
+from gateway.supervisor.running import Running
+from gateway.supervisor.stdin import Stdin
+
+_ROOM_SECONDS = 30.0
+
+
+class Acting:
+    """What callers do to execs. A writer is known by the connection that it writes on."""
+
+    def __init__(self, execs: Execs, trail: AuditTrail) -> None:
+        self._execs = execs
+        self._trail = trail
+
+    def claim(self, writer: object, exec_id: str, origin: Origin) -> Stdin:
+        """Makes it the only writer until `left`. Raises WriterTaken, StdinClosed, ExecEnded, ExecNotFound."""
+        execution, stdin = self._writable(writer, exec_id, origin)
+        execution.writer = writer
+        return stdin
+
+    async def put(
+        self, writer: object, exec_id: str, origin: Origin, data: bytes, offset: int | None, *, eof: bool
+    ) -> Stdin:
+        """Gives the command input. Raises as `claim` does, StdinOffset, StdinBlocked, or AuditUnavailable.
+
+        Who gives input is recorded, once for each token; what is given is not: its outcome counts the bytes.
+        """
+        execution, stdin = self._writable(writer, exec_id, origin)
+        if origin.token_id not in execution.input_from:
+            await self._trail.input(execution.order, origin)
+            execution.input_from.add(origin.token_id)
+        await stdin.put(data, offset, eof=eof, timeout=_ROOM_SECONDS)
+        return stdin
+
+    async def signal(self, exec_id: str, origin: Origin, number: int, *, tree: bool) -> None:
+        """Sends a signal to the command, or to its tree. Raises ExecEnded, AuditUnavailable, ExecNotFound."""
+        order = self._execs.order(exec_id, origin)
+        self._running(exec_id)
+        require_possible(order, "signal")
+        await self._trail.signal(order, origin, number, tree=tree)
+        self._running(exec_id).signal(number, tree=tree)
+
+    def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> None:
+        """Gives the terminal another size. Raises NotATerminal, ExecEnded, ExecNotFound."""
+        order = self._execs.order(exec_id, origin)
+        execution = self._running(exec_id)
+        require_possible(order, "resize")
+        execution.resize(rows, cols)
+
+    def resume(self, writer: object, exec_id: str) -> None:
+        """It had claimed the input under an earlier image of this program."""
+        execution = self._execs.running.get(exec_id)
+        if execution is not None:
+            execution.writer = writer
+
+    def left(self, writer: object, exec_id: str) -> None:
+        """The writer's connection has closed: others may write."""
+        execution = self._execs.running.get(exec_id)
+        if execution is not None and execution.writer is writer:
+            execution.writer = None
+
+    def _writable(self, writer: object, exec_id: str, origin: Origin) -> tuple[Running, Stdin]:
+        require_possible(self._execs.order(exec_id, origin), "input")
+        execution = self._running(exec_id)
+        if execution.writer not in (None, writer):
+            raise WriterTaken(f"another client writes to {exec_id}; wait for it to leave, or attach without write")
+        if execution.streams.stdin is None:
+            raise StdinClosed(f"{exec_id} was started without an open stdin; run it with stdin_open: true", offset=0)
+        return execution, execution.streams.stdin
+
+    def _running(self, exec_id: str) -> Running:
+        execution = self._execs.running.get(exec_id)
+        if execution is None:
+            raise ExecEnded(f"{exec_id} has ended already")
+        return execution

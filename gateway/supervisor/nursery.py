@@ -1,0 +1,79 @@
+"""The launcher's resident half on the node, of which every launch is born: nothing as large as the supervisor forks.
+
+`gateway/launcher/protocol.h` has its requests. It ends when the supervisor does, by the end of its socket; a new image
+of the supervisor starts one of its own.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
+
+_REQUESTS_FD = 3
+_OWN_CGROUP, _TERMINAL = 1, 2
+_MAX_BYTES = 4096
+_SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h
+_QUEUE_BYTES = 4 << 20
+"""Room for the requests of all execs that may run at once: none ever waits for the nursery to take one."""
+
+
+class Nursery:
+    """Starts processes that are the supervisor's own children. If it dies, the next launch starts another one."""
+
+    def __init__(self, image: int) -> None:
+        """`image`: the launcher, a sealed memfd."""
+        self._image = image
+        self._requests: socket.socket | None = None
+
+    def start(self) -> None:
+        """Starts the process. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _QUEUE_BYTES)
+            ours.setblocking(False)
+            os.posix_spawn(
+                f"/proc/self/fd/{self._image}",
+                ["launcher", "nursery"],
+                {},
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _REQUESTS_FD)],
+            )
+            undo.pop_all()
+        self.close()
+        self._requests = ours
+
+    def bear(self, words: Sequence[str], descriptors: Sequence[int], *, own_cgroup: bool, terminal: bool) -> None:
+        """Asks for a process: the program, its name and arguments; what it shall hold as 0 to 8.
+
+        Only its own words on the status socket tell what came of it. Raises OSError when nothing was asked for.
+        """
+        flags = _OWN_CGROUP * own_cgroup + _TERMINAL * terminal
+        request = bytes([flags]) + b"".join(word.encode() + b"\x00" for word in words)
+        if len(request) > _MAX_BYTES:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        try:
+            self._send(request, descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            log.warning("the nursery had ended; starting another one")
+            self._requests = None
+            self._send(request, descriptors)
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
+
+    def _send(self, request: bytes, descriptors: Sequence[int]) -> None:
+        if self._requests is None:
+            self.start()
+        assert self._requests is not None
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        self._requests.sendmsg([request], [rights])

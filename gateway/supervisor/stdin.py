@@ -1,0 +1,144 @@
+"""A command's input: written as fast as it reads, counted by offset, queued within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+from gateway.errors import StdinBlocked, StdinClosed, StdinOffset
+
+QUEUE_BYTES = 1 << 20
+"""How much may wait for the command; more input waits with its sender."""
+_CHUNK = 65536
+_END_OF_TYPING = b"\x04"
+"""What a terminal in its usual mode takes for the end of input at the start of a line: VEOF, Ctrl-D (termios(3))."""
+
+
+class Stdin:
+    """The writing end of one command's stdin. A command that does not read, or has closed it, is no error."""
+
+    def __init__(
+        self,
+        io: asyncio.AbstractEventLoop,
+        fd: int | None,
+        data: bytes,
+        *,
+        stay_open: bool,
+        terminal: bool = False,
+        offset: int | None = None,
+    ) -> None:
+        self.offset = len(data) if offset is None else offset
+        """How many bytes have been taken so far: where the input goes on."""
+        self.eof = not stay_open
+        self._io = io
+        self.fd: int | None = fd
+        self._terminal = terminal
+        self._queue = bytearray(data)
+        self._writing = False
+        self._room: set[asyncio.Future[None]] = set()
+        self._write()
+
+    async def put(self, data: bytes, offset: int | None, *, eof: bool, timeout: float) -> None:
+        """Takes `data`, which begins at `offset` of all input (None: where it goes on); what came before is skipped.
+
+        Waits for room at most `timeout` seconds. Raises StdinOffset, StdinClosed, or StdinBlocked; then nothing of
+        `data` was taken.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._take(data, offset, eof=eof):
+                    await self._wait_for_room()
+        except TimeoutError:
+            raise StdinBlocked(
+                "the command does not read its input, and no more of it can wait; try again", offset=self.offset
+            ) from None
+
+    def _take(self, data: bytes, offset: int | None, *, eof: bool) -> bool:
+        begin = self.offset if offset is None else offset
+        if begin > self.offset:
+            raise StdinOffset(
+                f"the input so far ends at {self.offset}; go on from there", expected=self.offset, offset=begin
+            )
+        new = data[self.offset - begin :]
+        if self.eof:
+            if new or (eof and begin + len(data) < self.offset):
+                raise StdinClosed(f"the input has ended at {self.offset}", offset=self.offset)
+            return True
+        if new and len(self._queue) >= QUEUE_BYTES and self.fd is not None:
+            return False
+        self.offset += len(new)
+        if self.fd is not None:
+            self._queue += new
+            if eof and self._terminal:
+                self._queue += _END_OF_TYPING
+        self.eof = eof and not self._terminal
+        self._write()
+        return True
+
+    async def _wait_for_room(self) -> None:
+        future: asyncio.Future[None] = self._io.create_future()
+        self._room.add(future)
+        try:
+            await future
+        finally:
+            self._room.discard(future)
+
+    def close(self) -> None:
+        """The command takes no more."""
+        if self.fd is not None:
+            if self._writing:
+                self._io.remove_writer(self.fd)
+                self._writing = False
+            os.close(self.fd)
+            self.fd = None
+            self._queue = bytearray()
+        self._wake()
+
+    def to_state(self) -> dict[str, Any]:
+        """For the next image of this program, the descriptor apart."""
+        return {
+            "offset": self.offset,
+            "eof": self.eof,
+            "terminal": self._terminal,
+            "queue": self._queue.hex(),
+        }
+
+    @classmethod
+    def from_state(cls, io: asyncio.AbstractEventLoop, state: dict[str, Any], fd: int | None) -> Stdin:
+        data, stay_open = bytes.fromhex(state["queue"]), not state["eof"]
+        return cls(io, fd, data, stay_open=stay_open, terminal=state["terminal"], offset=state["offset"])
+
+    def _write(self) -> None:
+        if self.fd is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            try:
+                while self._queue:
+                    with memoryview(self._queue) as view:
+                        written = os.write(self.fd, view[:_CHUNK])
+                    del self._queue[:written]
+            except OSError as exc:
+                if isinstance(exc, BlockingIOError):
+                    raise
+                self.close()  # EPIPE: nobody reads; EIO: the terminal is hung up
+                return
+        if len(self._queue) < QUEUE_BYTES:
+            self._wake()
+        if self._queue:
+            if not self._writing:
+                self._writing = True
+                self._io.add_writer(self.fd, self._write)
+            return
+        if self._writing:
+            self._writing = False
+            self._io.remove_writer(self.fd)
+        if self.eof:
+            self.close()
+
+    def _wake(self) -> None:
+        waiting, self._room = self._room, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)

@@ -1,0 +1,75 @@
+"""Live: a reply that comes as things happen, driven by the pump on one thread for all of them."""
+
+from __future__ import annotations
+
+import select
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ROOM = "gateway.web.has_room"
+"""Where a request's WSGI environ says whether there is room for another Live: a function; see `has_room`."""
+
+
+class Live(ABC):
+    """A reply body whose bytes are not there yet. Nothing in it may block: many share one thread.
+
+    The pump calls `produce` when one of `sources` is readable, when `wake_at` is reached, and whenever all that was
+    produced before has been taken by the client's socket: so nothing piles up here for a slow reader.
+    An exception out of any method cuts the connection.
+    """
+
+    upgrades: bool = False
+    """Whether this writes every byte of the connection itself, from the reply's head on, and takes what the client
+    sends (`receive`): a WebSocket. Otherwise these are pieces of an HTTP body, and the client's bytes are not read."""
+
+    @abstractmethod
+    def sources(self) -> tuple[int, ...]:
+        """The descriptors that wake it when readable. Asked for again after each `produce` and `receive`."""
+
+    @abstractmethod
+    def produce(self) -> bytes | None:
+        """The next bytes for the client, at most about 1 MiB; b"" when there are none now; None when it is complete."""
+
+    @abstractmethod
+    def wake_at(self) -> float:
+        """The monotonic time by which `produce` wants to be called again: a heartbeat, a time limit."""
+
+    def receive(self, data: bytes) -> None:
+        """Takes what the client has sent; only with `upgrades`."""
+        raise NotImplementedError
+
+    def wants_input(self) -> bool:
+        """Whether more of the client's bytes may be read now; only with `upgrades`."""
+        return True
+
+    def gone(self) -> None:  # noqa: B027 - most have nobody to tell
+        """The client has left before the end. `close` follows."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives back what it holds; called exactly once."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The same bytes for a server without a pump, blocking: for a WSGI test client."""
+        try:
+            while (data := self.produce()) is not None:
+                if data:
+                    yield data
+                    continue
+                poll = select.poll()
+                for fd in self.sources():
+                    poll.register(fd, select.POLLIN)
+                poll.poll(max(0.0, self.wake_at() - time.monotonic()) * 1000)
+        finally:
+            self.close()
+
+
+def has_room(environ: Mapping[str, Any]) -> bool:
+    """Whether the server would carry another Live now (`WebSettings.max_streams`): ask before anything is begun for it.
+
+    Without a pump (a test client) there is always room.
+    """
+    room = environ.get(ROOM)
+    return room is None or bool(room())

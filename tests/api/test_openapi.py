@@ -1,0 +1,82 @@
+"""The description of the API: it is the one that is served and committed, and it tells of every way to be answered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.api.openapi import build_openapi
+from gateway.api.routes import ROUTES
+
+from .fakes import Api
+
+SPEC = Path(__file__).parents[2] / "openapi" / "openapi.yaml"
+
+
+@pytest.fixture(scope="module")
+def document() -> Any:
+    return json.loads(json.dumps(build_openapi()))
+
+
+def test_is_served(api: Api, document: Any) -> None:
+    """The description is public and is the one that the code gives."""
+    assert api.request("GET", "/openapi.json").json == document
+
+
+def test_is_committed(document: Any) -> None:
+    """openapi/openapi.yaml is what `pve-exec-gateway openapi` prints: change both together (make spec)."""
+    assert yaml.safe_load(SPEC.read_text(encoding="utf-8")) == document
+
+
+def test_refers_to_what_it_holds(document: Any) -> None:
+    """Every reference has its target, every schema is used, and every operation has an id of its own."""
+    text = json.dumps(document)
+    schemas = document["components"]["schemas"]
+    refs = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert refs == schemas.keys()
+    operations = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert sorted(operations) == sorted(route.operation_id for route in ROUTES)
+
+
+def test_tells_the_ways_to_run(document: Any) -> None:
+    """A result, a stream in two formats, or 202; and the headers that ask for them."""
+    run = document["paths"]["/exec/{vmid}"]["post"]
+    assert list(run["responses"]["200"]["content"]) == ["application/json", "application/x-ndjson", "text/event-stream"]
+    assert run["responses"]["202"]["content"]["application/json"]["schema"]["$ref"].endswith("/ExecView")
+    assert {"Location", "Idempotency-Replayed"} <= run["responses"]["202"]["headers"].keys()
+    assert {"Prefer", "Idempotency-Key"} <= {parameter["name"] for parameter in run["parameters"]}
+    assert {"406", "409", "429", "503", "507"} <= run["responses"].keys()
+
+
+def test_tells_the_events(document: Any) -> None:
+    """The members of every kind of event, told apart by `type`."""
+    schemas = document["components"]["schemas"]
+    kinds = [schemas[kind["$ref"].rsplit("/", 1)[1]] for kind in schemas["ExecEvent"]["anyOf"]]
+    words = [word for kind in kinds for word in kind["properties"]["type"]["enum"]]
+    assert words == ["start", "stdout", "stderr", "gap", "heartbeat", "end"]
+    events = document["paths"]["/execs/{id}/events"]["get"]
+    assert list(events["responses"]["200"]["content"]) == ["application/x-ndjson", "text/event-stream"]
+    assert "content" not in events["responses"]["204"]
+    assert {"from", "follow", "Last-Event-ID"} <= {parameter["name"] for parameter in events["parameters"]}
+
+
+def test_tells_of_bytes(document: Any) -> None:
+    """Input and output are bytes of any kind."""
+    put = document["paths"]["/execs/{id}/stdin"]["put"]
+    assert list(put["requestBody"]["content"]) == ["application/octet-stream"]
+    assert not put["requestBody"]["required"]
+    get = document["paths"]["/execs/{id}/stdout"]["get"]
+    assert list(get["responses"]["206"]["content"]) == ["application/octet-stream"]
+    assert {"offset", "follow", "Range"} <= {parameter["name"] for parameter in get["parameters"]}
+
+
+def test_tells_of_websockets(document: Any) -> None:
+    """101, and 426 for who does not ask for one."""
+    for path in ("/exec/{vmid}/terminal", "/execs/{id}/attach"):
+        responses = document["paths"][path]["get"]["responses"]
+        assert {"101", "426", "403"} <= responses.keys()
+        assert "content" not in responses["101"]

@@ -1,0 +1,117 @@
+"""The API's HTTPS server: pveproxy's way with connections, bodies, errors and failed logins (AnyEvent.pm)."""
+
+import gzip
+import http.server
+import json
+import re
+import ssl
+import time
+import urllib.parse
+from http import HTTPStatus
+from typing import Any
+
+from tests.pvesim import pmxcfs
+from tests.pvesim.api import access, routes
+from tests.pvesim.api.facts import Facts, Failure
+
+_MAX_BODY = 512 << 10  # $limit_max_post
+_BASE = "/api2/json"
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """One thread a connection. `refusal_delay`: seconds that a failed login takes, 3 in PVE."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], node: routes.Node, refusal_delay: float) -> None:
+        self.node = node
+        self.refusal_delay = refusal_delay
+        super().__init__(address, Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pmxcfs.ROOT / "local/pve-ssl.pem", pmxcfs.ROOT / "local/pve-ssl.key")
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that left in the middle is no error."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers the requests of one connection."""
+
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "pve-api-daemon/3.0", ""
+    timeout = 5  # pveproxy's keep-alive
+    server: Server
+
+    def do_GET(self) -> None:
+        self._respond()
+
+    do_POST = do_PUT = do_DELETE = do_GET
+
+    def _respond(self) -> None:
+        url = urllib.parse.urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > _MAX_BODY:
+            self.close_connection = True
+            self._send(501, "for data too large", b"for data too large", "text/plain")
+            return
+        body = self.rfile.read(length)
+        begun = time.monotonic()
+        try:
+            if not url.path.startswith(f"{_BASE}/"):
+                raise Failure(501, "no such uri")
+            token_id = access.authenticate(self.headers.get("Authorization"))
+            given = {**self._parameters(body), **decode_form(url.query)}
+
+            def allow(facts: Facts, parameters: dict[str, Any]) -> None:
+                access.authorize(token_id, facts["permissions"], parameters)
+
+            path = urllib.parse.unquote(url.path.removeprefix(_BASE))
+            data = routes.call(self.server.node, self.command, path, given, allow)
+            answer: dict[str, Any] = {"data": data}
+            status, reason = 200, "OK"
+        except Failure as failure:
+            if failure.status == 401:
+                time.sleep(max(0.0, self.server.refusal_delay - (time.monotonic() - begun)))
+            answer = {"data": None, "message": failure.message}
+            if failure.errors:
+                answer["errors"] = failure.errors
+            status, reason = failure.status, failure.message.split("\n")[0]
+            self.close_connection = True
+        text = re.sub(r"\x7f", "\\\\u007f", json.dumps(answer, ensure_ascii=False))
+        self._send(status, reason, text.encode(), "application/json;charset=UTF-8")
+
+    def _parameters(self, body: bytes) -> dict[str, Any]:
+        if not body:
+            return {}
+        if self.headers.get_content_type() == "application/json":
+            parameters: dict[str, Any] = json.loads(body)
+            return parameters
+        return decode_form(body.decode("latin-1"))
+
+    def _send(self, status: int, reason: str, body: bytes, kind: str) -> None:
+        encoding = b""
+        if "gzip" in self.headers.get("Accept-Encoding", "") and len(body) > 1024:
+            body, encoding = gzip.compress(body, 1), b"Content-Encoding: gzip\r\n"
+        keep = b"close" if self.close_connection else b"Keep-Alive"
+        head = f"HTTP/1.1 {status} {reason or HTTPStatus(status).phrase}\r\n".encode()  # UTF-8, as PVE writes it
+        head += b"Content-Type: %s\r\nContent-Length: %d\r\nConnection: %s\r\n" % (kind.encode(), len(body), keep)
+        self.wfile.write(head + encoding + b"\r\n" + body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: a request can hold what nobody should read."""
+
+
+def decode_form(text: str) -> dict[str, Any]:
+    """A form's parameters as pveproxy reads them; an **empty value forgets those of the same name before it** [M]."""
+    found: dict[str, Any] = {}
+    for pair in re.split("[&;]", text) if text else ():
+        name, _, value = pair.partition("=")
+        name = urllib.parse.unquote_plus(name)
+        if not value:
+            found[name] = None
+            continue
+        old, new = found.get(name), urllib.parse.unquote_plus(value)
+        found[name] = new if old is None else [*(old if isinstance(old, list) else [old]), new]
+    return found

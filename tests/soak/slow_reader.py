@@ -1,0 +1,73 @@
+"""A12: a reader at 1 KiB/s on a command that prints without end costs bounded memory, and slows nobody else down."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+from tests.bench.client import ExecClient
+from tests.bench.figures import percentile
+from tests.exec.gateways import Gateway
+from tests.exec.streams import NDJSON, Reply
+from tests.soak import processes
+
+RATE = 1024
+GROWTH = 64 << 20
+_RECEIVE_BUFFER = 64 << 10
+
+
+def read_slowly(gateway: Gateway, vmid: int, *, seconds: float, others: int, accept: str = NDJSON) -> dict[str, float]:
+    """For `seconds`; meanwhile and before `others` execs of `true` are timed."""
+    api = gateway.api()
+    client = ExecClient(("127.0.0.1", gateway.services.port), gateway.services.ca, gateway.token_for_all, vmid)
+    alone = [_time(client) for _ in range(others)]
+    before = {pid: processes.resident(pid) for pid in processes.of_gateway(gateway)}
+    body = {"command": ["yes", "a line of many"], "timeout": seconds + 60}
+    with Reply(api, "POST", f"/exec/{vmid}", body, headers={"Accept": accept}) as reply:
+        assert reply.status == 200, reply.read()
+        reader = Trickle(reply)
+        began, grown = time.monotonic(), 0
+        beside: list[float] = []
+        while time.monotonic() - began < seconds or len(beside) < others:
+            beside.append(_time(client))
+            grown = max(grown, sum(processes.resident(pid) - before.get(pid, 0) for pid in before))
+            time.sleep(0.01)
+        reader.stop()
+    api.close()
+    assert grown < GROWTH, f"{grown >> 20} MiB more"
+    return {
+        "read KiB": reader.read / 1024,
+        "grown MiB": grown / (1 << 20),
+        "p50 ms alone": percentile(alone, 50),
+        "p50 ms beside": percentile(beside, 50),
+        "p99 ms alone": percentile(alone, 99),
+        "p99 ms beside": percentile(beside, 99),
+    }
+
+
+class Trickle:
+    """Takes RATE bytes a second from a reply, on a thread of its own."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.read = 0
+        self._reply = reply
+        self._over = threading.Event()
+        reply.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pieces = self._reply.pieces(RATE // 10)
+        while not self._over.wait(0.1):
+            self.read += len(next(pieces))
+
+
+def _time(client: ExecClient) -> float:
+    began = time.perf_counter()
+    client()
+    return (time.perf_counter() - began) * 1000

@@ -1,0 +1,148 @@
+"""What a test of the whole server would take minutes for: clients that stall, a worker that stops; and framing."""
+
+import logging
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.errors import ClientGone
+from gateway.web import tcp
+from gateway.web.connection import Connection, Next
+from gateway.web.flow import STALL_SECONDS, Flow, Turn
+from gateway.web.framing import Bare, Chunked, Counted, Framing
+from gateway.web.pump import Pump
+from gateway.web.settings import WebSettings
+from tests.web.served_lives import Endless, Pieces, Spoken, Told
+
+
+@dataclass
+class Wire:
+    """The two ends of a loopback TCP connection, and what Lives on it tell."""
+
+    ours: socket.socket
+    theirs: socket.socket
+    told: list[str]
+
+    def tell(self, **facts: str) -> None:
+        self.told.append(facts["event"])
+
+    def carry(self, live: Told, framing: Framing | None = None) -> Flow:
+        connection = Connection(self.ours, ("192.0.2.1", 1), ("192.0.2.2", 2), WebSettings(), 0)
+        return Flow(connection, live, framing or Bare(), b"head", keep=False)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A connection without any option set."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        theirs = stack.enter_context(socket.create_connection(listener.getsockname()))
+        ours = stack.enter_context(listener.accept()[0])
+        ours.setblocking(False)
+        theirs.settimeout(10)
+        yield Wire(ours, theirs, [])
+
+
+def write_until_blocked(flow: Flow) -> None:
+    """As far as the kernel takes it; the client's acknowledgements may still make room."""
+    poll = select.poll()
+    poll.register(flow.sock, select.POLLOUT)
+    while poll.poll(300):
+        while flow.advance() is Turn.AGAIN:
+            continue
+
+
+def test_client_that_takes_nothing_for_five_minutes_is_gone(wire: Wire) -> None:
+    """The time counts from the last byte that it took, and only while there are bytes for it."""
+    tcp.begin_stream(wire.ours)
+    flow = wire.carry(Endless(wire.tell))
+    flow.check(0)
+    write_until_blocked(flow)
+    assert flow.advance() is Turn.BLOCKED
+    flow.check(1000)  # something went since the last look
+    flow.check(1000 + STALL_SECONDS - 1)
+    wire.theirs.recv(1 << 20)
+    write_until_blocked(flow)
+    flow.check(1000 + STALL_SECONDS + 1)
+    flow.check(1000 + 2 * STALL_SECONDS)
+    with pytest.raises(ClientGone):
+        flow.check(1000 + 2 * STALL_SECONDS + 2)
+
+
+def test_client_of_a_silent_live_is_never_gone(wire: Wire) -> None:
+    """Where nothing is to be taken, nobody is late."""
+    flow = wire.carry(Spoken(wire.tell, "x"))
+    while flow.advance() is Turn.AGAIN:
+        continue
+    flow.check(0)
+    flow.check(10 * STALL_SECONDS)
+    flow.live.close()
+
+
+def test_slow_client_costs_the_kernel_half_a_mebibyte(wire: Wire) -> None:
+    """What it has not been sent yet is no more than UNSENT_BYTES, and one write."""
+    tcp.begin_stream(wire.ours)
+    wire.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    flow = wire.carry(Endless(wire.tell))
+    write_until_blocked(flow)
+    taken = 0
+    flow.cut()
+    with pytest.raises(ConnectionResetError):
+        while True:
+            taken += len(wire.theirs.recv(1 << 20))
+    assert taken < 2 << 20
+
+
+def test_stop_cuts_without_gone(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that stops closes the Lives under way, but their clients have not left; the client sees a cut."""
+    returned: list[Next] = []
+    pump = Pump(limit=1, log=logging.getLogger(), done=lambda _, step: returned.append(step))
+    assert pump.has_room()
+    pump.take(wire.carry(Spoken(wire.tell, "x")))
+    assert not pump.has_room()
+    assert wire.theirs.recv(10) == b"head"
+    pump.stop()
+    assert (wire.told, returned, len(pump), caplog.records) == (["closed"], [], 0, [])
+    with pytest.raises(ConnectionResetError):
+        wire.theirs.recv(1)
+
+
+def test_stop_without_any_flow() -> None:
+    """A pump that never carried anything has no thread to stop."""
+    Pump(limit=1, log=logging.getLogger(), done=lambda *_: None).stop()
+
+
+def test_leaving_after_the_last_byte_is_no_leaving(wire: Wire) -> None:
+    """A client that closes as soon as it has its Content-Length has got a complete reply."""
+    live = Pieces(wire.tell, 10, 3)
+    flow = wire.carry(live, Counted(10))
+    assert flow.advance() is Turn.COMPLETE
+    flow.notice(select.EPOLLRDHUP)
+    assert flow.advance() is Turn.COMPLETE
+
+
+@pytest.mark.parametrize("size", [1, 16384, 16385, 1 << 20])
+def test_chunks(size: int) -> None:
+    """Small chunks in one part, large ones without a copy; the end is an empty one."""
+    piece = bytes(size)
+    parts = Chunked().wrap(piece)
+    assert b"".join(parts) == b"%x\r\n%b\r\n" % (size, piece)
+    assert size <= 16384 or parts[1] is piece
+    assert Chunked().finish() == [b"0\r\n\r\n"]
+
+
+def test_counted() -> None:
+    """A counted body is full at its length, may not go over it, nor end before."""
+    framing = Counted(5)
+    framing.wrap(b"abc")
+    with pytest.raises(ValueError, match="lacks 2 bytes"):
+        framing.finish()
+    with pytest.raises(ValueError, match="more bytes"):
+        framing.wrap(b"def")
+    assert not framing.full
+    framing.wrap(b"de")
+    assert framing.full and framing.finish() == []
