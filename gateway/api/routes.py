@@ -19,6 +19,7 @@ from gateway.errors import (
     DriverUnsupported,
     ExecEnded,
     GatewayError,
+    GuestAgentUnavailable,
     GuestFrozen,
     GuestNotRunning,
     GuestUnsupported,
@@ -46,6 +47,7 @@ from gateway.exec.view import ExecResult, ExecView
 _TO_BEGIN: tuple[type[GatewayError], ...] = (
     GuestNotRunning,
     GuestFrozen,
+    GuestAgentUnavailable,
     GuestUnsupported,
     DriverUnsupported,
     IdempotencyConflict,
@@ -131,7 +133,7 @@ ROUTES: tuple[Route, ...] = (
         query=WaitQuery,
         reply=ExecView,
         statuses=(200, 202),
-        errors=(ExecEnded, AuditUnavailable, SupervisorUnavailable),
+        errors=(ExecEnded, DriverUnsupported, AuditUnavailable, SupervisorUnavailable),
         handler=execs.kill_exec,
     ),
     Route(
@@ -199,7 +201,15 @@ ROUTES: tuple[Route, ...] = (
         query=StdinQuery,
         upload=True,
         reply=StdinState,
-        errors=(StdinOffset, StdinClosed, StdinBlocked, WriterTaken, ExecEnded, SupervisorUnavailable),
+        errors=(
+            StdinOffset,
+            StdinClosed,
+            StdinBlocked,
+            WriterTaken,
+            ExecEnded,
+            DriverUnsupported,
+            SupervisorUnavailable,
+        ),
         handler=input_.put_stdin,
     ),
     Route(
@@ -221,7 +231,7 @@ ROUTES: tuple[Route, ...] = (
         action=Action.EXEC_RUN,
         body=ResizeRequest,
         reply=ExecView,
-        errors=(NotATerminal, ExecEnded, SupervisorUnavailable),
+        errors=(NotATerminal, ExecEnded, DriverUnsupported, SupervisorUnavailable),
         handler=input_.resize_terminal,
     ),
     Route(

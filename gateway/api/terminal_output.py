@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.errors import FieldError, InvalidRequest
+from gateway.errors import FieldError, InvalidRequest, RangeNotSatisfiable
 from gateway.exec.reply import EventBatch
 from gateway.supervisor.feed import Feed
 
@@ -30,10 +30,13 @@ class Output:
             self._feed.ask_events(self._cursor, seen=self._cursor, limit=room, wait=_WAIT_SECONDS)
 
     def take(self) -> EventBatch | None:
-        """What has come; None when nothing has. Raises what the supervisor answers."""
+        """What has come; None when nothing has. Raises RangeNotSatisfiable, and what the supervisor answers."""
         if not self._feed.asked or (batch := self._feed.take()) is None:
             return None
         assert isinstance(batch, EventBatch)
+        # `seq` of an exec's end is one more than all its output: nothing but the end is behind that.
+        if self._cursor > batch.total + batch.ended:
+            raise RangeNotSatisfiable("`from` is past all that has happened so far", size=batch.total)
         self._cursor = batch.cursor
         self.ended = batch.ended
         self.ask()

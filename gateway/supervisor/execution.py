@@ -260,7 +260,14 @@ class Execution:
 
     def _stop_waiting_for_status(self) -> None:
         """A dead command whose guest's root traces it cannot be reaped by us: that its tree is empty is its end."""
-        if self._tree.populated():
+        still_to_be_born = (
+            self._spawn is not None
+            and not (self._spawn.over or self._spawn.attached)
+            and self._io.time() < self._begun + self._services.config.spawn_timeout
+        )
+        if still_to_be_born or self._tree.populated():
+            if self._kill_at is not None:
+                self._killed = max(self._killed, self._tree.kill())  # what was born after the first time
             self._arm("abandon", self._io.time() + _REAPED_WITHIN, self._stop_waiting_for_status)
             return
         if self._spawn is not None:

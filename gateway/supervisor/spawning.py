@@ -61,16 +61,17 @@ class Spawn:
         self._attach_pid: int | None = None
         self._command_pid: int | None = None
         loop.children.before_unknown(self, self.read_messages)
-        loop.io.add_reader(launched.status.fileno(), self.read_messages)
+        loop.io.add_reader(launched.status.fileno(), self._read_message)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the nursery has given birth to it, and it has said so."""
+        return self._attached
 
     def read_messages(self) -> None:
         """Takes what the launcher has said; also called before a death is judged."""
-        while self._launched.status.fileno() >= 0:
-            first = not self._attached
-            message = receive(self._launched.status, terminal=first and self._launched.terminal is not None)
-            if message is None:
-                return
-            self._heard(message)
+        while self._launched.status.fileno() >= 0 and self._read_message():
+            pass
 
     def kill_attach(self) -> None:
         """Ends lxc-attach on its way; the launcher, if it is in the guest already, then never goes."""
@@ -84,6 +85,14 @@ class Spawn:
         if self._launched.attach_stderr >= 0:
             os.close(self._launched.attach_stderr)
             self._launched.attach_stderr = -1
+
+    def _read_message(self) -> bool:
+        """Takes one, if it is there: there is never more than one at a time to wait for."""
+        brings_terminal = self._launched.terminal is not None and not self._attached
+        message = receive(self._launched.status, terminal=brings_terminal)
+        if message is not None:
+            self._heard(message)
+        return message is not None
 
     def _heard(self, message: Message) -> None:
         """H, then R or F, then perhaps F, then the end. Whatever else comes was forged by the guest's root."""

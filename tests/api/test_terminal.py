@@ -17,7 +17,7 @@ from gateway.errors import (
     ExecEnded,
     ExecNotFound,
     NotATerminal,
-    RangeNotSatisfiable,
+    OutputDropped,
     StdinBlocked,
     StdinClosed,
     WriterTaken,
@@ -398,10 +398,7 @@ def test_nothing_is_told_before_the_claim_is_granted(exec_: Supervised) -> None:
     assert exec_.output.question()["cursor"] == 0
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [(ExecNotFound("gone"), 4404), (RangeNotSatisfiable("past the end", size=5), 4416)],
-)
+@pytest.mark.parametrize(("error", "code"), [(ExecNotFound("gone"), 4404), (OutputDropped("gone"), 4416)])
 def test_refused_output_closes(exec_: Supervised, error: Any, code: int) -> None:
     """What the supervisor answers instead of output is the close code."""
     client = attach(exec_, write=False)
@@ -409,6 +406,31 @@ def test_refused_output_closes(exec_: Supervised, error: Any, code: int) -> None
     exec_.output.refuse(error)
     assert client.wait()[-1]["code"] == error.code
     assert_closed(client, code, error.code)
+
+
+@pytest.mark.parametrize(("ended", "cursor", "code"), [(False, 6, 4416), (True, 7, 4416), (True, 6, 1000)])
+def test_from_past_the_end(exec_: Supervised, ended: bool, cursor: int, code: int) -> None:
+    """A place that nobody can have seen is refused; `seq` of the end is behind all output, and gives the end."""
+    client = attach(exec_, write=False, cursor=cursor)
+    exec_.output.question()
+    exec_.output.answer(events=[], cursor=cursor, total=5, exec=exec_.view, ended=ended)
+    client.wait()
+    assert_closed(client, code, "exited" if code == 1000 else "range_not_satisfiable")
+
+
+def test_own_exec_that_has_ended_already_is_no_refusal(exec_: Supervised) -> None:
+    """A command that was faster than the claim: its client gets output and end."""
+    client = TimedClient(exec_.session(attended=True))
+    client.pump()
+    exec_.stdin.question()
+    exec_.stdin.refuse(ExecEnded("ended"))
+    assert client.wait() == []
+    exec_.emit(("stdout", 0, b"x"), ended=True)
+    assert [message if isinstance(message, tuple) else message["type"] for message in client.wait()] == [
+        (1, 0, b"x"),
+        "end",
+    ]
+    assert_closed(client, 1000, "exited")
 
 
 @pytest.mark.parametrize("which", ["output", "stdin", "requests"])

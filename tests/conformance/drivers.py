@@ -86,4 +86,7 @@ def _container(instance: str, **settings: dict[str, Any]) -> Callable[[ExitStack
     return open_guest
 
 
-DRIVERS = (Driver("lxc-attach", _container("attach")),)
+DRIVERS = (
+    Driver("lxc-attach", _container("attach")),
+    Driver("pct", _container("pct", exec={"driver": "pct"})),
+)

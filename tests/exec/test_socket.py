@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from gateway.supervisor.protocol import CLIENT_LEFT
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import exec_cgroups, new_mark
@@ -174,13 +175,14 @@ def test_half_frames_hold_nobody_up(api: Api, path: Path, gateway: Gateway) -> N
     until(lambda: len(os.listdir(f"/proc/{pid}/fd")) < 200, within=5, why="they are gone")
 
 
-def test_peer_that_hangs_up_mid_run_is_a_lost_client(path: Path, gateway: Gateway) -> None:
-    """A run whose connection closes before its reply has lost its client: the command is ended."""
+def test_peer_whose_client_left_mid_run_ends_it(path: Path, gateway: Gateway) -> None:
+    """A run whose client has left, as the peer says before it closes: the command is ended."""
     mark = new_mark()
     body = json.dumps({"command": ["sleep", mark], "kill_grace": 0}).encode()
     header: dict[str, Any] = {"op": "run", "origin": ORIGIN, "vmid": 101, "config_id": "x", "blobs": [len(body)]}
     with connect(path) as sock:
         sock.sendall(frame(header, body))
         until(lambda: exec_cgroups(101), why="it runs")
+        sock.sendall(CLIENT_LEFT)
     until(lambda: not exec_cgroups(101), within=3, why="it has ended with its client")
     assert guests.get(101).init_pid()

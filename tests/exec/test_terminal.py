@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import string
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -299,7 +301,7 @@ def attach_as_writer(attach: Open, exec_id: str, query: str = "") -> Session:
 @pytest.mark.parametrize("goodbye", [True, False])
 def test_leaving_ends_the_terminal(shell: Open, terminals: Api, goodbye: bool) -> None:
     """Closed or cut, the whole tree is gone and the record says client_gone."""
-    socket = shell(101)
+    socket = shell(101, kill_grace=0.2)
     exec_id = socket.exec_id
     mark = new_mark()
     socket.type(f"sleep {mark}\n")
@@ -326,6 +328,30 @@ def test_resumed_after_a_cut(shell: Open, attach: Open) -> None:
     assert again.until_shown(PROMPT).decode().startswith("two\r\n")
 
 
+def test_web_that_dies_takes_no_terminal_with_it(shell: Open, attach: Open, gateway: Gateway) -> None:
+    """Its client is cut without a goodbye, the exec goes on, and the next worker lets the client in where it was."""
+    socket = shell(101)
+    cursor = socket.cursor
+    master = gateway.services.pid("web")
+    (worker,) = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    assert socket.until_closed() == (1006, "")
+    again = attach_as_writer(attach, socket.exec_id, f"from={cursor}")
+    assert run(again, "echo alive") == "alive"
+    again.type("exit\n")
+    assert again.message("end")["reason"] == "exited"
+
+
+def test_supervisor_that_reloads_goes_on(shell: Open, gateway: Gateway) -> None:
+    """The new image of it has the same terminals; nobody is cut."""
+    socket = shell(101)
+    run(socket, "x=kept")
+    gateway.services.reload("supervisor")
+    assert run(socket, "echo $x") == "kept"
+    socket.say("resize", rows=11, cols=22)
+    assert run(socket, "stty size") == "11 22"
+
+
 def test_attach_to_an_ended_exec(terminal: Open, attach: Open) -> None:
     """A reader gets the replay and the end; a writer is told that there is nothing to write to."""
     socket = terminal(101)
@@ -350,7 +376,7 @@ def test_idle_close(make_gateway: Callable[..., Gateway]) -> None:
     idle = make_gateway(web={"terminal_idle": 1.0})
     api = idle.api(idle.token("terminals", actions="exec:terminal,exec:run"))
     with Session(api, "/exec/101/terminal") as socket:
-        exec_id = socket.start(["sh"], tty={})
+        exec_id = socket.start(["sh"], tty={}, kill_grace=0.2)
         assert socket.until_closed() == (4408, "idle")
     assert ended(api, exec_id)["reason"] == "client_gone"
     api.close()
@@ -415,6 +441,27 @@ def test_refused_start(terminal: Open) -> None:
     socket = terminal(101)
     socket.start(["/no/such"], tty={})
     assert socket.message("end")["exit_code"] == 127
+
+
+@pytest.mark.parametrize(
+    ("break_it", "code"),
+    [
+        (lambda socket: socket.send_input(0, b"x" * (2 << 20)), 1009),
+        (lambda socket: socket.sock.sendall(b"\x82\x01x"), 1002),
+        (lambda socket: socket.say("nonsense"), 4400),
+        (lambda socket: socket.send_input(0, b"x" * (1 << 20)) or socket.sock.sendall(b"\xff" * 100_000), 1002),
+    ],
+)
+def test_who_breaks_the_protocol_harms_nobody(
+    shell: Open, attach: Open, break_it: Callable[[Session], Any], code: int
+) -> None:
+    """The client gets its code, however much it goes on sending; the exec and its owner notice nothing."""
+    owner = shell(101)
+    other = attach(owner.exec_id)
+    other.started()
+    break_it(other)
+    assert other.until_closed()[0] == code
+    assert run(owner, "echo untouched") == "untouched"
 
 
 def test_secrets_of_input_are_in_no_record(shell: Open, gateway: Gateway) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
+from tests.exec.websocket import Closed, WebSocket
 from tests.pve.conftest import VMID
 from tests.pvesim.api import machines
 from tests.pvesim.api.machines import Machine
@@ -196,6 +197,18 @@ def test_streams_are_refused(api: Api, accept: str) -> None:
     """An agent tells nothing before the end, so there is nothing to stream."""
     answer = api.post(VMID, {"command": ["true"]}, headers={"Accept": accept})
     assert (answer.status, answer.json()["unsupported"]) == (422, ["streams"])
+
+
+def test_terminals_are_refused(gateway: Gateway) -> None:
+    """A WebSocket that wants a terminal in a machine is closed with the reason; attaching without input is possible."""
+    api = gateway.api(gateway.token("terminal", actions="exec:run,exec:terminal"))
+    with WebSocket(api, f"/exec/{VMID}/terminal") as terminal:
+        terminal.say("start", command=["sh"], tty={})
+        closed = terminal.receive()
+        while not isinstance(closed, Closed):
+            closed = terminal.receive()
+    assert "driver_unsupported" in closed.reason, closed
+    api.close()
 
 
 def test_running_command_cannot_be_acted_upon(api: Api, gateway: Gateway) -> None:

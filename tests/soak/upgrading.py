@@ -30,11 +30,11 @@ def upgrade_steps(gateway: Gateway) -> list[Step]:
     """What `systemctl` does to the two services, in an order in which each is once the newer one."""
     services = gateway.services
     return [
-        ("web reload", lambda: services.reload("web")),
-        ("supervisor reload", lambda: services.reload("supervisor")),
         ("web restart", lambda: services.restart("web")),
         ("supervisor reload", lambda: services.reload("supervisor")),
         ("web reload", lambda: services.reload("web")),
+        ("supervisor reload", lambda: services.reload("supervisor")),
+        ("web restart", lambda: services.restart("web")),
     ]
 
 
@@ -47,18 +47,20 @@ def upgrade_under_load(
     """
     api, mark = gateway.api(), new_mark()
     gate = Path(guests.get(vmid).rootfs, "run", f"gate-{mark}")
-    longest = 0.0
-    with Runs(api, vmid, f"/run/{gate.name}", mark, execs) as runs:
+    took: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        runs = stack.enter_context(Runs(api, vmid, f"/run/{gate.name}", mark, execs))
+        stack.callback(gate.touch)  # before the runs are waited for, whatever happened
         until(lambda: len(living(mark)) >= execs, within=30, why="all execs run")
         with Load(gateway, vmid, rate) as load:
-            for _, step in upgrade_steps(gateway) * rounds:
+            for name, step in upgrade_steps(gateway) * rounds:
                 load.go_on(pause)
+                began = time.monotonic()
                 step()
+                took[name] = max(took.get(name, 0.0), time.monotonic() - began)
             load.go_on(pause)
-        longest = load.longest
         gate.touch()
         runs.check()
-    gate.unlink()
     api.close()
     assert not load.failures, load.failures[:5]
     steps = len(upgrade_steps(gateway)) * rounds
@@ -67,7 +69,8 @@ def upgrade_under_load(
         "steps": steps,
         "requests": load.done,
         "requests/s": load.done / load.seconds,
-        "longest wait s": longest,
+        "longest wait s": load.longest,
+        **{f"{name} s": seconds for name, seconds in took.items()},
         "refused": 0,
         "lost": 0,
     }
