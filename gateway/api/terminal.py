@@ -36,7 +36,8 @@ sends more is not read until there is room again, its own `ack` messages neither
 the client for gone. `web.terminal_idle` (default: never) closes a connection over which no input or output went.
 
 **Leaving.** A client that closes, or is gone, has left: what becomes of the exec that it started is said by
-`on_disconnect`. An attached client's leaving changes nothing. When the gateway's web process ends, no client has left.
+`on_disconnect`. An attached client's leaving changes nothing. When the gateway's web process ends, or fails (4503,
+1011), no client has left: attach again.
 
 **Close codes.** The reason is a problem's code; an `error` message with its detail comes before it, where it is one.
 A refusal has 4000 plus the HTTP status that the same problem has elsewhere.
@@ -45,7 +46,7 @@ A refusal has 4000 plus the HTTP status that the same problem has elsewhere.
     4400  no JSON, no such message or channel    4404  no such exec or guest        4408  no `start` in time, or idle
     4409  writer_taken; exec_ended or stdin_closed on attach with write; guest_not_running, guest_frozen
     4416  `from` is past the end of the output   4422  `start` has wrong fields     4429  too many execs or starts
-    4503  the supervisor or the audit log is away: attach again with `from`         1011  a fault of the gateway
+    4503  the supervisor or the audit log is away     1011  a fault of the gateway: attach again with `from`
 
 Before the upgrade a refusal is an HTTP problem: 401, 404, 426 for what asks for no WebSocket of version 13, 400
 without the subprotocol, 403 for an Origin that is neither the request's own nor in `web.allowed_origins`. A browser
@@ -80,7 +81,7 @@ from gateway.api.terminal_output import Output
 from gateway.api.terminal_socket import Binary, Text, Violation, WebSocket
 from gateway.api.terminal_start import Opening, Session
 from gateway.errors import Forbidden, GatewayError, InternalError, MalformedRequest, StdinClosed
-from gateway.exec.reply import EventBatch, GapEvent
+from gateway.exec.reply import GapEvent
 from gateway.web.live import Live
 
 START_SECONDS = 10.0
@@ -269,26 +270,24 @@ class Terminal(Live):
             else:
                 self._socket.send_binary(show_output(event))
         if batch.ended:
-            self._tell_end(batch)
+            self._socket.send_text(show_end(batch))
+            self._end(1000, batch.view["reason"] or "", left=False)
 
     # ---- how it ends
 
-    def _tell_end(self, batch: EventBatch) -> None:
-        self._socket.send_text(show_end(batch))
-        self._end(1000, batch.view["reason"] or "", left=False)
-
     def _fail(self, error: GatewayError) -> None:
-        if error.status >= 500:
+        ours = error.status >= 500
+        if ours:
             log.warning("a terminal was closed: %s: %s", error.code, error.detail)
         self._socket.send_text(show_error(error))
-        self._end(1011 if error.status == 500 else 4000 + error.status, error.code, left=True)
+        self._end(1011 if error.status == 500 else 4000 + error.status, error.code, left=not ours)
 
     def _end(self, code: int, reason: str, *, left: bool) -> None:
         self._socket.close(code, reason)
         self._let_go(left=left)
 
     def _let_go(self, *, left: bool) -> None:
-        """Gives back exec and start; `left`: the client has done with them, or is to be taken so."""
+        """Gives back exec and start; `left`: the client has done with them, or is to be taken so. Not by our fault."""
         for held in (self._opening, self._session):
             if held is not None:
                 if left:

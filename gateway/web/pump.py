@@ -79,8 +79,13 @@ class Pump:
     # The pump's thread
 
     def _run(self) -> None:
-        while not self._stopping:
-            self._round()
+        try:
+            while not self._stopping:
+                self._round()
+        except Exception:
+            # Its clients would wait for ever. A worker may die at any time: nothing is lost, another one comes.
+            self._log.exception("the pump has a fault: its worker ends")
+            os._exit(1)
         self._admit()
         for flow in tuple(self._flows.values()):
             self._cut(flow)

@@ -444,6 +444,18 @@ def test_lost_supervisor_is_4503(exec_: Supervised, which: str) -> None:
     assert_closed(client, 4503, "supervisor_unavailable")
 
 
+def test_fault_of_ours_ends_no_exec(exec_: Supervised) -> None:
+    """A client that is cut because the audit log is away has not left its exec."""
+    client = attach(exec_, attended=True)
+    exec_.output.question()
+    client.input(0, b"x")
+    exec_.stdin.question()
+    exec_.stdin.refuse(AuditUnavailable("away"))
+    assert client.wait()[-1]["code"] == "audit_unavailable"
+    assert_closed(client, 4503, "audit_unavailable")
+    assert exec_.output.told() == b""
+
+
 def test_fault_is_1011(exec_: Supervised, caplog: pytest.LogCaptureFixture) -> None:
     """A defect of ours is logged with its traceback, and the client is told no more than that."""
     client = attach(exec_, write=False)
