@@ -133,6 +133,7 @@ def web_settings(config: Config) -> WebSettings:
         body_s=config.web.body_timeout,
         max_half_open_per_address=config.web.max_half_open_per_address,
         max_half_open=config.web.max_half_open,
+        max_streams=config.web.max_streams,
         max_body_bytes=config.web.max_body,
     )
 
