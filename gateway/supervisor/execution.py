@@ -236,11 +236,18 @@ class Execution:
         grace = self.order.limits.kill_grace if self.phase is not Phase.STARTING else 0.0
         self._kill_at = self._io.time() + grace
         if grace:
-            self._killed = max(self._killed, self._tree.signal(signal.SIGTERM))
+            self._ask_to_end()
             self._arm("kill", self._kill_at, self.kill)
         else:
             self.kill()
         return True
+
+    def _ask_to_end(self) -> None:
+        """TERM, and with a terminal HUP, which ends the shells that ignore TERM; CONT lets the stopped ones hear it."""
+        self._killed = max(self._killed, self._tree.signal(signal.SIGTERM))
+        if self._size is not None:
+            self._tree.signal(signal.SIGHUP)
+        self._tree.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kills the whole tree now."""

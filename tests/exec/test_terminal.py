@@ -33,7 +33,7 @@ def terminals(gateway: Gateway) -> Iterator[Api]:
 
 @pytest.fixture
 def terminal(terminals: Api) -> Iterator[Open]:
-    """Opens a WebSocket for a terminal in a guest: `terminal(101)`; closed after the test."""
+    """Opens a WebSocket for a terminal in a guest: `terminal(101)`; closed and ended after the test."""
     opened: list[Session] = []
 
     def open_(vmid: int, **options: Any) -> Session:
@@ -43,6 +43,9 @@ def terminal(terminals: Api) -> Iterator[Open]:
     yield open_
     for socket in opened:
         socket.close()
+        if socket.exec_id:
+            terminals.request("DELETE", f"/execs/{socket.exec_id}")
+            ended(terminals, socket.exec_id)
 
 
 @pytest.fixture
@@ -311,6 +314,19 @@ def test_leaving_ends_the_terminal(shell: Open, terminals: Api, goodbye: bool) -
     else:
         socket.close()
     assert ended(terminals, exec_id)["reason"] == "client_gone"
+    assert not living(mark)
+
+
+def test_end_of_a_shell_needs_no_kill(shell: Open, terminals: Api, vmid: int) -> None:
+    """An interactive shell ignores TERM, and a stopped job hears nothing: both are gone long before the grace is over."""
+    socket = shell(vmid, kill_grace=60)
+    mark = new_mark()
+    socket.type(f"sleep {mark}\n")
+    until(lambda: living(mark))
+    socket.type("\x1a")
+    socket.until_shown(PROMPT)
+    assert terminals.request("DELETE", f"/execs/{socket.exec_id}").status in (200, 202)
+    assert ended(terminals, socket.exec_id)["reason"] == "cancelled"
     assert not living(mark)
 
 
