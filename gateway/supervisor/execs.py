@@ -88,7 +88,6 @@ class Execs:
         tree: Tree | None = None
         if order.placement is Placement.OWN:
             tree = guest.group.open(order.id)
-        self._spool.reopen(order)
         self._places.occupy(claim_of(order))
         self._spool.adopt_growth(order, state)
         self._ends[order.id] = self._services.loop.io.create_future()
@@ -103,7 +102,6 @@ class Execs:
     def resume_in_machine(self, state: dict[str, Any], machine: Machine) -> None:
         """Takes over an exec in a virtual machine that an earlier image of this program began."""
         order = Order.from_wire(state["order"])
-        self._spool.reopen(order)
         self._places.occupy(claim_of(order))
         self._spool.adopt_growth(order, state)
         io = self._services.loop.io
@@ -122,12 +120,10 @@ class Execs:
         del self.running[order.id]
         streams = execution.streams
         stdout, stderr = (b"", b"") if order.spooled else (streams.stdout.kept(), streams.stderr.kept())
-        self._spool.end(order, ending, streams)
+        self._spool.end(order, ending, streams, left=left is not None)
         streams.forget()
         streams.followers.wake()
-        if left is None:
-            self._spool.retire(order.id)
-        else:
+        if left is not None:
             self.surviving[order.id] = left
         self._trail.outcome(order, ending)
         self._close(order, (render(order, State.ENDED, ending), stdout, stderr))
@@ -139,7 +135,6 @@ class Execs:
         self._spool.end_unknown(order)
         execution.streams.forget()
         execution.streams.followers.wake()
-        self._spool.retire(order.id)
         self._trail.outcome(order, None)
         self._close(order, (render(order, State.UNKNOWN), b"", b""))
 
@@ -154,7 +149,7 @@ class Execs:
     def on_survivors_gone(self, left: Survivors) -> None:
         """Nothing of an ended exec runs any more."""
         self.surviving.pop(left.order.id, None)
-        self._spool.retire(left.order.id)
+        self._spool.survivors_gone(left.order.id)
 
     def client_gone(self, exec_id: str) -> None:
         """The client of a waiting `run` has left."""
@@ -296,12 +291,12 @@ class Execs:
     def resume_survivors(self, state: dict[str, Any], guests: dict[tuple[int, str], Incarnation]) -> None:
         """Takes over what outlives an exec that ended under an earlier image of this program."""
         order = Order.from_wire(state["order"])
-        self._spool.remember(order)
+        self._spool.remember(order.id)
         guest = guests.get((order.vmid, order.incarnation))
         if guest is None:  # it has stopped meanwhile, and they with it
             for fd in state["fds"].values():
                 os.close(fd)
-            self._spool.retire(order.id)
+            self._spool.survivors_gone(order.id)
             return
         tree = guest.group.open(order.id) or Descendants(guest.proc, guest.ns)
         self.adopt_survivors(order, tree, list(state["fds"].values()))

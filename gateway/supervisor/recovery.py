@@ -14,8 +14,9 @@ from gateway.exec.spec import Placement
 from gateway.exec.view import Reason
 from gateway.supervisor.cgroup import ExecGroup, wait_empty
 from gateway.supervisor.guests import Guests
+from gateway.supervisor.life import Life
 from gateway.supervisor.procfs import read_stat
-from gateway.supervisor.spool import Life, Spool
+from gateway.supervisor.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -69,19 +70,18 @@ def _recover_one(
     if life.ending is None:
         ending = _settle(life, group, proc, booted=booted)
         if ending is not None:
-            spool.reopen(life.order)
             spool.end_lost(life.order, ending)
         else:
-            spool.remember(life.order)
+            spool.end_unknown(life.order)
         record_outcome(life.order, ending)
     else:
-        spool.remember(life.order)
+        spool.remember(life.order.id)
         if group is not None and group.pids():
             adopt(life.order, group)
             return
+        spool.survivors_gone(life.order.id)
     if group is not None:
         _clear(group)
-    spool.retire(life.order.id)
 
 
 def _settle(life: Life, group: ExecGroup | None, proc: Path, *, booted: bool) -> Ending | None:

@@ -1,9 +1,8 @@
-"""What is remembered of execs on disk: one directory each, for the next supervisor and for late readers.
+"""What is remembered of execs on disk, for the next supervisor and for late readers.
 
-    active/<exec-id>/life.jsonl   accepted, go, ended: a line each, appended as it happens
-    ended/<exec-id>/life.jsonl    the same once nothing of it runs any more
-    .../stdout, .../stderr        the kept output, only where there is any, as `layout` says
-    .../interleaving              the order of both, where it is too long for a line in the life
+    journal/<n>.jsonl            accepted, go, ended: a line each, as it happens; with the output of small runs
+    output/<exec-id>/stdout|stderr   the kept output of what is streamed, detached or large, as `layout` says
+    output/<exec-id>/interleaving    the order of both, where it is too long for a line
 
 Directories are 0700, files 0600. No stdin, no environment value and no marked argument is ever written here.
 """
@@ -17,6 +16,7 @@ import logging
 import os
 import shutil
 import time
+from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,29 +32,21 @@ from gateway.exec.view import OutputCounts, StreamCount
 from gateway.supervisor.capture import FileRoom, MemoryRoom, Room
 from gateway.supervisor.idempotency import Used, key_of
 from gateway.supervisor.interleaving import STREAMS, Interleaving
-from gateway.supervisor.layout import Layout, readable
+from gateway.supervisor.journal import Journal, Line, Place
+from gateway.supervisor.layout import Layout
+from gateway.supervisor.life import Life, StoredStream, from_bytes, from_file, read_life
 from gateway.supervisor.recording import Recording
 from gateway.supervisor.streams import Streams
 
-_INTERLEAVING = "interleaving"
-_LONG_INTERLEAVING = 4096
-_LIFE = "life.jsonl"
 log = logging.getLogger(__name__)
 
+_INTERLEAVING = "interleaving"
+_LONG_INTERLEAVING = 4096
+_SMALL_OUTPUT = 16 << 10
+"""Bytes of both streams together that stand in the journal: most execs need no file of their own."""
 _FREE_CHECK_SECONDS = 1.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-
-
-@dataclass(frozen=True)
-class Life:
-    """What a spool directory tells of its exec. With a `pid` and no `ending`, it may or may not have run."""
-
-    order: Order
-    pid: int | None
-    start: int
-    ending: Ending | None
-    layouts: dict[str, Layout]
-    interleaving: dict[str, Any] | None
+_NONE = Layout(0, 0)
 
 
 @dataclass(frozen=True)
@@ -76,31 +68,54 @@ class Spool:
         self.on_forgotten: Callable[[str], None] = lambda exec_id: None
         """Called with the id of each exec that is remembered no more."""
         self._config = config
-        self._active = config.directory / "active"
-        self._ended = config.directory / "ended"
-        for directory in (config.directory, self._active, self._ended):
+        self._output = config.directory / "output"
+        journal = config.directory / "journal"
+        for directory in (config.directory, journal, self._output):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
-        self._files: dict[str, int] = {}
+        self._journal = Journal(journal)
+        self._lines: dict[str, list[Place]] = {}
         self._remembered: OrderedDict[str, Remembered] = OrderedDict()
         self._bytes = 0
         self._growing: dict[str, int] = {}
-        for name in sorted(filter(is_exec_id, os.listdir(self._ended))):
-            life = _read_life(self._ended / name)
-            if life is None:
-                shutil.rmtree(self._ended / name, ignore_errors=True)
-            else:
-                self._remember(life.order, *_measure(self._ended / name))
+        self._left: set[str] = set()
+        """Those that have ended, and whose survivors may live on."""
+        self._unfinished: list[str] = []
         self._free_checked = 0.0
+        self._load()
+
+    def _load(self) -> None:
+        """Reads what an earlier supervisor has left."""
+        places: dict[str, dict[str, Place]] = {}
+        lives: dict[str, dict[str, Line]] = {}
+        for place, line in self._journal.lines():
+            exec_id, kind = _subject(line)
+            places.setdefault(exec_id, {})[kind] = place
+            lives.setdefault(exec_id, {})[kind] = line | {"output": {}} if kind == "ended" else line
+        settled: list[Life] = []
+        for exec_id, lines in lives.items():
+            life = read_life(lines.values())
+            if life is None or not is_exec_id(exec_id):
+                continue
+            self._lines[exec_id] = [place for _, place in sorted(places[exec_id].items(), key=_accepted_first)]
+            for place in self._lines[exec_id]:
+                self._journal.keep(place)
+            if life.left or not life.ended_at:
+                self._unfinished.append(exec_id)
+            else:
+                settled.append(life)
+        for life in sorted(settled, key=lambda life: life.ended_at):
+            self._remember(life.order, life.size, life.ended_at)
+        self._journal.tidy()
+        for name in os.listdir(self._output):
+            if name not in self._lines:
+                shutil.rmtree(self._output / name, ignore_errors=True)
 
     def accept(self, order: Order) -> None:
         """Remembers that it was accepted, before anything of it is started. Raises SpoolFull."""
         self._check_room()
-        path = f"{self._active}/{order.id}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._lines[order.id] = []
         try:
-            os.mkdir(path, 0o700)
-            self._files[order.id] = os.open(f"{path}/{_LIFE}", flags, 0o600)
             self._append(order.id, {"accepted": order.to_wire()})
         except OSError as exc:
             self.drop(order.id)
@@ -118,9 +133,8 @@ class Spool:
         if not order.spooled:
             return MemoryRoom()
         try:
-            fd = os.open(
-                f"{self._active}/{order.id}/{stream}", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
+            path = self._output_of(order.id) / stream
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             raise SpoolFull(f"cannot write to the spool: {exc.strerror}; free space on the node") from exc
         return FileRoom(fd, self.granter(order))
@@ -144,31 +158,39 @@ class Spool:
         """Counts what the files of an exec were granted under an earlier image of this program."""
         self._growing[order.id] = sum(state[name]["room"].get("granted", 0) for name in STREAMS)
 
-    def end(self, order: Order, ending: Ending, streams: Streams) -> None:
-        """Remembers how it ended, and its output. What the disk refuses is lost; the caller has it all the same."""
-        size = 0
+    def end(self, order: Order, ending: Ending, streams: Streams, *, left: bool) -> None:
+        """Remembers how it ended, and its output. What the disk refuses is lost; the caller has it all the same.
+
+        `left`: what it left behind lives on, and it is not swept before `survivors_gone`.
+        """
+        kept = {name: min(capture.bytes, capture.layout.size) for name, capture in streams.captures()}
+        output: dict[str, str] = {}
         with contextlib.suppress(OSError):
-            for name, capture in (("stdout", streams.stdout), ("stderr", streams.stderr)):
-                if capture.fd is not None:
-                    size += min(capture.bytes, capture.layout.size)
-                elif capture.bytes and (data := capture.stored()):
-                    path = self._active / order.id / name
-                    path.touch(0o600)
-                    path.write_bytes(data)
-                    size += len(data)
+            small = sum(kept.values()) <= _SMALL_OUTPUT
+            for name, capture in streams.captures():
+                if capture.fd is None and kept[name]:
+                    if small:
+                        output[name] = b64encode(capture.stored()).decode()
+                    else:
+                        self._write_output(order.id, name, capture.stored())
             layouts = {name: [c.layout.head, c.layout.ring] for name, c in streams.captures()}
-            self._append_ended(order, ending, layouts, streams.order.to_state())
-        self._finish(order, size)
+            members = {"layout": layouts, "output": output, "bytes": sum(kept.values()), "left": left}
+            self._append_ended(order, ending, members, streams.order)
+        self._finish(order, sum(kept.values()), left=left)
 
     def end_lost(self, order: Order, ending: Ending) -> None:
         """Remembers how one ended whose supervisor was killed, with what its files hold of its output."""
+        size = _measure(self._output / order.id)
         with contextlib.suppress(OSError):
             layouts, counts, order_of_output = self._salvage(order)
-            self._append_ended(order, replace(ending, output=counts), layouts, order_of_output.to_state())
-        self._finish(order, _measure(self._active / order.id)[0])
+            members = {"layout": layouts, "output": {}, "bytes": size, "left": False}
+            self._append_ended(order, replace(ending, output=counts), members, order_of_output)
+        self._finish(order, size)
 
     def end_unknown(self, order: Order) -> None:
         """Remembers one of which nobody will ever know how it ended."""
+        with contextlib.suppress(OSError):
+            self._append(order.id, {"lost": time.time()})
         self._finish(order, 0)
 
     def _salvage(self, order: Order) -> tuple[dict[str, list[int]], OutputCounts | None, Interleaving]:
@@ -177,7 +199,7 @@ class Spool:
         counts: dict[str, StreamCount] = {}
         for number, name in enumerate(STREAMS):
             layout = Layout.spooled(order.limits.output_limit, order.keep)
-            path = self._active / order.id / name
+            path = self._output / order.id / name
             size = path.stat().st_size if path.exists() else 0
             total = size if size < layout.size else layout.head  # else it may have begun to overwrite its ring
             layouts[name] = [total, 0]
@@ -187,76 +209,73 @@ class Spool:
         known = OutputCounts(stdout=counts["stdout"], stderr=counts["stderr"]) if order.spooled else None
         return layouts, known, order_of_output
 
-    def _append_ended(
-        self, order: Order, ending: Ending, layouts: dict[str, list[int]], interleaving: dict[str, Any]
-    ) -> None:
-        line = {"ended": ending.to_wire(), "layout": layouts, "interleaving": interleaving}
-        if len(interleaving["ends"]) > _LONG_INTERLEAVING:
-            path = self._active / order.id / _INTERLEAVING
-            path.touch(0o600)
-            path.write_text(json.dumps(interleaving))
-            del line["interleaving"]
+    def _append_ended(self, order: Order, ending: Ending, members: dict[str, Any], interleaving: Interleaving) -> None:
+        line = {"ended": ending.to_wire(), "at": time.time(), "interleaving": interleaving.to_state(), **members}
+        if len(line["interleaving"]["ends"]) > _LONG_INTERLEAVING:
+            self._write_output(order.id, _INTERLEAVING, json.dumps(line.pop("interleaving")).encode())
         self._append(order.id, line)
 
-    def _finish(self, order: Order, size: int) -> None:
-        self._close(order.id)
+    def _write_output(self, exec_id: str, name: str, data: bytes) -> None:
+        path = self._output_of(exec_id) / name
+        path.touch(0o600)
+        path.write_bytes(data)
+
+    def _finish(self, order: Order, size: int, *, left: bool = False) -> None:
         self._growing.pop(order.id, None)
+        if left:
+            self._left.add(order.id)
         self._remember(order, size, time.time())
 
     def restore(self, order: Order, ending: Ending | None) -> None:
         """Remembers an exec that the disk has lost, without its output. Raises SpoolFull."""
         self.accept(order)
-        if ending is not None:
-            with contextlib.suppress(OSError):
-                self._append_ended(order, ending, {}, Interleaving().to_state())
+        if ending is None:
+            self.end_unknown(order)
+            return
+        with contextlib.suppress(OSError):
+            members = {"layout": {}, "output": {}, "bytes": 0, "left": False}
+            self._append_ended(order, ending, members, Interleaving())
         self._finish(order, 0)
-        self.retire(order.id)
 
-    def remember(self, order: Order) -> None:
-        """Keeps one that an earlier supervisor left active: with its ending, or without, if nobody knows it."""
-        self._remember(order, *_measure(self._active / order.id))
+    def remember(self, exec_id: str) -> None:
+        """Keeps one that ended under an earlier supervisor, and whose survivors may live on."""
+        life = self._life(exec_id)
+        if life is not None:
+            self._left.add(exec_id)
+            self._remember(life.order, life.size, life.ended_at)
 
-    def retire(self, exec_id: str) -> None:
-        """Moves it to the ended ones: nothing of it runs any more."""
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{self._active}/{exec_id}", f"{self._ended}/{exec_id}")
+    def survivors_gone(self, exec_id: str) -> None:
+        """Nothing of it runs any more."""
+        self._left.discard(exec_id)
+        with contextlib.suppress(OSError):
+            self._append(exec_id, {"gone": True})
 
     def drop(self, exec_id: str) -> None:
         """Forgets one that never began."""
-        self._close(exec_id)
         self._growing.pop(exec_id, None)
-        shutil.rmtree(self._active / exec_id, ignore_errors=True)
+        self._forget(exec_id)
 
     def unfinished(self) -> list[Life]:
-        """What an earlier supervisor left active, readable or not; the unreadable is dropped."""
-        lives = []
-        for name in sorted(os.listdir(self._active)):
-            life = _read_life(self._active / name) if is_exec_id(name) else None
-            if life is None:
-                shutil.rmtree(self._active / name, ignore_errors=True)
-            else:
-                lives.append(life)
-        return lives
-
-    def reopen(self, order: Order) -> None:
-        """Goes on writing the life of an exec that an earlier supervisor accepted."""
-        path = self._active / order.id / _LIFE
-        self._files[order.id] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        """What an earlier supervisor left running, or with survivors."""
+        return [life for life in map(self._life, self._unfinished) if life is not None]
 
     def find(self, exec_id: str) -> Life | None:
         """An exec that has ended, as it is remembered; None when it is not or no longer."""
-        return _read_life(self._path(exec_id)) if exec_id in self._remembered else None
+        return self._life(exec_id) if exec_id in self._remembered else None
 
     def remembered(self) -> dict[str, Remembered]:
-        """The execs that are remembered as ended, by id."""
+        """The execs that are remembered as ended, by id, in the order of their ends."""
         return self._remembered
 
     def recording(self, life: Life) -> Recording:
         """The output of an exec that has ended, as far as it was kept."""
-        directory = self._path(life.order.id)
+        directory = self._output / life.order.id
         output = life.ending.output if life.ending is not None else None
         totals = {name: output[name]["bytes"] if output is not None else 0 for name in STREAMS}  # type: ignore[literal-required]
-        streams = [StoredStream(directory / name, totals[name], life.layouts.get(name, _NONE)) for name in STREAMS]
+        streams = []
+        for name in STREAMS:
+            pread = from_bytes(life.output[name]) if name in life.output else from_file(directory / name)
+            streams.append(StoredStream(pread, totals[name], life.layouts.get(name, _NONE)))
         state = life.interleaving
         if state is None:
             with contextlib.suppress(OSError, ValueError):
@@ -274,12 +293,13 @@ class Spool:
             over = len(self._remembered) > self._config.max_ended or self._bytes > room
             if not over and now - entry.ended_at < self._config.retention:
                 break
-            if (self._active / exec_id).exists():
-                continue  # its survivors live on
+            if exec_id in self._left:
+                continue
             del self._remembered[exec_id]
             self._bytes -= entry.bytes
-            shutil.rmtree(self._ended / exec_id, ignore_errors=True)
+            self._forget(exec_id)
             self.on_forgotten(exec_id)
+        self._compact()
 
     def _check_room(self) -> None:
         now = time.monotonic()
@@ -302,73 +322,56 @@ class Spool:
         self._remembered[order.id] = Remembered(order.token_id, order.vmid, order.labels, size, ended_at, key)
         self._bytes += size
 
-    def _path(self, exec_id: str) -> Path:
-        active = self._active / exec_id
-        return active if active.exists() else self._ended / exec_id
+    def _life(self, exec_id: str) -> Life | None:
+        return read_life(self._journal.read(self._lines.get(exec_id, ())))
 
-    def _append(self, exec_id: str, line: dict[str, Any]) -> None:
-        fd = self._files.get(exec_id)
-        if fd is not None:
-            os.write(fd, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+    def _append(self, exec_id: str, line: Line) -> None:
+        self._lines[exec_id].append(self._journal.append({"id": exec_id, **line}))
 
-    def _close(self, exec_id: str) -> None:
-        fd = self._files.pop(exec_id, None)
-        if fd is not None:
-            os.close(fd)
+    def _output_of(self, exec_id: str) -> Path:
+        """The directory for its output, made where there is none yet."""
+        path = self._output / exec_id
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(0o700)
+        return path
 
+    def _forget(self, exec_id: str) -> None:
+        """Takes its lines and its output from the disk."""
+        places = self._lines.pop(exec_id)
+        if places:
+            with contextlib.suppress(OSError):
+                self._journal.strike(places[0])
+        self._journal.release(places)
+        shutil.rmtree(self._output / exec_id, ignore_errors=True)
 
-_NONE = Layout(0, 0)
-
-
-@dataclass(frozen=True)
-class StoredStream:
-    """One stream of an exec that has ended."""
-
-    path: Path
-    total: int
-    layout: Layout
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Kept bytes from the stream's `offset`, `length` at most and not past a gap."""
-        length = readable(self.layout, self.total, offset, length)
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                pieces = self.layout.pieces(offset, length)
-                return b"".join(os.pread(file.fileno(), size, position) for position, size in pieces)
-        except FileNotFoundError:
-            return b""
+    def _compact(self) -> None:
+        """Writes the few lines anew that hold a mostly spent file of the journal."""
+        sparse = self._journal.sparse()
+        for places in self._lines.values() if sparse else ():
+            for number, place in enumerate(places):
+                if place.file in sparse:
+                    with contextlib.suppress(OSError):
+                        for line in self._journal.read([place]):
+                            places[number] = self._journal.append(line)
+                            self._journal.release([place])
 
 
 def is_exec_id(text: str) -> bool:
     return text.startswith("ex_") and ulid.is_ulid(text[3:])
 
 
-def _measure(path: Path) -> tuple[int, float]:
-    size, ended_at = 0, 0.0
+def _subject(line: Line) -> tuple[str, str]:
+    """The id that a line is about, and its kind: the first two members."""
+    _, kind, *_ = *line, "", ""
+    return str(line.get("id")), kind
+
+
+def _accepted_first(item: tuple[str, Place]) -> bool:
+    return item[0] != "accepted"
+
+
+def _measure(path: Path) -> int:
+    """Bytes of all files in a directory; 0 without it."""
     with contextlib.suppress(OSError), os.scandir(path) as files:
-        for file in files:
-            status = file.stat(follow_symlinks=False)
-            if file.name == _LIFE:
-                ended_at = status.st_mtime
-            else:
-                size += status.st_size
-    return size, ended_at
-
-
-def _read_life(path: Path) -> Life | None:
-    order: Order | None = None
-    pid, start, ending, layouts, interleaving = None, 0, None, {}, None
-    try:
-        for line in (path / _LIFE).read_text().splitlines():
-            entry = json.loads(line)
-            if "accepted" in entry:
-                order = Order.from_wire(entry["accepted"])
-            elif "go" in entry:
-                pid, start = int(entry["go"]), int(entry["start"])
-            elif "ended" in entry:
-                ending = Ending.from_wire(entry["ended"])
-                layouts = {name: Layout(*sizes) for name, sizes in entry["layout"].items()}
-                interleaving = entry.get("interleaving")
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return Life(order, pid, start, ending, layouts, interleaving) if order is not None else None
+        return sum(file.stat(follow_symlinks=False).st_size for file in files)
+    return 0

@@ -62,7 +62,7 @@ def make_spool(directory: Path, **settings: Any) -> Spool:
     return Spool(SpoolConfig(directory=directory / "spool", min_free=0, **settings))
 
 
-def record(spool: Spool, order: Order, stdout: bytes, stderr: bytes) -> None:
+def record(spool: Spool, order: Order, stdout: bytes, stderr: bytes, *, left: bool = False) -> None:
     """Ends an exec with this output."""
     layout = Layout.in_memory(order.limits.output_limit, order.keep)
     captures = [Capture(order.limits.output_limit, layout, spool.room(order, name)) for name in STREAMS]
@@ -71,7 +71,7 @@ def record(spool: Spool, order: Order, stdout: bytes, stderr: bytes) -> None:
     for number, data in enumerate((stdout, stderr)):
         captures[number].feed(data)
         streams.order.add(number, len(data))
-    spool.end(order, replace(ENDING, output=streams.counts()), streams)
+    spool.end(order, replace(ENDING, output=streams.counts()), streams, left=left)
     streams.forget()
     loop.close()
 
@@ -89,7 +89,6 @@ def keep_one(spool: Spool, stdout: bytes = b"out", stderr: bytes = b"") -> str:
     spool.accept(order)
     spool.mark_go(order, 17, 4711)
     record(spool, order, stdout, stderr)
-    spool.retire(order.id)
     return order.id
 
 
@@ -118,34 +117,86 @@ def test_all_of_it_is_private(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 20, 100])
 def test_torn_last_line_is_as_if_it_had_not_been(tmp_path: Path, cut: int) -> None:
-    """A supervisor that died while it wrote an end leaves an exec without an end."""
+    """A supervisor that died while it wrote an end leaves an exec without an end, and the next line is whole."""
     spool, order = make_spool(tmp_path), make_order()
     spool.accept(order)
     spool.mark_go(order, 17, 4711)
     record(spool, order, b"", b"")
-    path = tmp_path / "spool/active" / order.id / "life.jsonl"
+    (path,) = (tmp_path / "spool/journal").iterdir()
     path.write_bytes(path.read_bytes()[:-cut])
-    (life,) = make_spool(tmp_path).unfinished()
-    assert (life.order.id, life.pid, life.ending is not None) == (order.id, 17, cut == 1)
+    spool = make_spool(tmp_path)
+    (life,) = spool.unfinished()
+    assert (life.order.id, life.pid, life.ending) == (order.id, 17, None)
+    exec_id = keep_one(spool)
+    assert make_spool(tmp_path).find(exec_id) is not None
 
 
-def test_unreadable_life_is_dropped(tmp_path: Path) -> None:
-    """A directory that tells nothing is removed, and so is what no exec ever had."""
+def test_unreadable_lines_are_dropped(tmp_path: Path) -> None:
+    """Lines that tell nothing are left out with their file, and so is output that no exec ever had."""
     spool, order = make_spool(tmp_path), make_order()
     spool.accept(order)
-    (tmp_path / "spool/active" / order.id / "life.jsonl").write_bytes(b"\xff\x00{")
-    (tmp_path / "spool/active/../active/strange").mkdir()
-    assert make_spool(tmp_path).unfinished() == []
-    assert list((tmp_path / "spool/active").iterdir()) == []
+    (path,) = (tmp_path / "spool/journal").iterdir()
+    path.write_bytes(b'\xff\x00{\n[]\n{}\n{"id": 7}\n{"id": "x", "accepted": {}}\n')
+    (tmp_path / "spool/output/strange").mkdir()
+    spool = make_spool(tmp_path)
+    assert spool.unfinished() == []
+    assert list((tmp_path / "spool/output").iterdir()) == []
+    keep_one(spool)
+    spool.sweep(time.time())
+    assert len(list((tmp_path / "spool/journal").iterdir())) == 1
 
 
-def test_dropped_exec_leaves_nothing(tmp_path: Path) -> None:
-    """One that never began is forgotten with its directory."""
-    spool, order = make_spool(tmp_path), make_order()
+@pytest.mark.parametrize("spooled", [False, True])
+def test_dropped_exec_leaves_nothing(tmp_path: Path, spooled: bool) -> None:
+    """One that never began is forgotten, by the next supervisor too."""
+    spool, order = make_spool(tmp_path), make_order(spooled=spooled)
     spool.accept(order)
+    spool.room(order, "stdout").close()
     spool.drop(order.id)
     assert spool.find(order.id) is None
-    assert list((tmp_path / "spool/active").iterdir()) == []
+    assert list((tmp_path / "spool/output").iterdir()) == []
+    assert make_spool(tmp_path).unfinished() == []
+
+
+def test_end_that_nobody_knows_is_remembered(tmp_path: Path) -> None:
+    """One that is settled as unknown stays so for the next supervisor."""
+    spool, order = make_spool(tmp_path), make_order()
+    spool.accept(order)
+    spool.mark_go(order, 17, 4711)
+    spool = make_spool(tmp_path)
+    (life,) = spool.unfinished()
+    spool.end_unknown(life.order)
+    spool = make_spool(tmp_path)
+    assert spool.unfinished() == []
+    found = spool.find(order.id)
+    assert found is not None
+    assert found.ending is None
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_output_is_kept_whatever_its_size(tmp_path: Path, size: int) -> None:
+    """Small output stands in the journal, large output in files; both are read alike."""
+    data = bytes(range(256)) * (size // 256 + 1)
+    exec_id = keep_one(make_spool(tmp_path), data, b"e")
+    assert (size > 1000) == bool(list((tmp_path / "spool/output").iterdir()))
+    spool = make_spool(tmp_path)
+    assert read(spool, exec_id, "stdout") == data
+    assert read(spool, exec_id, "stderr") == b"e"
+
+
+def test_survivors_are_waited_for_by_the_next_supervisor(tmp_path: Path) -> None:
+    """An exec whose survivors live on is unfinished business until they are gone."""
+    spool, order = make_spool(tmp_path), make_order()
+    spool.accept(order)
+    record(spool, order, b"out", b"", left=True)
+    spool = make_spool(tmp_path)
+    (life,) = spool.unfinished()
+    assert life.ending is not None
+    spool.remember(order.id)
+    spool.survivors_gone(order.id)
+    spool = make_spool(tmp_path)
+    assert spool.unfinished() == []
+    assert read(spool, order.id, "stdout") == b"out"
 
 
 def test_sweep_forgets_by_age(tmp_path: Path) -> None:
@@ -156,7 +207,7 @@ def test_sweep_forgets_by_age(tmp_path: Path) -> None:
     assert spool.find(exec_id) is not None
     spool.sweep(time.time() + 101)
     assert spool.find(exec_id) is None
-    assert list((tmp_path / "spool/ended").iterdir()) == []
+    assert make_spool(tmp_path).find(exec_id) is None
 
 
 def test_sweep_forgets_the_oldest_first(tmp_path: Path) -> None:
@@ -175,9 +226,12 @@ def test_sweep_leaves_those_whose_survivors_live(tmp_path: Path) -> None:
     """An exec that has ended and is still active, for the sake of its survivors, is not swept."""
     spool, order = make_spool(tmp_path, retention=1.0), make_order()
     spool.accept(order)
-    record(spool, order, b"out", b"")
+    record(spool, order, b"out", b"", left=True)
     spool.sweep(time.time() + 100)
     assert spool.find(order.id) is not None
+    spool.survivors_gone(order.id)
+    spool.sweep(time.time() + 100)
+    assert spool.find(order.id) is None
 
 
 def test_too_little_free_space_refuses(tmp_path: Path) -> None:
@@ -195,7 +249,6 @@ def test_files_of_a_killed_supervisor_are_read(tmp_path: Path) -> None:
     Capture(1 << 20, Layout.spooled(1 << 20, order.keep), room).feed(b"so far")
     room.close()
     spool = make_spool(tmp_path)
-    spool.reopen(order)
     spool.end_lost(order, ENDING)
     life = spool.find(order.id)
     assert life is not None
