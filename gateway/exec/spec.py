@@ -127,7 +127,10 @@ class ExecSpec(Strict):
     tty: TtySpec | None = Field(default=None, description="Streamed or detached: run it in a terminal.")
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Seconds of run time.")
     kill_grace: float | None = Field(
-        default=None, ge=0, allow_inf_nan=False, description="Seconds between SIGTERM (with `tty` SIGHUP, too) and SIGKILL."
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds between SIGTERM (with `tty` SIGHUP, too) and SIGKILL.",
     )
     queue_timeout: float | None = Field(
         default=None,

@@ -318,7 +318,7 @@ def test_leaving_ends_the_terminal(shell: Open, terminals: Api, goodbye: bool) -
 
 
 def test_end_of_a_shell_needs_no_kill(shell: Open, terminals: Api, vmid: int) -> None:
-    """An interactive shell ignores TERM, and a stopped job hears nothing: both are gone long before the grace is over."""
+    """An interactive shell ignores TERM, a stopped job hears nothing: both are gone long before the grace is over."""
     socket = shell(vmid, kill_grace=60)
     mark = new_mark()
     socket.type(f"sleep {mark}\n")
