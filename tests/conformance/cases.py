@@ -76,6 +76,7 @@ ASKED: dict[Ability, dict[str, Any]] = {
     Ability.BACKGROUND: {"background": "kill"},
     Ability.PLACEMENT: {"placement": "guest"},
     Ability.KILL_GRACE: {"kill_grace": 1},
+    Ability.ON_DISCONNECT: {"on_disconnect": "kill"},
     Ability.ON_LIMIT: {"output": {"on_limit": "kill"}},
 }
 """What asks for an ability; of those that are not here, the way asks, or another request than the one that runs."""

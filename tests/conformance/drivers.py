@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import new_mark
 from tests.pvesim import guests
+from tests.pvesim.api import machines
+from tests.pvesim.api.process import running_api, write_token
 
 _files = itertools.count()
 
@@ -32,6 +35,7 @@ class Ability(StrEnum):
     BACKGROUND = "background"
     PLACEMENT = "placement"
     KILL_GRACE = "kill_grace"
+    ON_DISCONNECT = "on_disconnect"
     ON_LIMIT = "output.on_limit"
     KILL = "kill"
     SIGNAL = "signal"
@@ -86,7 +90,21 @@ def _container(instance: str, **settings: dict[str, Any]) -> Callable[[ExitStack
     return open_guest
 
 
+def _machine(stack: ExitStack) -> Guest:
+    """A virtual machine behind the simulated API. Its commands are processes of the node: its root is the node's."""
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="pve-token-"))
+    token_file = Path(directory, "pve.token")
+    write_token(token_file)
+    pve = stack.enter_context(running_api())
+    gateway, api = _open_gateway(stack, "agent", pve={"api": pve.url, "token_file": str(token_file)})
+    running, stopped = machines.create(311), machines.create(312, start=False)
+    stack.callback(stopped.destroy)
+    stack.callback(running.destroy)
+    return Guest(gateway, api, vmid=running.vmid, stopped=stopped.vmid, root=Path("/"))
+
+
 DRIVERS = (
     Driver("lxc-attach", _container("attach")),
     Driver("pct", _container("pct", exec={"driver": "pct"})),
+    Driver("agent", _machine, cannot=frozenset(Ability)),
 )
