@@ -26,7 +26,7 @@ lint: lint-packages .venv/installed-dev  ## check style, types and the launcher'
 	$(BIN)/mypy
 	$(MAKE) -s -C gateway/launcher lint
 
-bench: root packages .venv/installed-dev build/launcher  ## measure against bare lxc-attach, a minute (FULL=1: the counting tests, too)
+bench: root packages .venv/installed-dev build/launcher  ## measure against bare lxc-attach, two minutes (FULL=1: the counting tests, too)
 	@$(BIN)/python -m tests.bench $(ARGS)
 	@test -z "$(FULL)" || PVE_EXEC_GATEWAY_TESTS=full $(NODE) $(BIN)/python -m pytest -q tests/exec \
 	  -k "test_secrets_are_in_no_command_line or test_streams_stay_apart" --durations=5

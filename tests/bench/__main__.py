@@ -14,6 +14,7 @@ from tests.bench.client import ExecClient
 from tests.bench.figures import Figures, median, percentile, targets
 from tests.bench.memory import proportional_memory
 from tests.bench.rounds import alternate_loads, take_turns
+from tests.bench.streaming import SETTINGS, Bench
 from tests.pvesim import node, sets
 from tests.pvesim.services import COMMANDS, REPOSITORY, Services
 
@@ -51,7 +52,7 @@ def main() -> int:
 
 def run() -> int:
     """Measures; runs in the node. 0 also when a target is missed: a benchmark tells, it does not judge."""
-    with contextlib.closing(Services(_STATE / "gateway")) as services:
+    with contextlib.closing(Services(_STATE / "gateway", settings=SETTINGS)) as services:
         figures = measure(services)
     _REPORT.write_text(json.dumps(figures, indent=2) + "\n")
     print_table(figures)
@@ -61,7 +62,7 @@ def run() -> int:
 def measure(services: Services) -> dict[str, float]:
     """All figures, in the units that their names end with."""
     services.start()
-    token = services.create_token(actions="exec:run")
+    token = services.create_token(actions="exec:run,exec:terminal")
     starts = [restart(services) for _ in range(STARTS)]
     time.sleep(IDLE_AFTER_SECONDS)
     idle = proportional_memory(services.pid(name) for name in COMMANDS)
@@ -79,6 +80,8 @@ def measure(services: Services) -> dict[str, float]:
     loads = alternate_loads(
         {"exec": connect, "bare": attach}, side_by_side=SIDE_BY_SIDE, seconds=LOAD_SECONDS, rounds=LOAD_ROUNDS
     )
+    with contextlib.closing(Bench(services, token, VMID)) as bench:
+        streaming = bench.figures()
     figures = {
         "exec_p50_ms": median(turns["exec"]),
         "exec_p99_ms": percentile(turns["exec"], 99),
@@ -90,6 +93,7 @@ def measure(services: Services) -> dict[str, float]:
         "bare_per_s_8": loads["bare"],
         "ready_s": median(starts),
         "idle_mb": idle,
+        **streaming,
     }
     return {name: round(value, 3) for name, value in figures.items()}
 
@@ -114,7 +118,9 @@ def print_table(figures: Figures) -> None:
         row = f"{shown:<22}{figures[f'{name}_p50_ms']:9.2f}{figures[f'{name}_p99_ms']:9.2f}"
         rate = figures.get(f"{name}_per_s_8")
         print(row if rate is None else f"{row}{rate:20.1f}")
-    print(f"start to ready {figures['ready_s']:.2f} s, idle {figures['idle_mb']:.1f} MB\n")
+    print(f"start to ready {figures['ready_s']:.2f} s, idle {figures['idle_mb']:.1f} MB")
+    print(f"first byte of `echo`: streamed {figures['first_byte_p50_ms']:.2f} ms, bare", end=" ")
+    print(f"{figures['bare_first_byte_p50_ms']:.2f} ms\n")
     for target in targets(figures):
         print(target)
 

@@ -20,7 +20,7 @@ class ExecClient:
     """Runs /bin/true in a guest over one kept-alive connection; calling it is one exec."""
 
     def __init__(self, address: tuple[str, int], ca: Path, token: str, vmid: int) -> None:
-        self._socket = _connect(address, ca)
+        self._socket = connect(address, ca)
         head = (
             f"POST /exec/{vmid} HTTP/1.1",
             f"Host: {address[0]}",
@@ -38,7 +38,7 @@ class ExecClient:
             raise RuntimeError(f"an exec failed: {reply.decode(errors='replace')}")
 
 
-def _connect(address: tuple[str, int], ca: Path) -> ssl.SSLSocket:
+def connect(address: tuple[str, int], ca: Path) -> ssl.SSLSocket:
     """A TLS connection that trusts `ca` alone. Raises OSError."""
     raw = socket.create_connection(address, timeout=10)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
