@@ -1,4 +1,4 @@
-"""All execs of this node: those that run, what outlives others, and those that have ended."""
+"""All execs of this node: those that wait and run, what outlives others, and those that have ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.errors import ExecEnded, ExecNotFound, TooManyExecs
 from gateway.exec.agent import require_possible
-from gateway.exec.ending import Ending, render
+from gateway.exec.ending import Ending, ending_unbegun, render
 from gateway.exec.order import GuestKind, Order
 from gateway.exec.origin import Origin
 from gateway.exec.spec import OnDisconnect, Placement
@@ -27,11 +27,12 @@ from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Claim, Places
 from gateway.supervisor.procfs import read_stat
 from gateway.supervisor.questions import Questions
-from gateway.supervisor.recording import Recording
+from gateway.supervisor.recording import NOTHING, Recording
 from gateway.supervisor.running import Run, Running
 from gateway.supervisor.spool import Remembered, Spool
 from gateway.supervisor.streams import Streams
 from gateway.supervisor.survivors import Survivors
+from gateway.supervisor.waiting import Waiting
 
 _PAGE_READS = 100
 _PAGE_CHARACTERS = 1 << 20
@@ -43,7 +44,8 @@ Result = tuple[ExecView, bytes, bytes]
 
 
 class Execs:
-    """The registry: those that run, those whose survivors live on, and by way of the spool those that ended."""
+    """The registry: those that wait for a place, those that run, those whose survivors live on, and by way of the spool
+    those that ended."""
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class Execs:
         machines: Machines,
         questions: Questions,
     ) -> None:
+        self.waiting: dict[str, Waiting] = {}
+        """Those that had to wait, until they run."""
         self.running: dict[str, Running] = {}
         self.surviving: dict[str, Survivors] = {}
         self._proc = proc
@@ -172,18 +176,46 @@ class Execs:
                 execution.guest_died()
 
     async def kill(self, exec_id: str, origin: Origin) -> ExecView:
-        """Begins to end the whole tree, once that is recorded. Raises ExecNotFound, AuditUnavailable, or ExecEnded."""
+        """Begins to end the whole tree, once that is recorded. Raises ExecNotFound, AuditUnavailable, or ExecEnded.
+
+        One that waits for a place has ended then.
+        """
         order = self.order(exec_id, origin)
+        waiting = self.waiting.get(exec_id)
+        if waiting is not None:
+            await self._trail.cancel(order, origin, queued=True)
+            if not waiting.has_its_place:
+                return self._withdraw(waiting)
+            await waiting.over(None)  # it is about to begin, or was refused a place
+            order = self.order(exec_id, origin)
         if exec_id in self.running:
             require_possible(order, "kill")
-            await self._trail.cancel(order, origin)
+            if waiting is None:
+                await self._trail.cancel(order, origin)
         execution = self.running.get(exec_id)
         if execution is None or not execution.end(Reason.CANCELLED):
             raise ExecEnded(f"{exec_id} has ended already; processes that it left behind were not touched")
         return self.get(exec_id, origin)
 
+    def _withdraw(self, waiting: Waiting) -> ExecView:
+        """It ends as `cancelled`, and nothing of it has run. Raises SpoolFull; then it waits on."""
+        order = waiting.order
+        queued = self._services.loop.io.time() - waiting.since
+        ending = ending_unbegun(Reason.CANCELLED, queued_ms=round(queued * 1000))
+        self._spool.restore(order, ending)
+        del self.waiting[order.id]
+        waiting.withdraw()
+        self._trail.outcome(order, ending)
+        return render(order, State.ENDED, ending)
+
     async def wait_end(self, exec_id: str, timeout: float | None = None) -> Result | None:
         """What it ended with; None when the time is over first, when it had ended before, or is spooled."""
+        waiting = self.waiting.get(exec_id)
+        if waiting is not None:
+            io = self._services.loop.io
+            began = io.time()
+            await waiting.over(timeout)
+            timeout = max(0.0, timeout - (io.time() - began)) if timeout is not None else None
         future = self._ends.get(exec_id)
         if future is None:
             return None
@@ -236,6 +268,7 @@ class Execs:
             )
 
         entries: list[tuple[str, Remembered | Order]] = [*self._spool.remembered().items()]
+        entries += [(exec_id, waiting.order) for exec_id, waiting in self.waiting.items()]
         entries += [(exec_id, execution.order) for exec_id, execution in self.running.items()]
         ids = sorted((exec_id for exec_id, entry in entries if seen(exec_id, entry)), reverse=True)
         found: list[tuple[Order, ExecView]] = []
@@ -256,6 +289,8 @@ class Execs:
         execution = self.running.get(exec_id)
         if execution is not None:
             return execution.streams.recording, False
+        if exec_id in self.waiting:
+            return NOTHING, False
         life = self._spool.find(exec_id)
         if life is None:
             raise ExecNotFound.for_id(exec_id)
@@ -276,6 +311,10 @@ class Execs:
         if execution is not None:
             self._check_seen(execution.order, origin)
             return execution.order, State.RUNNING, None
+        waiting = self.waiting.get(exec_id)
+        if waiting is not None:
+            self._check_seen(waiting.order, origin)
+            return waiting.order, State.QUEUED, None
         life = self._spool.find(exec_id)
         if life is None:
             raise ExecNotFound.for_id(exec_id)
