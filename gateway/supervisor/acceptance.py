@@ -26,8 +26,8 @@ from gateway.supervisor.interleaving import STREAMS
 from gateway.supervisor.layout import Layout
 from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Places, Turn, Withdrawn
+from gateway.supervisor.queued import Attempt, Queued
 from gateway.supervisor.spool import Spool
-from gateway.supervisor.waiting import Attempt, Waiting
 
 
 class Acceptance:
@@ -150,7 +150,7 @@ class Acceptance:
         def wait(turn: Turn) -> None:
             if attempt.since is None:
                 attempt.since = now()
-            self._execs.waiting[order.id] = Waiting(order, attempt.since, turn)
+            self._execs.queued[order.id] = Queued(order, attempt.since, turn)
 
         timeout = order.limits.queue_timeout
         if attempt.since is not None:
@@ -159,7 +159,7 @@ class Acceptance:
         return now() - attempt.since if attempt.since is not None else 0.0
 
     def _wait_over(self, order: Order) -> None:
-        waiting = self._execs.waiting.pop(order.id, None)
+        waiting = self._execs.queued.pop(order.id, None)
         if waiting is not None:
             waiting.leave()
 

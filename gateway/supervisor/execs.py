@@ -27,12 +27,12 @@ from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Claim, Places
 from gateway.supervisor.procfs import read_stat
 from gateway.supervisor.questions import Questions
+from gateway.supervisor.queued import Queued
 from gateway.supervisor.recording import NOTHING, Recording
 from gateway.supervisor.running import Run, Running
 from gateway.supervisor.spool import Remembered, Spool
 from gateway.supervisor.streams import Streams
 from gateway.supervisor.survivors import Survivors
-from gateway.supervisor.waiting import Waiting
 
 _PAGE_READS = 100
 _PAGE_CHARACTERS = 1 << 20
@@ -59,7 +59,7 @@ class Execs:
         machines: Machines,
         questions: Questions,
     ) -> None:
-        self.waiting: dict[str, Waiting] = {}
+        self.queued: dict[str, Queued] = {}
         """Those that had to wait, until they run."""
         self.running: dict[str, Running] = {}
         self.surviving: dict[str, Survivors] = {}
@@ -181,7 +181,7 @@ class Execs:
         One that waits for a place has ended then.
         """
         order = self.order(exec_id, origin)
-        waiting = self.waiting.get(exec_id)
+        waiting = self.queued.get(exec_id)
         if waiting is not None:
             await self._trail.cancel(order, origin, queued=True)
             if not waiting.has_its_place:
@@ -197,20 +197,20 @@ class Execs:
             raise ExecEnded(f"{exec_id} has ended already; processes that it left behind were not touched")
         return self.get(exec_id, origin)
 
-    def _withdraw(self, waiting: Waiting) -> ExecView:
+    def _withdraw(self, waiting: Queued) -> ExecView:
         """It ends as `cancelled`, and nothing of it has run. Raises SpoolFull; then it waits on."""
         order = waiting.order
         queued = self._services.loop.io.time() - waiting.since
         ending = ending_unbegun(Reason.CANCELLED, queued_ms=round(queued * 1000))
         self._spool.restore(order, ending)
-        del self.waiting[order.id]
+        del self.queued[order.id]
         waiting.withdraw()
         self._trail.outcome(order, ending)
         return render(order, State.ENDED, ending)
 
     async def wait_end(self, exec_id: str, timeout: float | None = None) -> Result | None:
         """What it ended with; None when the time is over first, when it had ended before, or is spooled."""
-        waiting = self.waiting.get(exec_id)
+        waiting = self.queued.get(exec_id)
         if waiting is not None:
             io = self._services.loop.io
             began = io.time()
@@ -268,7 +268,7 @@ class Execs:
             )
 
         entries: list[tuple[str, Remembered | Order]] = [*self._spool.remembered().items()]
-        entries += [(exec_id, waiting.order) for exec_id, waiting in self.waiting.items()]
+        entries += [(exec_id, waiting.order) for exec_id, waiting in self.queued.items()]
         entries += [(exec_id, execution.order) for exec_id, execution in self.running.items()]
         ids = sorted((exec_id for exec_id, entry in entries if seen(exec_id, entry)), reverse=True)
         found: list[tuple[Order, ExecView]] = []
@@ -289,7 +289,7 @@ class Execs:
         execution = self.running.get(exec_id)
         if execution is not None:
             return execution.streams.recording, False
-        if exec_id in self.waiting:
+        if exec_id in self.queued:
             return NOTHING, False
         life = self._spool.find(exec_id)
         if life is None:
@@ -311,7 +311,7 @@ class Execs:
         if execution is not None:
             self._check_seen(execution.order, origin)
             return execution.order, State.RUNNING, None
-        waiting = self.waiting.get(exec_id)
+        waiting = self.queued.get(exec_id)
         if waiting is not None:
             self._check_seen(waiting.order, origin)
             return waiting.order, State.QUEUED, None

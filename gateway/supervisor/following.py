@@ -78,5 +78,5 @@ class Following:
         left = deadline - self._io.time()
         if left <= 0:
             return False
-        waiting = self._execs.waiting.get(exec_id)
+        waiting = self._execs.queued.get(exec_id)
         return await (waiting.over(left) if waiting is not None else self._followers(exec_id).news(left))

@@ -18,9 +18,9 @@ from gateway.supervisor.acting import Acting
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
 from gateway.supervisor.protocol import ProtocolError
+from gateway.supervisor.queued import Attempt
 from gateway.supervisor.server import Connection, Reply
 from gateway.supervisor.tickets import Tickets
-from gateway.supervisor.waiting import Attempt
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.errors import GatewayError, InternalError
 from gateway.supervisor.protocol import CLIENT_LEFT, PREFIX, ProtocolError, decode_header, frame_size, pieces, split
-from gateway.supervisor.waiting import Attempt
+from gateway.supervisor.queued import Attempt
 
 log = logging.getLogger(__name__)
 

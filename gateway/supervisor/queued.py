@@ -20,7 +20,7 @@ class Attempt:
     since: float | None = None
 
 
-class Waiting:
+class Queued:
     """One exec that waits."""
 
     def __init__(self, order: Order, since: float, turn: Turn) -> None:
