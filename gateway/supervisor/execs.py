@@ -17,6 +17,7 @@ from gateway.exec.origin import Origin
 from gateway.exec.spec import OnDisconnect, Placement
 from gateway.exec.view import ExecView, Reason, State
 from gateway.supervisor.agent_execution import AgentExecution
+from gateway.supervisor.agent_survivor import AgentSurvivor
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
@@ -29,7 +30,7 @@ from gateway.supervisor.procfs import read_stat
 from gateway.supervisor.questions import Questions
 from gateway.supervisor.queued import Queued
 from gateway.supervisor.recording import NOTHING, Recording
-from gateway.supervisor.running import Run, Running
+from gateway.supervisor.running import Left, Run, Running
 from gateway.supervisor.spool import Remembered, Spool
 from gateway.supervisor.streams import Streams
 from gateway.supervisor.survivors import Survivors
@@ -62,7 +63,7 @@ class Execs:
         self.queued: dict[str, Queued] = {}
         """Those that had to wait, until they run."""
         self.running: dict[str, Running] = {}
-        self.surviving: dict[str, Survivors] = {}
+        self.surviving: dict[str, Left] = {}
         self._proc = proc
         self._services = services
         self._guests = guests
@@ -117,7 +118,7 @@ class Execs:
 
     # ---- ending
 
-    def on_ended(self, execution: Running, left: Survivors | None) -> None:
+    def on_ended(self, execution: Running, left: Left | None) -> None:
         """An exec's outcome is known: remember it, record it, wake who waits."""
         order, ending = execution.order, execution.ending
         assert ending is not None
@@ -150,7 +151,7 @@ class Execs:
         if not waiter.done():
             waiter.set_result(None if order.spooled else result)
 
-    def on_survivors_gone(self, left: Survivors) -> None:
+    def on_survivors_gone(self, left: Left) -> None:
         """Nothing of an ended exec runs any more."""
         self.surviving.pop(left.order.id, None)
         self._spool.survivors_gone(left.order.id)
@@ -169,6 +170,9 @@ class Execs:
     def machine_died(self, machine: Machine) -> None:
         self._machines.forget(machine)
         self._all_died_with(machine)
+        for left in list(self.surviving.values()):
+            if isinstance(left, AgentSurvivor) and left.guest is machine:
+                left.release()
 
     def _all_died_with(self, guest: Run) -> None:
         for execution in list(self.running.values()):
@@ -236,8 +240,8 @@ class Execs:
         """Raises TooManyExecs when `most` ended execs of the guest have processes left: each costs descriptors."""
         if sum(left.order.vmid == vmid for left in self.surviving.values()) >= most:
             raise TooManyExecs(
-                f"{most} ended execs of guest {vmid} have background processes that live on; end those, or run with "
-                "background: kill",
+                f"{most} ended execs of guest {vmid} have processes that live on; end those in the guest, or, in a "
+                "container, run with background: kill",
                 vmid=vmid,
             )
 
@@ -339,6 +343,17 @@ class Execs:
             return
         tree = guest.group.open(order.id) or Descendants(guest.proc, guest.ns)
         self.adopt_survivors(order, tree, list(state["fds"].values()))
+
+    def resume_survivor_in_machine(self, state: dict[str, Any], machine: Machine | None) -> None:
+        """The same for a command in a virtual machine; None: that has stopped meanwhile."""
+        order = Order.from_wire(state["order"])
+        self._spool.remember(order.id)
+        if machine is None:
+            self._spool.survivors_gone(order.id)
+            return
+        left = AgentSurvivor(self._services.loop.io, self._questions, order, machine, self.on_survivors_gone)
+        self.surviving[order.id] = left
+        left.watch(state["pid"])
 
     def adopt_survivors(self, order: Order, tree: Tree, pipes: list[int]) -> None:
         """Owns what outlives an exec: its pipes are read until the last process of it is gone."""

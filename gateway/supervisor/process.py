@@ -226,7 +226,12 @@ class Supervisor:
             else:
                 self.execs.resume_in_machine(reexec.take_all(entry), by_machine[run])
         for entry in state["survivors"]:
-            self.execs.resume_survivors(reexec.take_all(entry), by_run)
+            order = Order.from_wire(entry["order"])
+            if order.kind is GuestKind.LXC:
+                self.execs.resume_survivors(reexec.take_all(entry), by_run)
+            else:
+                run = order.vmid, order.incarnation
+                self.execs.resume_survivor_in_machine(entry, by_machine.get(run))
         self.tickets.resume(state["tickets"])
         for entry in sorted(state["connections"], key=_since):  # those that waited go on in their order
             sock = socket.socket(fileno=reexec.take(entry["fd"]))
