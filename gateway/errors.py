@@ -141,6 +141,12 @@ class ExecEnded(GatewayError):
     code, status, title = "exec_ended", 409, "Exec has ended"
 
 
+class ExecQueued(GatewayError):
+    """The exec waits for a place: it has no command yet that could be acted upon. DELETE cancels it."""
+
+    code, status, title, retryable = "exec_queued", 409, "Exec has not begun", True
+
+
 class StdinOffset(GatewayError):
     """The input does not go on where the input so far ends; `expected` is the offset to go on from."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from gateway.exec.order import Order
-from gateway.exec.view import ExecView, OutputCounts, Reason, SpawnError, State, Timing, Usage
+from gateway.exec.view import ExecView, OutputCounts, Reason, SpawnError, State, StreamCount, Timing, Usage
 
 TIMEOUT_EXIT_CODE = 124  # timeout(1)
 
@@ -34,6 +35,19 @@ class Ending:
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Ending:
         return cls(**{**data, "reason": Reason(data["reason"])})
+
+
+def ending_unbegun(reason: Reason, *, queued_ms: int) -> Ending:
+    """The ending of an exec whose command never began, because somebody ended it first."""
+    nothing: StreamCount = {"bytes": 0, "dropped": 0, "dropped_at": None, "sha256": hashlib.sha256().hexdigest()}
+    return Ending(
+        reason=reason,
+        exit_code=None,
+        signal=None,
+        ended_at=timestamp(),
+        output={"stdout": nothing, "stderr": nothing},
+        timing={"queued_ms": queued_ms, "spawn_ms": 0, "run_ms": 0},
+    )
 
 
 def exit_code_of(wait_status: int | None, reason: Reason) -> tuple[int | None, str | None]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pydantic import ValidationError
 
-from gateway import ulid
 from gateway.audit.record import new_audit_id
 from gateway.config import Config
 from gateway.errors import FieldError, GatewayError, GuestNotFound, InternalError, InvalidRequest
@@ -20,12 +20,13 @@ from gateway.exec.spec import Background, ExecSpec, OnDisconnect
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.capture import Capture
 from gateway.supervisor.drivers import Driver, Entry
-from gateway.supervisor.execs import Execs
+from gateway.supervisor.execs import Execs, claim_of
 from gateway.supervisor.idempotency import IdempotencyKeys, Reservation, fingerprint
 from gateway.supervisor.interleaving import STREAMS
 from gateway.supervisor.layout import Layout
 from gateway.supervisor.memory import Memory
-from gateway.supervisor.places import Claim, Places
+from gateway.supervisor.places import Places, Turn, Withdrawn
+from gateway.supervisor.queued import Attempt, Queued
 from gateway.supervisor.spool import Spool
 
 
@@ -34,6 +35,7 @@ class Acceptance:
 
     def __init__(
         self,
+        io: asyncio.AbstractEventLoop,
         config: Config,
         drivers: Mapping[GuestKind, Driver],
         spool: Spool,
@@ -45,6 +47,7 @@ class Acceptance:
     ) -> None:
         self.under_way = 0
         """How many have a place and are not yet spawned."""
+        self._io = io
         self._config = config
         self._drivers = drivers
         self._spool = spool
@@ -59,6 +62,7 @@ class Acceptance:
         vmid: int,
         body: bytes,
         origin: Origin,
+        attempt: Attempt,
         *,
         kind: GuestKind,
         config_id: str,
@@ -68,8 +72,8 @@ class Acceptance:
     ) -> tuple[str, bool]:
         """Accepts and begins what `body` (an ExecSpec as JSON) asks for. Raises a GatewayError when nothing was run.
 
-        Its id, and whether an earlier request with the same Idempotency-Key had begun it. `spooled`: it is streamed or
-        detached; `attended`: streamed.
+        Its id, and whether an earlier request with the same Idempotency-Key had begun it: it runs then, has ended, or
+        was cancelled while it waited. `spooled`: it is streamed or detached; `attended`: streamed.
         """
         spec = _parse(body)
         _check_way(spec, spooled=spooled)
@@ -80,16 +84,17 @@ class Acceptance:
         driver.require_supported(spec, vmid, streamed=attended)
         guest = vmid, kind, config_id
         if key is None:
-            return await self._begin(driver, guest, spec, limits, origin, size=len(body), spooled=spooled), False
+            await self._begin(driver, guest, spec, limits, origin, attempt, size=len(body), spooled=spooled)
+            return attempt.exec_id, False
         used = await self._keys.reserve(origin.token_id, key, fingerprint(vmid, spec, self._audit.hash))
         if isinstance(used, str):
             self._execs.order(used, origin)
             return used, True
         with used as reservation:
-            exec_id = await self._begin(
-                driver, guest, spec, limits, origin, size=len(body), spooled=spooled, reservation=reservation
+            await self._begin(
+                driver, guest, spec, limits, origin, attempt, size=len(body), spooled=spooled, reservation=reservation
             )
-        return exec_id, False
+        return attempt.exec_id, False
 
     async def _begin(
         self,
@@ -98,40 +103,65 @@ class Acceptance:
         spec: ExecSpec,
         limits: Limits,
         origin: Origin,
+        attempt: Attempt,
         *,
         size: int,
         spooled: bool,
         reservation: Reservation | None = None,
-    ) -> str:
+    ) -> None:
         """Waits for a place, records, and begins. The reservation's key is used as soon as a command may run."""
         vmid = guest[0]
         entry = await driver.find(vmid)
         if spec.background is Background.DETACH:
             self._execs.check_room_for_survivors(vmid, self._config.exec.max_survivors)
-        exec_id = ulid.new("ex_")
+        order = self._order(attempt.exec_id, spec, limits, origin, (*guest, entry.run), spooled, reservation)
         over_default = 0 if spooled else max(0, limits.output_limit - self._config.exec.output_limit)
-        self._memory.promise(exec_id, 2 * size + 2 * over_default)
-        claim = Claim(origin.token_id, vmid, spec.exclusive)
+        self._memory.promise(order.id, 2 * size + 2 * over_default)
         try:
-            queued = await self._places.take(claim, limits.queue_timeout)
+            queued = await self._take_place(order, attempt)
             self.under_way += 1
             try:
                 if queued:
                     entry = await driver.find(vmid)
-                order = self._order(exec_id, spec, limits, origin, (*guest, entry.run), queued, spooled, reservation)
+                    order = replace(order, incarnation=entry.run, queued_ms=round(queued * 1000))
                 captures = await self._record(order, spec, entry)
             except BaseException:
-                self._places.give_back(claim)
+                self._places.give_back(claim_of(order))
                 raise
             finally:
                 self.under_way -= 1
-        except BaseException:
-            self._memory.release(exec_id)
-            raise
+        except BaseException as exc:
+            self._memory.release(order.id)
+            self._wait_over(order)
+            if not isinstance(exc, Withdrawn):
+                raise
+            if reservation is not None:
+                reservation.confirm(order.id)
+            return
         if reservation is not None:
-            reservation.confirm(exec_id)
+            reservation.confirm(order.id)
         entry.begin(order, spec, captures)
-        return exec_id
+        self._wait_over(order)
+
+    async def _take_place(self, order: Order, attempt: Attempt) -> float:
+        """How many seconds it has waited, under an earlier image of this program too. Meanwhile it is `queued`."""
+        now = self._io.time
+
+        def wait(turn: Turn) -> None:
+            if attempt.since is None:
+                attempt.since = now()
+            self._execs.queued[order.id] = Queued(order, attempt.since, turn)
+
+        timeout = order.limits.queue_timeout
+        if attempt.since is not None:
+            timeout = max(0.0, timeout - (now() - attempt.since))
+        await self._places.take(claim_of(order), timeout, wait)
+        return now() - attempt.since if attempt.since is not None else 0.0
+
+    def _wait_over(self, order: Order) -> None:
+        waiting = self._execs.queued.pop(order.id, None)
+        if waiting is not None:
+            waiting.leave()
 
     async def _record(self, order: Order, spec: ExecSpec, entry: Entry) -> tuple[Capture, Capture]:
         """The exec's own place on disk and in the guest, with its intent durable."""
@@ -168,7 +198,6 @@ class Acceptance:
         limits: Limits,
         origin: Origin,
         guest: tuple[int, GuestKind, str, str],
-        queued: float,
         spooled: bool,
         reservation: Reservation | None,
     ) -> Order:
@@ -187,7 +216,7 @@ class Acceptance:
             command=trail.shown_command(spec, self._audit.hash),
             labels=spec.labels,
             created_at=timestamp(),
-            queued_ms=round(queued * 1000),
+            queued_ms=0,
             limits=limits,
             background=spec.background,
             on_disconnect=spec.on_disconnect if kind is GuestKind.LXC else OnDisconnect.CONTINUE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.errors import ExecEnded, StdinClosed, WriterTaken
+from gateway.errors import ExecEnded, ExecQueued, StdinClosed, WriterTaken
 from gateway.exec.agent import require_possible
 from gateway.exec.origin import Origin
 from gateway.supervisor.audit_trail import AuditTrail
@@ -79,5 +79,7 @@ class Acting:
     def _running(self, exec_id: str) -> Running:
         execution = self._execs.running.get(exec_id)
         if execution is None:
+            if exec_id in self._execs.queued:
+                raise ExecQueued(f"{exec_id} waits for a place to run; try again when it runs", retry_after=1)
             raise ExecEnded(f"{exec_id} has ended already")
         return execution

@@ -1,7 +1,7 @@
 """One exec in a virtual machine, from its start by the guest agent to what the agent tells of its end.
 
-Nobody here can end it: past its time limit it has ended for its caller (`timeout`, one survivor), and the agent is
-asked on until it has told, because it keeps the output until then. What the agent cannot tell any more has no ending:
+Nobody here can end it: past its time limit it has ended for its caller (`timeout`, one survivor: see
+agent_survivor). What the agent cannot tell any more has no ending:
 `unknown`.
 """
 
@@ -25,6 +25,7 @@ from gateway.exec.agent import (
 from gateway.exec.ending import TIMEOUT_EXIT_CODE, Ending, signal_name, timestamp
 from gateway.exec.order import Order
 from gateway.exec.view import Reason, SpawnError
+from gateway.supervisor.agent_survivor import AgentSurvivor
 from gateway.supervisor.launch import failed_exit_code
 from gateway.supervisor.machines import Machine
 from gateway.supervisor.questions import Questions
@@ -42,8 +43,11 @@ class Owner(Protocol):
     def mark_go(self, order: Order, pid: int) -> None:
         """Called before the command may begin: from then on nobody can know that it did not."""
 
-    def on_ended(self, execution: AgentExecution, left: None) -> None:
-        """Called once, when the outcome is known."""
+    def on_ended(self, execution: AgentExecution, left: AgentSurvivor | None) -> None:
+        """Called once, when the outcome is known. `left`: the command lives on."""
+
+    def on_survivors_gone(self, left: AgentSurvivor) -> None:
+        """Called once, when that has ended, too."""
 
     def on_lost(self, execution: AgentExecution) -> None:
         """Called once instead, when nobody can know the outcome any more."""
@@ -76,6 +80,7 @@ class AgentExecution:
         self._begun = io.time()
         self._ran: float | None = None
         self._life: asyncio.Task[None] | None = None
+        self._left: AgentSurvivor | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     def begin(self, argv: list[str], stdin: bytes) -> None:
@@ -103,10 +108,13 @@ class AgentExecution:
         else:
             self._ran = self._io.time()
             self._now_started()
-            await self._follow(self._pid)
+            if not self._over:
+                await self._follow(self._pid)
+        if self._left is not None:  # its time was up before it had begun
+            self._left.watch(self._pid)
 
     async def _follow(self, pid: int) -> None:
-        """Asks until the agent has told, past the time limit too. An agent that is away for a while may come back."""
+        """Asks until the agent has told. An agent that is away for a while may come back."""
         vmid, pause = self.order.vmid, _FIRST_PAUSE
         while not self.guest.closed:
             try:
@@ -174,7 +182,14 @@ class AgentExecution:
         self._finish(Reason.CONTAINER_STOPPED, None)
 
     def _timed_out(self) -> None:
-        self._finish(Reason.TIMEOUT, TIMEOUT_EXIT_CODE, survivors=1)
+        left = AgentSurvivor(self._io, self._questions, self.order, self.guest, self._owner.on_survivors_gone)
+        self._finish(Reason.TIMEOUT, TIMEOUT_EXIT_CODE, left=left)
+        if self._pid is None:
+            self._left = left
+            return
+        if self._life is not None:
+            self._life.cancel()
+        left.watch(self._pid)
 
     def _failed(self, error: SpawnError) -> None:
         self._finish(Reason.SPAWN_FAILED, failed_exit_code(error), spawn_error=error)
@@ -186,7 +201,7 @@ class AgentExecution:
         *,
         signal: str | None = None,
         spawn_error: SpawnError | None = None,
-        survivors: int = 0,
+        left: AgentSurvivor | None = None,
     ) -> None:
         if not self._let_go():
             return
@@ -200,14 +215,14 @@ class AgentExecution:
             spawn_error=spawn_error,
             output=self.streams.counts(),
             usage={"cpu_ms": None, "memory_peak": None, "oom_killed": None},
-            survivors=survivors,
+            survivors=int(left is not None),
             timing={
                 "queued_ms": self.order.queued_ms,
                 "spawn_ms": round((ran - self._begun) * 1000),
                 "run_ms": round((now - ran) * 1000),
             },
         )
-        self._owner.on_ended(self, None)
+        self._owner.on_ended(self, left)
 
     def _lose(self) -> None:
         if self._let_go():

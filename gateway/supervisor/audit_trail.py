@@ -42,9 +42,13 @@ class AuditTrail:
         """Takes back an intent that is durable: nothing was run."""
         self._post(build_aborted(intent, reason), str(intent["exec_id"]))
 
-    async def cancel(self, order: Order, origin: Origin) -> None:
-        """Returns when it is recorded who ends this exec. Raises AuditUnavailable; then it is not ended."""
-        record = _record(Event.EXEC_CANCEL, order, asked_by=origin, audit_id=new_audit_id())
+    async def cancel(self, order: Order, origin: Origin, *, queued: bool = False) -> None:
+        """Returns when it is recorded who ends this exec. Raises AuditUnavailable; then it is not ended.
+
+        One that is still `queued` has no intent: what it would have run stands in this record.
+        """
+        data = {"state": State.QUEUED, "command": order.command, "labels": order.labels} if queued else None
+        record = _record(Event.EXEC_CANCEL, order, asked_by=origin, audit_id=new_audit_id(), data=data)
         await self._client.commit(record)
 
     async def signal(self, order: Order, origin: Origin, number: int, *, tree: bool) -> None:

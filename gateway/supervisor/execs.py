@@ -1,4 +1,4 @@
-"""All execs of this node: those that run, what outlives others, and those that have ended."""
+"""All execs of this node: those that wait and run, what outlives others, and those that have ended."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 
 from gateway.errors import ExecEnded, ExecNotFound, TooManyExecs
 from gateway.exec.agent import require_possible
-from gateway.exec.ending import Ending, render
+from gateway.exec.ending import Ending, ending_unbegun, render
 from gateway.exec.order import GuestKind, Order
 from gateway.exec.origin import Origin
 from gateway.exec.spec import OnDisconnect, Placement
 from gateway.exec.view import ExecView, Reason, State
 from gateway.supervisor.agent_execution import AgentExecution
+from gateway.supervisor.agent_survivor import AgentSurvivor
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
@@ -27,8 +28,9 @@ from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Claim, Places
 from gateway.supervisor.procfs import read_stat
 from gateway.supervisor.questions import Questions
-from gateway.supervisor.recording import Recording
-from gateway.supervisor.running import Run, Running
+from gateway.supervisor.queued import Queued
+from gateway.supervisor.recording import NOTHING, Recording
+from gateway.supervisor.running import Left, Run, Running
 from gateway.supervisor.spool import Remembered, Spool
 from gateway.supervisor.streams import Streams
 from gateway.supervisor.survivors import Survivors
@@ -43,7 +45,8 @@ Result = tuple[ExecView, bytes, bytes]
 
 
 class Execs:
-    """The registry: those that run, those whose survivors live on, and by way of the spool those that ended."""
+    """The registry: those that wait for a place, those that run, those whose survivors live on, and by way of the spool
+    those that ended."""
 
     def __init__(
         self,
@@ -57,8 +60,10 @@ class Execs:
         machines: Machines,
         questions: Questions,
     ) -> None:
+        self.queued: dict[str, Queued] = {}
+        """Those that had to wait, until they run."""
         self.running: dict[str, Running] = {}
-        self.surviving: dict[str, Survivors] = {}
+        self.surviving: dict[str, Left] = {}
         self._proc = proc
         self._services = services
         self._guests = guests
@@ -113,7 +118,7 @@ class Execs:
 
     # ---- ending
 
-    def on_ended(self, execution: Running, left: Survivors | None) -> None:
+    def on_ended(self, execution: Running, left: Left | None) -> None:
         """An exec's outcome is known: remember it, record it, wake who waits."""
         order, ending = execution.order, execution.ending
         assert ending is not None
@@ -146,7 +151,7 @@ class Execs:
         if not waiter.done():
             waiter.set_result(None if order.spooled else result)
 
-    def on_survivors_gone(self, left: Survivors) -> None:
+    def on_survivors_gone(self, left: Left) -> None:
         """Nothing of an ended exec runs any more."""
         self.surviving.pop(left.order.id, None)
         self._spool.survivors_gone(left.order.id)
@@ -165,6 +170,9 @@ class Execs:
     def machine_died(self, machine: Machine) -> None:
         self._machines.forget(machine)
         self._all_died_with(machine)
+        for left in list(self.surviving.values()):
+            if isinstance(left, AgentSurvivor) and left.guest is machine:
+                left.release()
 
     def _all_died_with(self, guest: Run) -> None:
         for execution in list(self.running.values()):
@@ -172,18 +180,46 @@ class Execs:
                 execution.guest_died()
 
     async def kill(self, exec_id: str, origin: Origin) -> ExecView:
-        """Begins to end the whole tree, once that is recorded. Raises ExecNotFound, AuditUnavailable, or ExecEnded."""
+        """Begins to end the whole tree, once that is recorded. Raises ExecNotFound, AuditUnavailable, or ExecEnded.
+
+        One that waits for a place has ended then.
+        """
         order = self.order(exec_id, origin)
+        waiting = self.queued.get(exec_id)
+        if waiting is not None:
+            await self._trail.cancel(order, origin, queued=True)
+            if not waiting.has_its_place:
+                return self._withdraw(waiting)
+            await waiting.over(None)  # it is about to begin, or was refused a place
+            order = self.order(exec_id, origin)
         if exec_id in self.running:
             require_possible(order, "kill")
-            await self._trail.cancel(order, origin)
+            if waiting is None:
+                await self._trail.cancel(order, origin)
         execution = self.running.get(exec_id)
         if execution is None or not execution.end(Reason.CANCELLED):
             raise ExecEnded(f"{exec_id} has ended already; processes that it left behind were not touched")
         return self.get(exec_id, origin)
 
+    def _withdraw(self, waiting: Queued) -> ExecView:
+        """It ends as `cancelled`, and nothing of it has run. Raises SpoolFull; then it waits on."""
+        order = waiting.order
+        queued = self._services.loop.io.time() - waiting.since
+        ending = ending_unbegun(Reason.CANCELLED, queued_ms=round(queued * 1000))
+        self._spool.restore(order, ending)
+        del self.queued[order.id]
+        waiting.withdraw()
+        self._trail.outcome(order, ending)
+        return render(order, State.ENDED, ending)
+
     async def wait_end(self, exec_id: str, timeout: float | None = None) -> Result | None:
         """What it ended with; None when the time is over first, when it had ended before, or is spooled."""
+        waiting = self.queued.get(exec_id)
+        if waiting is not None:
+            io = self._services.loop.io
+            began = io.time()
+            await waiting.over(timeout)
+            timeout = max(0.0, timeout - (io.time() - began)) if timeout is not None else None
         future = self._ends.get(exec_id)
         if future is None:
             return None
@@ -204,8 +240,8 @@ class Execs:
         """Raises TooManyExecs when `most` ended execs of the guest have processes left: each costs descriptors."""
         if sum(left.order.vmid == vmid for left in self.surviving.values()) >= most:
             raise TooManyExecs(
-                f"{most} ended execs of guest {vmid} have background processes that live on; end those, or run with "
-                "background: kill",
+                f"{most} ended execs of guest {vmid} have processes that live on; end those in the guest, or, in a "
+                "container, run with background: kill",
                 vmid=vmid,
             )
 
@@ -236,6 +272,7 @@ class Execs:
             )
 
         entries: list[tuple[str, Remembered | Order]] = [*self._spool.remembered().items()]
+        entries += [(exec_id, waiting.order) for exec_id, waiting in self.queued.items()]
         entries += [(exec_id, execution.order) for exec_id, execution in self.running.items()]
         ids = sorted((exec_id for exec_id, entry in entries if seen(exec_id, entry)), reverse=True)
         found: list[tuple[Order, ExecView]] = []
@@ -256,6 +293,8 @@ class Execs:
         execution = self.running.get(exec_id)
         if execution is not None:
             return execution.streams.recording, False
+        if exec_id in self.queued:
+            return NOTHING, False
         life = self._spool.find(exec_id)
         if life is None:
             raise ExecNotFound.for_id(exec_id)
@@ -276,6 +315,10 @@ class Execs:
         if execution is not None:
             self._check_seen(execution.order, origin)
             return execution.order, State.RUNNING, None
+        waiting = self.queued.get(exec_id)
+        if waiting is not None:
+            self._check_seen(waiting.order, origin)
+            return waiting.order, State.QUEUED, None
         life = self._spool.find(exec_id)
         if life is None:
             raise ExecNotFound.for_id(exec_id)
@@ -300,6 +343,17 @@ class Execs:
             return
         tree = guest.group.open(order.id) or Descendants(guest.proc, guest.ns)
         self.adopt_survivors(order, tree, list(state["fds"].values()))
+
+    def resume_survivor_in_machine(self, state: dict[str, Any], machine: Machine | None) -> None:
+        """The same for a command in a virtual machine; None: that has stopped meanwhile."""
+        order = Order.from_wire(state["order"])
+        self._spool.remember(order.id)
+        if machine is None:
+            self._spool.survivors_gone(order.id)
+            return
+        left = AgentSurvivor(self._services.loop.io, self._questions, order, machine, self.on_survivors_gone)
+        self.surviving[order.id] = left
+        left.watch(state["pid"])
 
     def adopt_survivors(self, order: Order, tree: Tree, pipes: list[int]) -> None:
         """Owns what outlives an exec: its pipes are read until the last process of it is gone."""

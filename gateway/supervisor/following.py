@@ -37,7 +37,7 @@ class Following:
             if cursor > total:
                 reply = {"events": [], "cursor": cursor, "total": total, "ended": ended}
                 return {**reply, "exec": self._execs.get(exec_id, origin)}, ()
-            if not ended:
+            if not ended and exec_id in self._execs.running:
                 stdout, stderr = recording.order.offsets(cursor)
                 self._followers(exec_id).took(follower, {"stdout": stdout, "stderr": stderr})
             if ended or total > max(seen, cursor) or not await self._news(exec_id, deadline):
@@ -57,7 +57,7 @@ class Following:
         while True:
             recording, ended = self._execs.recording(exec_id, origin)
             source = recording.stream(stream)
-            if wait and not ended:
+            if wait and not ended and exec_id in self._execs.running:
                 self._followers(exec_id).took(follower, {stream: offset})
             if ended or source.total > offset or not wait or not await self._news(exec_id, deadline):
                 break
@@ -74,5 +74,9 @@ class Following:
         return self._execs.running[exec_id].streams.followers
 
     async def _news(self, exec_id: str, deadline: float) -> bool:
+        """Whether something has come before `deadline`, its beginning or its end too."""
         left = deadline - self._io.time()
-        return left > 0 and await self._followers(exec_id).news(left)
+        if left <= 0:
+            return False
+        waiting = self._execs.queued.get(exec_id)
+        return await (waiting.over(left) if waiting is not None else self._followers(exec_id).news(left))

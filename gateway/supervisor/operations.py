@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from gateway import ulid
 from gateway.config import Config
 from gateway.errors import NodeNotReady
 from gateway.exec.order import GuestKind, Order
@@ -17,6 +18,7 @@ from gateway.supervisor.acting import Acting
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
 from gateway.supervisor.protocol import ProtocolError
+from gateway.supervisor.queued import Attempt
 from gateway.supervisor.server import Connection, Reply
 from gateway.supervisor.tickets import Tickets
 
@@ -133,14 +135,23 @@ class Operations:
         attended = _optional(header, "attended", bool) or False
         if len(blobs) != 1:
             raise ProtocolError("a run has one body")
+        attempt = connection.attempt = connection.attempt or Attempt(ulid.new("ex_"))
         try:
             kind = GuestKind(word or GuestKind.LXC)
         except ValueError as exc:
             raise ProtocolError("no such kind of guest") from exc
         exec_id, replayed = await self._acceptance.start(
-            vmid, blobs[0], origin, kind=kind, config_id=config_id, key=key, spooled=spooled, attended=attended
+            vmid,
+            blobs[0],
+            origin,
+            attempt,
+            kind=kind,
+            config_id=config_id,
+            key=key,
+            spooled=spooled,
+            attended=attended,
         )
-        connection.exec_id = exec_id
+        connection.exec_id, connection.attempt = exec_id, None
         connection.request = {**header, "replayed": replayed}, []  # its body is not needed again
         blobs.clear()
         return replayed

@@ -6,12 +6,20 @@ import asyncio
 import bisect
 import heapq
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gateway.errors import TooManyExecs
 
 _RETRY_AFTER = 1
+
+Turn = asyncio.Future[None]
+"""Done when the one who waits for it has a place. `Withdrawn` set on it takes that one out of the line."""
+
+
+class Withdrawn(Exception):
+    """The one who waited was taken out of the line."""
 
 
 class Claim(NamedTuple):
@@ -59,11 +67,11 @@ class Places:
         self._waiting = 0
         self._last = 0
 
-    async def take(self, claim: Claim, timeout: float) -> float:
-        """Waits for a place; how many seconds that took.
+    async def take(self, claim: Claim, timeout: float, on_wait: Callable[[Turn], object] = lambda turn: None) -> float:
+        """Waits for a place; how many seconds that took. `on_wait` is called only when there is none at once.
 
-        Raises TooManyExecs, whose `limit` is the one that leaves no place: after `timeout` seconds, or at once where
-        that is 0 or too many wait already.
+        Raises Withdrawn, or TooManyExecs, whose `limit` is the one that leaves no place: after `timeout` seconds, or
+        at once where that is 0 or too many wait already.
         """
         line = self._lines.get((claim.token_id, claim.vmid))
         limit = line.limit if line is not None else self._obstacle(claim, self._last + 1)
@@ -71,7 +79,7 @@ class Places:
             self.occupy(claim)
             return 0.0
         if timeout > 0 and self._waiting < self._max_waiting:
-            return await self._wait(claim, limit, timeout)
+            return await self._wait(claim, limit, timeout, on_wait)
         name = limit.name_for(claim) if timeout <= 0 else "exec.max_queued"
         self._forget_unused(claim)
         raise _refusal(claim, name)
@@ -114,13 +122,14 @@ class Places:
 
     # ---- one who waits
 
-    async def _wait(self, claim: Claim, limit: _Limit, timeout: float) -> float:
+    async def _wait(self, claim: Claim, limit: _Limit, timeout: float, on_wait: Callable[[Turn], object]) -> float:
         line, number, waiter = self._join(claim, limit)
         try:
+            on_wait(waiter.turn)
             async with asyncio.timeout(timeout):
                 await waiter.turn
         except BaseException as exc:
-            came = waiter.turn.done() and not waiter.turn.cancelled()  # in the same moment
+            came = _has_come(waiter.turn)  # in the same moment
             if not came:
                 self._leave(claim, number, line)
             if not isinstance(exc, TimeoutError):
@@ -176,7 +185,7 @@ class Places:
         while line.waiters:
             first, waiter = next(iter(line.waiters.items()))
             claim = waiter.claim
-            if waiter.turn.cancelled():
+            if waiter.turn.done():  # it has left, and not yet been told so
                 self._drop(claim, first, line)
                 continue
             limit = self._obstacle(claim, first)
@@ -235,7 +244,7 @@ class Places:
 class _Waiter:
     claim: Claim
     since: float
-    turn: asyncio.Future[None]
+    turn: Turn
 
 
 @dataclass(eq=False)
@@ -296,6 +305,11 @@ class _Guest(_Limit):
     def name_for(self, claim: Claim) -> str:
         shared = not claim.exclusive and not self.alone and not self.has_room()
         return self.name if shared else "exclusive"
+
+
+def _has_come(turn: Turn) -> bool:
+    """Whether the one who waited has got its place."""
+    return turn.done() and not turn.cancelled() and turn.exception() is None
 
 
 _WHY = {

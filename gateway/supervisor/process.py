@@ -100,7 +100,7 @@ class Supervisor:
         }
         self.keys = IdempotencyKeys(redactor.hash)
         self.spool.on_forgotten = self.keys.forget
-        self.acceptance = Acceptance(config, drivers, self.spool, self.trail, places, memory, execs, self.keys)
+        self.acceptance = Acceptance(io, config, drivers, self.spool, self.trail, places, memory, execs, self.keys)
         following, acting = Following(io, self.execs), Acting(self.execs, self.trail)
         self.tickets = Tickets(io.time)
         self.operations = Operations(config, self.acceptance, self.execs, following, acting, self.tickets)
@@ -226,13 +226,24 @@ class Supervisor:
             else:
                 self.execs.resume_in_machine(reexec.take_all(entry), by_machine[run])
         for entry in state["survivors"]:
-            self.execs.resume_survivors(reexec.take_all(entry), by_run)
+            order = Order.from_wire(entry["order"])
+            if order.kind is GuestKind.LXC:
+                self.execs.resume_survivors(reexec.take_all(entry), by_run)
+            else:
+                run = order.vmid, order.incarnation
+                self.execs.resume_survivor_in_machine(entry, by_machine.get(run))
         self.tickets.resume(state["tickets"])
-        for entry in state["connections"]:
+        for entry in sorted(state["connections"], key=_since):  # those that waited go on in their order
             sock = socket.socket(fileno=reexec.take(entry["fd"]))
             connection = self.server.adopt(sock)
             connection.resume(entry)
             self.operations.resumed(connection)
+
+
+def _since(connection: dict[str, Any]) -> float:
+    """Since when a connection's request waits for a place; 0 where none does."""
+    attempt = connection.get("attempt") or {}
+    return float(attempt.get("since") or 0)
 
 
 def run(config: Config, make_agent: Callable[[], Agent]) -> int:

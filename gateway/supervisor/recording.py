@@ -67,6 +67,20 @@ class Recording:
         return events, blobs, max(cursor, 0)
 
 
+class _Silent:
+    """A stream that nothing has come of."""
+
+    layout = Layout(0, 0)
+    total = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        return b""
+
+
+NOTHING = Recording((_Silent(), _Silent()), Interleaving())
+"""Of a command that has not begun."""
+
+
 def _gap(stream: Stream, offset: int) -> int:
     """How many bytes from `offset` on were not kept: up to the next kept one, or all that have come."""
     for start, _ in stream.layout.kept(stream.total):

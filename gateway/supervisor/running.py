@@ -21,6 +21,15 @@ class Run(Protocol):
     def key(self) -> str: ...
 
 
+class Left(Protocol):
+    """What outlives an ended exec: Survivors, AgentSurvivor."""
+
+    order: Order
+
+    def to_state(self) -> dict[str, Any]:
+        """What the next image of this program needs to go on with it."""
+
+
 class Running(Protocol):
     """An exec between its acceptance and its end: Execution, AgentExecution."""
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from gateway.errors import GatewayError, InternalError
 from gateway.supervisor.protocol import CLIENT_LEFT, PREFIX, ProtocolError, decode_header, frame_size, pieces, split
+from gateway.supervisor.queued import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ class Connection:
         self.request: tuple[dict[str, Any], list[bytes]] | None = None
         self.exec_id: str | None = None
         """The exec that the request in work has started, or found."""
+        self.attempt: Attempt | None = None
+        """What the request in work has to become, until it has."""
         self.attends: str | None = None
         """The exec whose client this is: it may end with it."""
         self.follows: set[str] = set()
@@ -173,7 +176,7 @@ class Connection:
         except Exception:
             log.exception("a request failed")
             frame = pieces({"error": InternalError("the supervisor failed; its log tells why").to_wire()})
-        self.task = self.request = self.exec_id = None
+        self.task = self.request = self.exec_id = self.attempt = None
         self._send(frame)
 
     def _send(self, frame: list[bytes]) -> None:
@@ -239,6 +242,7 @@ class Connection:
             "in": self._in.hex(),
             "out": b"".join(self._out).hex(),
             "request": request,
+            "attempt": vars(self.attempt) if self.attempt is not None else None,
             "attends": self.attends,
             "follows": sorted(self.follows),
             "writes": self.writes,
@@ -253,6 +257,7 @@ class Connection:
         if state["request"] is not None:
             request = state["request"]
             self.exec_id = request["header"].get("exec_id")
+            self.attempt = Attempt(**state["attempt"]) if state.get("attempt") else None
             self.answer(request["header"], [bytes.fromhex(blob) for blob in request["blobs"]])
 
     def close(self) -> None:

@@ -227,7 +227,7 @@ class Spool:
         self._remember(order, size, time.time())
 
     def restore(self, order: Order, ending: Ending | None) -> None:
-        """Remembers an exec that the disk has lost, without its output. Raises SpoolFull."""
+        """Remembers an exec of which no output is kept: the disk has lost it, or it never began. Raises SpoolFull."""
         self.accept(order)
         if ending is None:
             self.end_unknown(order)

@@ -6,18 +6,24 @@ import base64
 import hashlib
 import json
 import signal
+import socket
 import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
+from tests.exec.inside import begun, living, new_mark
 from tests.exec.waiting import until
 from tests.exec.websocket import Closed, WebSocket
 from tests.pve.conftest import VMID
 from tests.pvesim.api import machines
 from tests.pvesim.api.machines import Machine
+from tests.pvesim.api.process import Api as PveProcess
 from tests.pvesim.api.vm import MAX_OUTPUT
 
 pytestmark = pytest.mark.usefixtures("machine")
@@ -242,6 +248,68 @@ def test_time_limit_is_honest(api: Api, machine: Machine, tmp_path: Any) -> None
     assert api.get(f"/execs/{result['id']}").json()["reason"] == "timeout"
 
 
+@pytest.mark.parametrize("reload", [False, True], ids=["", "reload"])
+def test_command_past_its_time_is_asked_after(api: Api, machine: Machine, gateway: Gateway, reload: bool) -> None:
+    """The agent keeps what it wrote until somebody asks, so it is asked until it has told, over a reload too."""
+    mark = new_mark()
+    result = api.run(VMID, ["sh", "-c", f"sleep 2; : {mark}"], timeout=0.3)
+    assert (result["reason"], result["survivors"]) == ("timeout", 1)
+    pid = living(mark)[0]
+    if reload:
+        gateway.services.reload("supervisor")
+    assert living(mark) and not is_let_go(gateway, result["id"])
+    until(lambda: is_let_go(gateway, result["id"]), within=15, why="the agent has told")
+    assert not living(mark)
+    assert "does not exist" in ask_agent(machine, pid)
+    assert api.get(f"/execs/{result['id']}").json()["reason"] == "timeout"
+
+
+def is_let_go(gateway: Gateway, exec_id: str) -> bool:
+    """Whether the spool knows that nothing of an ended exec runs any more."""
+    lines = [line for path in (gateway.spool / "journal").iterdir() for line in path.read_text().splitlines()]
+    return any(line["id"] == exec_id and line.get("gone") for line in map(json.loads, lines))
+
+
+def ask_agent(machine: Machine, pid: int) -> str:
+    """What the machine's agent itself says of a command."""
+    with socket.socket(socket.AF_UNIX) as agent, agent.makefile("r") as answers:
+        agent.connect(str(machine.pidfile.with_suffix(".qga")))
+        agent.sendall(json.dumps({"execute": "guest-exec-status", "arguments": {"pid": pid}}).encode() + b"\n")
+        return answers.readline()
+
+
+def test_command_past_its_time_ends_with_its_machine(api: Api, machine: Machine, gateway: Gateway) -> None:
+    """Nothing is asked after in a machine that has stopped."""
+    result = api.run(VMID, ["sleep", "60"], timeout=0.3)
+    assert not is_let_go(gateway, result["id"])
+    machine.stop()
+    until(lambda: is_let_go(gateway, result["id"]), within=1)
+    machine.start()
+
+
+def test_late_agent(api: Api, machine: Machine, gateway: Gateway) -> None:
+    """Time that is up while the agent does not answer to the start is no promise that nothing runs."""
+    machine.set_quirks(mute=["guest-exec"])
+    result = api.run(VMID, ["true"], timeout=0.3)
+    assert (result["reason"], result["survivors"]) == ("timeout", 1)
+    until(lambda: is_let_go(gateway, result["id"]), within=5, why="there is nothing to ask after")
+
+
+def test_waiting_command_is_cancelled(make_gateway: Callable[..., Gateway], pve: PveProcess, token_file: Path) -> None:
+    """DELETE takes one out of the queue that could not be ended once it ran."""
+    narrow = make_gateway(exec={"max_running": 1}, pve={"api": pve.url, "token_file": str(token_file)}).api()
+    mark = new_mark()
+    with closing(narrow), narrow.begin(VMID, {"command": ["sleep", "2"], "labels": {"test": "first"}}):
+        first = begun(narrow, "first")
+        with narrow.begin(VMID, {"command": ["touch", f"/run/{mark}"], "labels": {"test": mark}, "queue_timeout": 30}):
+            exec_id = begun(narrow, mark)
+            assert narrow.get(f"/execs/{exec_id}").json()["state"] == "queued"
+            assert narrow.request("DELETE", f"/execs/{exec_id}").json()["reason"] == "cancelled"
+        assert narrow.request("DELETE", f"/execs/{first}").code == "driver_unsupported"
+        assert ended(narrow, first)["exit_code"] == 0
+    assert not Path("/run", mark).exists()
+
+
 def test_leaving_client_ends_nothing(api: Api, gateway: Gateway, tmp_path: Any) -> None:
     """A client that goes away cannot take its command along; its end is remembered."""
     mark = tmp_path / "mark"
@@ -364,7 +432,8 @@ def test_killed_supervisor_knows_nothing(api: Api, gateway: Gateway, tmp_path: A
     assert (view["state"], view["reason"]) == ("unknown", None)
     until(mark.exists, within=5)
     assert mark.read_text() == "x\n"
-    assert gateway.records(exec_id=exec_id, event="exec:outcome")[0]["data"]["reason"] == "unknown"
+    outcome = until(lambda: gateway.records(exec_id=exec_id, event="exec:outcome"), why="the new supervisor records it")
+    assert [record["data"]["reason"] for record in outcome] == ["unknown"]
 
 
 def test_stopped_supervisor_says_unknown(api: Api, gateway: Gateway) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.errors import TooManyExecs
-from gateway.supervisor.places import Claim, Places
+from gateway.supervisor.places import Claim, Places, Turn, Withdrawn
 
 A, B = Claim("a", 101), Claim("b", 101)
 ALONE = Claim("a", 101, exclusive=True)
@@ -115,6 +115,26 @@ def test_cancelled_waiter_loses_no_place() -> None:
         assert first.cancelled()
         places.give_back(A)
         assert await places.take(A, 0) == 0.0
+
+    on_a_loop(test)
+
+
+def test_withdrawn_one_leaves_the_line() -> None:
+    """It is told so, the next has its turn, and only those who had to wait were given something to wait for."""
+
+    async def test(places: Places) -> None:
+        turns: list[Turn] = []
+        await places.take(A, 0, turns.append)
+        assert not turns
+        first = asyncio.create_task(places.take(A, 5, turns.append))
+        second = begin(places, A)
+        await settle()
+        turns[0].set_exception(Withdrawn())
+        places.give_back(A)
+        with pytest.raises(Withdrawn):
+            await first
+        assert await second < 2
+        assert not places.waiting()
 
     on_a_loop(test)
 
@@ -313,8 +333,8 @@ class Clock(asyncio.SelectorEventLoop):
 class One:
     """One who has asked: `task` while it waits or runs."""
 
-    def __init__(self, number: int, claim: Claim, task: asyncio.Task[float]) -> None:
-        self.number, self.claim, self.task = number, claim, task
+    def __init__(self, number: int, claim: Claim, task: asyncio.Task[float], turn: list[Turn]) -> None:
+        self.number, self.claim, self.task, self.turn = number, claim, task, turn
         self.first_in_guest = False
         """An exclusive one that had nothing but its guest to wait for: nobody who comes later may go before it."""
 
@@ -339,7 +359,7 @@ class AnyOrder(RuleBasedStateMachine):
         for claim in claims:
             self.places.occupy(claim)
             self.number += 1
-            self.running.append(One(self.number, claim, self.loop.create_task(asyncio.sleep(0, 0.0))))
+            self.running.append(One(self.number, claim, self.loop.create_task(asyncio.sleep(0, 0.0)), []))
 
     @rule(
         token=st.sampled_from("abc"), vmid=st.integers(1, 3), exclusive=st.booleans(), timeout=st.sampled_from([3, 99])
@@ -347,7 +367,9 @@ class AnyOrder(RuleBasedStateMachine):
     def ask(self, token: str, vmid: int, exclusive: bool, timeout: float) -> None:
         self.number += 1
         claim = Claim(token, vmid, exclusive)
-        one = One(self.number, claim, self.loop.create_task(self.places.take(claim, timeout)))
+        turn: list[Turn] = []
+        task = self.loop.create_task(self.places.take(claim, timeout, turn.append))
+        one = One(self.number, claim, task, turn)
         same_line = any(other.claim[:2] == claim[:2] for other in self.waiting)
         one.first_in_guest = exclusive and not same_line and self.count(token=token) < TOKEN
         self.waiting.append(one)
@@ -375,6 +397,17 @@ class AnyOrder(RuleBasedStateMachine):
         # Of two things at once the place may be given before it is known that someone else stands aside.
         self.settle(in_order=ended is None)
         assert one.task.cancelled()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), end_another=st.booleans())
+    def withdraw(self, data: st.DataObject, end_another: bool) -> None:
+        """Somebody else takes one out of the line, perhaps just before a place comes back."""
+        one = data.draw(st.sampled_from(self.waiting))
+        one.turn[0].set_exception(Withdrawn())
+        if end_another and self.running:
+            self.places.give_back(self.running.pop(0).claim)
+        self.settle(in_order=not end_another)
+        assert isinstance(one.task.exception(), Withdrawn)
 
     @rule()
     def time_passes(self) -> None:

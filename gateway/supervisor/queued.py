@@ -1,0 +1,54 @@
+"""Execs that wait for a place: seen, awaited and cancelled by their ids before anything of them has begun."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from gateway.exec.order import Order
+from gateway.supervisor.places import Turn, Withdrawn
+
+
+@dataclass
+class Attempt:
+    """A request on its way to become an exec, over reloads too: the exec's id, and since when it waits for a place.
+
+    `since` is by the monotonic clock; None while it has not had to wait.
+    """
+
+    exec_id: str
+    since: float | None = None
+
+
+class Queued:
+    """One exec that waits."""
+
+    def __init__(self, order: Order, since: float, turn: Turn) -> None:
+        self.order = order
+        self.since = since
+        """By the monotonic clock."""
+        self._turn = turn
+        self._over = asyncio.Event()
+
+    @property
+    def has_its_place(self) -> bool:
+        """Whether it is about to begin, so that it can no longer be withdrawn."""
+        return self._turn.done()
+
+    def withdraw(self) -> None:
+        """Takes it out of the line: its request goes on with Withdrawn."""
+        self._turn.set_exception(Withdrawn())
+        self.leave()
+
+    def leave(self) -> None:
+        """It has begun, or never will."""
+        self._over.set()
+
+    async def over(self, timeout: float | None) -> bool:
+        """Waits until it waits no more; False when that takes longer than `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._over.wait()
+        except TimeoutError:
+            return False
+        return True
