@@ -19,9 +19,11 @@ from tests.exec.websocket import Session
 from tests.pvesim.services import COMMANDS, Services
 
 LARGE = 1 << 30
+FOLLOWED_LIMIT = 64 << 20
+"""The default of `spool.per_exec`: what is followed need not be kept."""
 EVENTS = 256 << 20
 IDLE_STREAMS = 500
-FOLLOWED = 10
+SILENT = 10
 TURNS = 100
 _LOOK_EVERY = 128 << 20
 _MIB = 1 << 20
@@ -59,7 +61,7 @@ class Bench:
 
         download = LARGE / self._read(f"/execs/{kept}/stdout", LARGE, look)
         ready = f"read x; {zeros}"
-        running = detach(self._api, self._vmid, ready, output=size, stdin_open=True)
+        running = detach(self._api, self._vmid, ready, output={"limit": FOLLOWED_LIMIT}, stdin_open=True)
         begin = ("PUT", f"/execs/{running}/stdin?offset=0&eof=1", b"\n")
         follow = LARGE / self._read(f"/execs/{running}/stdout?follow=1", LARGE, look, when_open=begin)
         self._ended(running)
@@ -79,7 +81,7 @@ class Bench:
 
     def _idle(self) -> dict[str, float]:
         """KiB of our processes for each of many followers of silent commands, and what they cost others."""
-        silent = [detach(self._api, self._vmid, ["sleep", "3600"]) for _ in range(FOLLOWED)]
+        silent = [detach(self._api, self._vmid, ["sleep", "3600"]) for _ in range(SILENT)]
         true = {"command": ["/bin/true"]}
 
         def p50() -> float:
@@ -89,7 +91,7 @@ class Bench:
         with contextlib.ExitStack() as streams:
             for number in range(IDLE_STREAMS):
                 sock = streams.enter_context(contextlib.closing(self._connect()))
-                _send(sock, "GET", f"/execs/{silent[number % FOLLOWED]}/events", self._token)
+                _send(sock, "GET", f"/execs/{silent[number % SILENT]}/events", self._token)
                 _until(sock, b'"start"')
             each = (self._memory() - before) * 1e6 / 1024 / IDLE_STREAMS
             beside = p50()
