@@ -19,7 +19,8 @@ from gateway.auth.grants import (
     without,
 )
 from gateway.errors import GrantInvalid
-from gateway.exec.origin import Origin, within
+from gateway.exec.origin import Origin
+from gateway.exec.permit import Permit, Terms, within
 
 vmids = st.integers(VMID_MIN, 400)
 pairs = st.lists(st.tuples(vmids, vmids).map(lambda pair: (min(pair), max(pair))), min_size=1, max_size=8)
@@ -78,12 +79,13 @@ def test_ranges_hold_exactly_their_guests(given_pairs: list[tuple[int, int]], pr
 def test_protected_guests_can_only_be_read() -> None:
     """A protected guest is out of reach for every action but the reading ones."""
     reach = reachable([Grant(GRANTABLE, parse_guests("all"))], [150])
-    assert {action for action in reach if within(150, reach[action])} == {
+    assert {action for action in reach if within(150, reach[action][0].guests)} == {
         Action.GUEST_READ,
+        Action.DEVICE_READ,
         Action.AUDIT_READ,
         Action.METRICS_READ,
     }
-    assert all(within(149, ranges) and within(151, ranges) for ranges in reach.values())
+    assert all(within(149, permit.guests) and within(151, permit.guests) for (permit,) in reach.values())
 
 
 def test_nothing_is_granted_by_default() -> None:
@@ -111,13 +113,14 @@ def test_a_damaged_grant_gives_nothing(data: object) -> None:
 
 def test_origin_crosses_the_wire() -> None:
     """An origin survives the supervisor's socket, and nothing else passes for one."""
-    origin = Origin("tk_1", "ci", ((100, 200),), ((101, 101),), "10.0.0.1", "req_1")
+    origin = Origin("tk_1", "ci", (Permit(((100, 200),)),), ((101, 101),), "10.0.0.1", "req_1")
     wire = origin.to_wire()
     assert Origin.from_wire(wire) == origin
     assert origin.sees("tk_1", 150) and origin.sees("tk_2", 101)
     assert not origin.sees("tk_2", 150) and not origin.sees("tk_1", 201)
     ranges = ([[1, "2"]], [[True, 5]], [[1]], "all")
-    damaged: list[object] = [None, [], {}, {**wire, "admin": True}, *({**wire, "guests": bad} for bad in ranges)]
+    damaged: list[object] = [None, [], {}, {**wire, "admin": True}, *({**wire, "admin_guests": bad} for bad in ranges)]
+    damaged += [{**wire, "permits": [{"guests": bad, "terms": None}]} for bad in ranges]
     for bad in damaged:
         with pytest.raises(ValueError):
             Origin.from_wire(bad)
