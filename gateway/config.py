@@ -153,13 +153,13 @@ class GuestsConfig(Section):
 
 
 def _is_normal_path(path: str) -> str:
-    if path in ("/", "//") or posixpath.normpath(path) != path or not path.startswith("/"):
+    if path == "/" or posixpath.normpath(path) != path or not path.startswith("/") or path.startswith("//"):
         raise PydanticCustomError("path", "give an absolute path, not /, without `.`, `..` or a slash at its end")
     return path
 
 
 HostPath = Annotated[str, AfterValidator(_is_normal_path)]
-DevicePattern = Annotated[str, Field(pattern=r"^/dev/[A-Za-z0-9*]"), AfterValidator(_is_normal_path)]
+DevicePattern = Annotated[str, Field(pattern=r"^/dev/[A-Za-z0-9*._:@+/-]+$"), AfterValidator(_is_normal_path)]
 Feature = Annotated[str, Field(pattern=r"^(nesting|keyctl|fuse|mknod|force_rw_sys|mount=[A-Za-z0-9_]+)$")]
 Snippet = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]*:snippets/[A-Za-z0-9][A-Za-z0-9._-]*$")]
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*[0-9]?$")]

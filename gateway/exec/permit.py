@@ -120,7 +120,7 @@ def _parse_word(text: str) -> _Word:
 def is_plain_path(text: str) -> bool:
     """Whether it is an absolute path, not `/`, without empty, `.` or `..` components and control characters."""
     return (
-        text.startswith("/") and text not in ("/", "//") and posixpath.normpath(text) == text
+        text.startswith("/") and text != "/" and not text.startswith("//") and posixpath.normpath(text) == text
         and not _CONTROL.search(text) and _is_unicode(text)
     )  # fmt: skip
 

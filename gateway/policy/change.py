@@ -66,14 +66,17 @@ def describe_options(vmid: int, options: Options, *, whole: bool) -> GuestChange
 
 
 # Of PVE's API, POST /nodes/{node}/lxc, and of its container configurations: what gives nothing of the node away.
-_HARMLESS = frozenset(
-    "arch bwlimit cmode console cores cpulimit cpuunits debug description digest entrypoint env force"
-    " ha-managed hostname ignore-unpack-errors lock memory nameserver net[n] onboot ostype parent password pool protection"
-    " restore searchdomain snaptime ssh-public-keys start startup storage swap tags template timezone tty unique".split()
-)
-_MOUNT_KEYS = frozenset("volume mp acl backup idmap keepattrs mountoptions quota replicate ro shared size".split())
-_DEVICE_KEYS = frozenset("path mode uid gid deny-write".split())
-_FEATURE_KEYS = frozenset("nesting keyctl fuse mknod mount force_rw_sys".split())
+_HARMLESS = frozenset((
+    "arch", "bwlimit", "cmode", "console", "cores", "cpulimit", "cpuunits", "debug", "description", "digest",
+    "entrypoint", "env", "force", "ha-managed", "hostname", "ignore-unpack-errors", "lock", "memory", "nameserver",
+    "net[n]", "onboot", "ostype", "parent", "password", "pool", "protection", "restore", "searchdomain", "snaptime",
+    "ssh-public-keys", "start", "startup", "storage", "swap", "tags", "template", "timezone", "tty", "unique",
+))  # fmt: skip
+_MOUNT_KEYS = frozenset((
+    "volume", "mp", "acl", "backup", "idmap", "keepattrs", "mountoptions", "quota", "replicate", "ro", "shared", "size",
+))  # fmt: skip
+_DEVICE_KEYS = frozenset(("path", "mode", "uid", "gid", "deny-write"))
+_FEATURE_KEYS = frozenset(("nesting", "keyctl", "fuse", "mknod", "mount", "force_rw_sys"))
 
 
 def _read_property(name: str, value: object, default: str | None, known: frozenset[str]) -> dict[str, str]:
