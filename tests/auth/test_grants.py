@@ -248,7 +248,7 @@ def test_decisions() -> None:
         ("command_not_granted", "command", (Action.EXEC_RUN, 101, ExecSpec(command="id"))),
         ("guest_not_granted", None, (Action.EXEC_RUN, 102, ExecSpec(command=["/bin/id"]))),
     ):
-        assert actor.decide(*asked) == Denied(Denial(reason), field)  # type: ignore[arg-type]
+        assert actor.decide(*asked) == Denied(Denial(reason), field)
 
 
 def test_origin_crosses_the_wire() -> None:

@@ -85,7 +85,8 @@ def test_everything_refused_is_named_at_once() -> None:
     "volume",
     ["local-lvm:vm-102-disk-0", "local:102/vm-102-disk-0.raw", "local:iso/x.iso", "local-lvm:vm-1010-disk-0", "x",
      "local:../vm-101-disk-0", "local:101/../102/vm-101-disk-0", "", "local:", "local:8 ", "local:8,mp=/",
-     "volume=/etc",     "local:basevol-101-disk-0/subvol-102-disk-0", "l\nxc:8", "local:/etc/vm-101-x", "relative/path", "./x", "~/x"],
+     "volume=/etc", "local:basevol-101-disk-0/subvol-102-disk-0", "l\nxc:8",
+     "local:/etc/vm-101-x", "relative/path", "./x", "~/x"],
 )  # fmt: skip
 def test_other_guests_volumes_are_refused(volume: str) -> None:
     """pvesh would mount any guest's disk into any other: only new volumes and the guest's own pass."""
