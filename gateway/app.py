@@ -23,7 +23,9 @@ from gateway.audit.client import AuditClient
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
+from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
+from gateway.pve.pools import PoolFile
 from gateway.supervisor.client import SupervisorClient
 
 if TYPE_CHECKING:
@@ -42,7 +44,12 @@ def build(config: Config) -> Flask:
 
 def build_tokens(config: Config) -> TokenStore:
     """The token store where the configuration says it is."""
-    return TokenStore(config.tokens.directory, config.tokens.key_file, protected=config.guests.protected)
+    return TokenStore(
+        config.tokens.directory,
+        config.tokens.key_file,
+        protected=config.guests.protected,
+        pools=PoolFile(config.pve.etc / "user.cfg").read,
+    )
 
 
 def create_app(
@@ -59,6 +66,7 @@ def create_app(
         supervisor=supervisor,
         audit=audit,
         tokens=tokens,
+        policy=NodePolicy(config.policy),
         openapi=cache(_dump_openapi),
         streams=stream_shares(config.web.max_streams),
         starts=start_shares(),

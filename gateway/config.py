@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from gateway.errors import ConfigError
@@ -151,6 +152,31 @@ class GuestsConfig(Section):
     protected: tuple[Annotated[int, Field(ge=100, le=999_999_999)], ...] = Field(default=(), strict=False)
 
 
+def _is_normal_path(path: str) -> str:
+    if path == "/" or posixpath.normpath(path) != path or not path.startswith("/") or path.startswith("//"):
+        raise PydanticCustomError("path", "give an absolute path, not /, without `.`, `..` or a slash at its end")
+    return path
+
+
+HostPath = Annotated[str, AfterValidator(_is_normal_path)]
+DevicePattern = Annotated[str, Field(pattern=r"^/dev/[A-Za-z0-9*._:@+/-]+$"), AfterValidator(_is_normal_path)]
+Feature = Annotated[str, Field(pattern=r"^(nesting|keyctl|fuse|mknod|force_rw_sys|mount=[A-Za-z0-9_]+)$")]
+Snippet = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]*:snippets/[A-Za-z0-9][A-Za-z0-9._-]*$")]
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*[0-9]?$")]
+
+
+class PolicyConfig(Section):
+    """What may be given to guests of this node, whatever a token grants: each of these can be root on the node."""
+
+    bind_sources: tuple[HostPath, ...] = Field(default=(), strict=False)
+    devices: tuple[DevicePattern, ...] = Field(default=(), strict=False)
+    features: tuple[Feature, ...] = Field(default=(), strict=False)
+    privileged: bool = False
+    hookscripts: tuple[Snippet, ...] = Field(default=(), strict=False)
+    raw_keys: tuple[OptionName, ...] = Field(default=(), strict=False)
+    template_paths: tuple[HostPath, ...] = Field(default=(), strict=False)
+
+
 class Config(Section):
     """The whole configuration of one gateway. Holds no secret, only where secrets stand."""
 
@@ -168,6 +194,7 @@ class Config(Section):
     pve: PveConfig = PveConfig()
     lxc: LxcConfig = LxcConfig()
     guests: GuestsConfig = GuestsConfig()
+    policy: PolicyConfig = PolicyConfig()
 
     @model_validator(mode="after")
     def _plain_http_stays_home(self) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -63,6 +64,31 @@ class Forbidden(GatewayError):
     """The token is known and may not do this anywhere."""
 
     code, status, title = "forbidden", 403, "Not allowed"
+
+
+class CommandNotGranted(GatewayError):
+    """The token may run commands in this guest, but not this one, or not so; `field` names what is refused."""
+
+    code, status, title = "command_not_granted", 403, "Command not granted"
+
+    @classmethod
+    def for_field(cls, field: str, vmid: int, **evidence: Any) -> CommandNotGranted:
+        """The one body for it: the grants themselves are shown by GET /tokens/self."""
+        detail = f"this token's grants do not allow this `{field}` in this guest; see GET /tokens/self for what they do"
+        return cls(detail, field=field, vmid=vmid, **evidence)
+
+
+class PolicyRefused(GatewayError):
+    """Node policy allows this to nobody; `refused` names each thing and the configuration key that could allow it."""
+
+    code, status, title = "policy_refused", 403, "Refused by node policy"
+
+    @classmethod
+    def for_things(cls, refused: Iterable[tuple[str, str | None]]) -> PolicyRefused:
+        """`refused`: what is not allowed, each with the key that could allow it; None where nothing can."""
+        listed = [{"what": what, "key": key} for what, key in refused]
+        named = "; ".join(f"{item['what']} ({item['key'] or 'never'})" for item in listed)
+        return cls(f"the node's configuration does not allow: {named}"[:2000], refused=listed[:20])
 
 
 class OriginRefused(GatewayError):

@@ -18,13 +18,14 @@ MODULES = {
 SHARED = {"gateway", "gateway.errors", "gateway.ulid", "gateway.notify"}
 ALLOWED = {
     "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "supervisor", "exec.agent", "pve"},
-    "app": {"app", "api", "auth", "audit", "config", "pve", "supervisor.client"},
+    "app": {"app", "api", "auth", "audit", "config", "policy", "pve", "supervisor.client"},
     "api": {
         "api",
         "auth",
         "audit",
         "config",
         "exec",
+        "policy",
         "web.disconnect",
         "web.live",
         "supervisor.client",
@@ -33,6 +34,7 @@ ALLOWED = {
     },
     "auth": {"auth", "exec"},
     "audit": {"audit"},
+    "policy": {"policy", "config"},
     "exec": {"exec", "config"},
     "pve": {"pve", "exec.agent", "exec.order", "auth.private"},
     "web": {"web"},

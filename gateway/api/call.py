@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.api.services import Services
 from gateway.auth.actor import Actor
+from gateway.errors import GatewayError
 from gateway.exec.origin import Origin
 
 
@@ -16,7 +17,9 @@ class Call:
     """One authenticated, authorized and valid request.
 
     `vmid` and `exec_id` are those of the path (0 and empty where it has none); `query` and `body` are instances of
-    the route's models (`body` None where it has none); `raw` is the JSON that `body` was read from.
+    the route's models (`body` None where it has none); `raw` is the JSON that `body` was read from. `refuse` records an
+    error if it is a denial, and gives it as the caller may see it: for what a handler leaves behind; what it raises
+    goes that way by itself.
     """
 
     request_id: str
@@ -28,6 +31,7 @@ class Call:
     query: Any
     body: Any
     raw: bytes
+    refuse: Callable[[GatewayError], GatewayError]
 
     def give_raw(self) -> bytes:
         """The body's JSON, given away: it may be large, and the call is remembered for as long as a command runs."""

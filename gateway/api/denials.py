@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.api.route import Route
 from gateway.api.services import Audit
 from gateway.audit.record import Event, build_record
-from gateway.auth.actor import Actor
+from gateway.auth.actor import Actor, Denial
 from gateway.auth.tokens import Refusal, Refused
-from gateway.errors import GatewayError
+from gateway.errors import (
+    CommandNotGranted,
+    ExecNotFound,
+    GatewayError,
+    GuestNotFound,
+    OriginRefused,
+    PolicyRefused,
+)
+
+_DENIALS: Mapping[type[GatewayError], Denial] = {
+    GuestNotFound: Denial.UNKNOWN_GUEST,
+    ExecNotFound: Denial.UNKNOWN_EXEC,
+    CommandNotGranted: Denial.COMMAND_NOT_GRANTED,
+    PolicyRefused: Denial.POLICY_REFUSED,
+    OriginRefused: Denial.FOREIGN_ORIGIN,
+}
+"""The errors of handlers, and of what is below them, that deny a known caller something."""
 
 BURST = 20
 PER_SECOND = 5.0
@@ -22,10 +39,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Attempt:
-    """What was tried, from where; `vmid` None where the path names no possible guest."""
+    """What was tried, from where; `vmid` and `exec_id` None where the path names no possible guest or exec."""
 
     route: Route
     vmid: int | None
+    exec_id: str | None
     remote: str
     request_id: str
 
@@ -60,17 +78,36 @@ class DenialLog:
             omitted, self._omitted = self._omitted, 0
         self._commit(attempt, refused.reason, refused.token_id, None, {"omitted": omitted} if omitted else {})
 
-    def record_actor(self, attempt: Attempt, reason: Refusal, actor: Actor) -> str | None:
+    def record_actor(
+        self, attempt: Attempt, reason: Denial, actor: Actor, more: Mapping[str, Any] | None = None
+    ) -> str | None:
         """A known caller who may not do this; the record's audit id, or None when it could not be had."""
-        return self._commit(attempt, reason, actor.token_id, actor.token_name, {})
+        return self._commit(attempt, reason, actor.token_id, actor.token_name, more or {})
+
+    def refuse(self, attempt: Attempt, actor: Actor, error: GatewayError) -> GatewayError:
+        """`error` as the caller may see it. If it is a denial it is recorded, and carries the record's audit id.
+
+        A guest or an exec that is not there is told, and recorded, like one out of reach: they must not be told apart.
+        """
+        reason = next((reason for kind, reason in _DENIALS.items() if isinstance(error, kind)), None)
+        if reason is None:
+            return error
+        more: dict[str, Any] = {
+            name: error.evidence[name] for name in ("field", "program", "refused") if name in error.evidence
+        }
+        audit_id = self.record_actor(attempt, reason, actor, more)
+        if isinstance(error, GuestNotFound) and attempt.vmid is not None:
+            return GuestNotFound.for_vmid(attempt.vmid, audit_id=audit_id)
+        error.evidence["audit_id"] = audit_id
+        return error
 
     def _commit(
         self,
         attempt: Attempt,
-        reason: Refusal,
+        reason: Refusal | Denial,
         token_id: str | None,
         token_name: str | None,
-        more: dict[str, int],
+        more: Mapping[str, Any],
     ) -> str | None:
         record = build_record(
             Event.REQUEST_DENIED,
@@ -81,6 +118,7 @@ class DenialLog:
             action=attempt.route.action,
             vmid=attempt.vmid,
             node=self._node,
+            exec_id=attempt.exec_id,
             data={"reason": reason, "operation": attempt.route.operation_id, **more},
         )
         try:

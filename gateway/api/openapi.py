@@ -12,7 +12,7 @@ from gateway.api.problems import MEDIA_TYPE
 from gateway.api.route import PARAMETERS, Route
 from gateway.api.routes import ROUTES
 from gateway.api.schemas import REF, Schema, expand_model, model_schema, type_schema
-from gateway.auth.actions import Action
+from gateway.auth.actions import MEANINGS, Action
 from gateway.errors import (
     Forbidden,
     GatewayError,
@@ -20,6 +20,7 @@ from gateway.errors import (
     InvalidRequest,
     MalformedRequest,
     PayloadTooLarge,
+    PolicyRefused,
     TooManyRequests,
     Unauthenticated,
     UnsupportedMediaType,
@@ -90,6 +91,7 @@ def build_openapi(routes: Iterable[Route] = ROUTES) -> Schema:
             "description": "Run commands in the guests of a Proxmox VE node.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "x-actions": {str(action): meaning for action, meaning in MEANINGS.items()},
         "servers": [{"url": "https://localhost:39377"}],
         "paths": paths,
         "components": {
@@ -212,6 +214,8 @@ def _pipeline_errors(route: Route) -> list[type[GatewayError]]:
         errors += [Unauthenticated, TooManyRequests]
     if route.action not in (Action.PUBLIC, Action.ANY_TOKEN):
         errors.append(Forbidden)
+    if route.change is not None:
+        errors.append(PolicyRefused)
     if route.body is not None:
         errors += [PayloadTooLarge, UnsupportedMediaType]
     if route.upload:

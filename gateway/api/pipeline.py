@@ -19,7 +19,7 @@ from gateway.api.services import Services
 from gateway.api.shares import Shares
 from gateway.api.terminal_handshake import find_ticket
 from gateway.auth.actions import Action
-from gateway.auth.actor import ANONYMOUS, Actor
+from gateway.auth.actor import ANONYMOUS, Actor, Denial
 from gateway.auth.tokens import Refusal, Refused
 from gateway.errors import (
     ClientGone,
@@ -28,7 +28,6 @@ from gateway.errors import (
     GatewayError,
     GuestNotFound,
     InternalError,
-    OriginRefused,
     Unauthenticated,
 )
 from gateway.web.live import Live
@@ -55,7 +54,8 @@ class Pipeline:
         """The reply to one request. Raises ClientGone alone: then there is nobody to reply to."""
         request_id = ulid.new(REQUEST_ID)
         try:
-            attempt = Attempt(route, _read_vmid(path), str(environ.get("REMOTE_ADDR", "")), request_id)
+            remote = str(environ.get("REMOTE_ADDR", ""))
+            attempt = Attempt(route, _read_vmid(path), _read_exec_id(path), remote, request_id)
             call = self._admit(attempt, environ, path)
             reply = self._handle(attempt, call)
             return _render(reply, request_id, head=environ["REQUEST_METHOD"] == "HEAD")
@@ -70,7 +70,7 @@ class Pipeline:
         self._authorize(attempt, actor)
         if "vmid" in path and attempt.vmid is None:
             raise GuestNotFound.for_vmid(path["vmid"][:64])
-        if "id" in path and not PARAMETERS["id"].fullmatch(path["id"]):
+        if "id" in path and attempt.exec_id is None:
             raise ExecNotFound.for_id(path["id"][:64])
         query = parse_query(route.query, environ.get("QUERY_STRING", ""))
         raw, body = b"", None
@@ -83,10 +83,11 @@ class Pipeline:
             actor=actor,
             environ=environ,
             vmid=attempt.vmid or 0,
-            exec_id=path.get("id", ""),
+            exec_id=attempt.exec_id or "",
             query=query,
             body=body,
             raw=raw,
+            refuse=lambda error: self._denials.refuse(attempt, actor, error),
         )
 
     def _handle(self, attempt: Attempt, call: Call) -> Reply:
@@ -94,14 +95,16 @@ class Pipeline:
             if attempt.route.action is Action.PUBLIC:
                 return attempt.route.handler(self._services, call)
             with self._shares.take(call.actor.token_id):
+                if attempt.route.change is not None:
+                    self._services.policy.require(attempt.route.change(self._services, call))
                 return attempt.route.handler(self._services, call)
-        except GuestNotFound:
-            # Told, and recorded, exactly like a guest outside the grant: the two must not be told apart.
-            audit_id = self._denials.record_actor(attempt, Refusal.UNKNOWN_GUEST, call.actor)
-            raise GuestNotFound.for_vmid(call.vmid, audit_id=audit_id) from None
-        except OriginRefused as error:
-            error.evidence["audit_id"] = self._denials.record_actor(attempt, Refusal.FOREIGN_ORIGIN, call.actor)
-            raise
+        except GatewayError as error:
+            if attempt.route.action is Action.PUBLIC:
+                raise
+            refused = call.refuse(error)
+            if refused is error:
+                raise
+            raise refused from None
 
     def _authenticate(self, attempt: Attempt, environ: Mapping[str, Any]) -> Actor:
         scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
@@ -129,15 +132,14 @@ class Pipeline:
 
     def _authorize(self, attempt: Attempt, actor: Actor) -> None:
         action = attempt.route.action
-        if action is Action.PUBLIC:
+        denied = actor.decide(action, attempt.vmid)
+        if denied is None:
             return
-        if not actor.holds(action):
-            audit_id = self._denials.record_actor(attempt, Refusal.ACTION_NOT_GRANTED, actor)
+        audit_id = self._denials.record_actor(attempt, denied.reason, actor)
+        if denied.reason is Denial.ACTION_NOT_GRANTED:
             detail = f"this token may not {action}; see GET /tokens/self for what it may"
             raise Forbidden(detail, action=action, audit_id=audit_id)
-        if attempt.vmid is not None and not actor.reaches(action, attempt.vmid):
-            audit_id = self._denials.record_actor(attempt, Refusal.GUEST_NOT_GRANTED, actor)
-            raise GuestNotFound.for_vmid(attempt.vmid, audit_id=audit_id)
+        raise GuestNotFound.for_vmid(attempt.vmid or 0, audit_id=audit_id)
 
 
 def refuse(error: Exception, request_id: str | None = None) -> Response:
@@ -163,6 +165,12 @@ def _read_vmid(path: Mapping[str, str]) -> int | None:
     """The path's vmid where it is a possible one."""
     text = path.get("vmid", "")
     return int(text) if PARAMETERS["vmid"].fullmatch(text) else None
+
+
+def _read_exec_id(path: Mapping[str, str]) -> str | None:
+    """The path's exec id where it is a possible one."""
+    text = path.get("id", "")
+    return text if PARAMETERS["id"].fullmatch(text) else None
 
 
 def _render(reply: Reply, request_id: str, *, head: bool) -> Response:

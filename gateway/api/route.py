@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-from gateway.api.call import Handler
+from gateway.api.call import Call, Handler
 from gateway.api.models.execs import Query
+from gateway.api.services import Services
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.errors import ExecNotFound, GatewayError, GuestNotFound
+from gateway.policy.change import GuestChange
 
 PARAMETERS = {
     "vmid": re.compile(r"[1-9][0-9]{2,8}"),
     "id": re.compile(r"ex_[0-9A-HJKMNP-TV-Z]{26}"),
 }
 """What may stand in a path. Anything else is answered like a guest or exec that does not exist."""
+
+CHANGES_GUESTS = frozenset({Action.GUEST_CREATE, Action.GUEST_CONFIG, Action.GUEST_ROOT_CONFIG})
+"""What these do may give a guest something of the node, so node policy is asked."""
 
 _NOT_FOUND: dict[str, type[GatewayError]] = {"vmid": GuestNotFound, "id": ExecNotFound}
 
@@ -31,7 +37,8 @@ class Route:
     which the handler reads as they come. `reply` is a TypedDict, bytes, or None where there are only events; with
     `events` an Accept header may ask for a stream of them. `accepted` is the reply of status 202 where it is another.
     `asks` and `tells` name header fields of request and reply. `errors` are those of its domain; those of the
-    pipeline are added to every route that can raise them.
+    pipeline are added to every route that can raise them. `change` describes what the request would give a guest of the
+    node: node policy decides about it before the handler is called. A route that makes guests or changes them has one.
     """
 
     method: str
@@ -50,11 +57,14 @@ class Route:
     asks: tuple[str, ...] = ()
     tells: tuple[str, ...] = ()
     errors: tuple[type[GatewayError], ...] = ()
+    change: Callable[[Services, Call], GuestChange] | None = None
     handler: Handler
 
     def __post_init__(self) -> None:
         if not isinstance(self.action, Action):
             raise TypeError(f"{self.operation_id}: {self.action!r} is no Action")
+        if (self.action in CHANGES_GUESTS) is not (self.change is not None):
+            raise TypeError(f"{self.operation_id}: {self.action} and node policy's `change` belong together")
         if not set(self.parameters) <= PARAMETERS.keys():
             raise TypeError(f"{self.operation_id}: {self.path} has an unknown parameter")
 

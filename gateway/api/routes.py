@@ -10,12 +10,13 @@ from gateway.api.models.execs import ExecList, ListQuery, OutputQuery, WaitQuery
 from gateway.api.models.health import Alive, Readiness
 from gateway.api.models.input import ResizeRequest, SignalRequest, StdinQuery, StdinState, Ticket, TicketRequest
 from gateway.api.models.terminals import AttachQuery, TerminalQuery
-from gateway.api.models.tokens import TokenSelf
+from gateway.api.models.tokens import CanReply, CanRequest, TokenSelf
 from gateway.api.route import Route
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.errors import (
     AuditUnavailable,
+    CommandNotGranted,
     DriverUnsupported,
     ExecEnded,
     ExecQueued,
@@ -46,6 +47,7 @@ from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecResult, ExecView
 
 _TO_BEGIN: tuple[type[GatewayError], ...] = (
+    CommandNotGranted,
     GuestNotRunning,
     GuestFrozen,
     GuestAgentUnavailable,
@@ -203,6 +205,7 @@ ROUTES: tuple[Route, ...] = (
         upload=True,
         reply=StdinState,
         errors=(
+            CommandNotGranted,
             StdinOffset,
             StdinClosed,
             StdinBlocked,
@@ -256,6 +259,16 @@ ROUTES: tuple[Route, ...] = (
         action=Action.ANY_TOKEN,
         reply=TokenSelf,
         handler=tokens.show_self,
+    ),
+    Route(
+        method="POST",
+        path="/tokens/self/can",
+        operation_id="askSelf",
+        summary="Whether the caller's token may do a certain thing, as its grants are now; nothing is done",
+        action=Action.ANY_TOKEN,
+        body=CanRequest,
+        reply=CanReply,
+        handler=tokens.ask_self,
     ),
     Route(
         method="GET",

@@ -13,6 +13,7 @@ from gateway.config import Config
 from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
+from gateway.policy.node import NodePolicy
 from gateway.supervisor.client import Watch
 from gateway.supervisor.feed import Feed
 
@@ -88,6 +89,7 @@ class Services:
     supervisor: Supervisor
     audit: Audit
     tokens: TokenStore
+    policy: NodePolicy
     openapi: Callable[[], bytes]
     streams: Shares
     starts: Shares

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -65,13 +66,21 @@ def join(services: Services, exec_id: str, origin: Origin, *, write: bool, curso
 class Opening:
     """One start under way. `fd` is readable when `take` has its outcome. For the pump's thread, but for `_run`."""
 
-    def __init__(self, services: Services, vmid: int, origin: Origin, message: bytes) -> None:
-        """Begins it: `message` is the client's `start`. Raises TooManyRequests, Overloaded."""
+    def __init__(
+        self,
+        services: Services,
+        vmid: int,
+        origin: Origin,
+        message: bytes,
+        refuse: Callable[[GatewayError], GatewayError],
+    ) -> None:
+        """Begins it: `message` is the client's `start`; `refuse`: Call.refuse. Raises TooManyRequests, Overloaded."""
         self._share = ExitStack()
         self._share.enter_context(services.starts.take(origin.token_id))
         self._services = services
         self._vmid = vmid
         self._origin = origin
+        self._refuse = refuse
         self._lock = threading.Lock()
         self._outcome: Session | Exception | None = None
         self._over = False
@@ -104,7 +113,9 @@ class Opening:
         outcome: Session | Exception
         try:
             outcome = self._start(message)
-        except (GatewayError, ClientGone) as error:
+        except GatewayError as error:
+            outcome = self._refuse(error)
+        except ClientGone as error:
             outcome = error
         except Exception as error:
             log.exception("a terminal's start failed")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gateway import ulid
 from gateway.auth.actor import Actor
-from gateway.auth.grants import Grant, reachable
+from gateway.auth.grants import Grant, PoolMap, reachable
 from gateway.auth.keyring import KeyRing
 from gateway.auth.private import (
     Stamp,
@@ -32,7 +32,7 @@ Clock = Callable[[], datetime]
 
 
 class Refusal(StrEnum):
-    """Why a request is denied. For the audit log: the client sees one body for the first eight (401)."""
+    """Why nobody is known behind a request. For the audit log: the client sees one body for all (401)."""
 
     NO_TOKEN = "no_token"
     BAD_SIGNATURE = "bad_signature"
@@ -42,10 +42,6 @@ class Refusal(StrEnum):
     WRONG_NETWORK = "wrong_network"
     STORE_UNAVAILABLE = "store_unavailable"
     BAD_TICKET = "bad_ticket"
-    ACTION_NOT_GRANTED = "action_not_granted"
-    GUEST_NOT_GRANTED = "guest_not_granted"
-    UNKNOWN_GUEST = "unknown_guest"
-    FOREIGN_ORIGIN = "foreign_origin"
 
 
 @dataclass(frozen=True)
@@ -70,13 +66,21 @@ class TokenStore:
     """
 
     def __init__(
-        self, directory: Path, key_file: Path, *, protected: Iterable[int] = (), clock: Clock = utc_now
+        self,
+        directory: Path,
+        key_file: Path,
+        *,
+        protected: Iterable[int] = (),
+        pools: Callable[[], PoolMap] = dict,
+        clock: Clock = utc_now,
     ) -> None:
+        """`pools` gives the pools as they are now: the same object for as long as they are the same."""
         self._directory = directory
         self._keys = KeyRing(key_file)
         self._protected = frozenset(protected)
+        self._pools = pools
         self._clock = clock
-        self._cache: dict[str, tuple[Stamp, TokenRecord, Actor]] = {}
+        self._cache: dict[str, tuple[Stamp, TokenRecord, Actor, PoolMap | None]] = {}
 
     def verify(self, token: str, remote: str) -> Actor | Refused:
         """The actor that `token` stands for when it comes from address `remote`, or why it is refused."""
@@ -178,13 +182,18 @@ class TokenStore:
                 raise TokenStoreError(f"{path}: {exc}") from exc
             if record.id != token_id:
                 raise TokenStoreError(f"{path}: the record is of another token")
-            cached = stamp, record, self._actor(record)
+            cached = stamp, record, *self._actor(record)
             self._cache[token_id] = cached
-        return cached[1:]
+        elif cached[3] is not None and cached[3] is not self._pools():
+            cached = stamp, cached[1], *self._actor(cached[1])
+            self._cache[token_id] = cached
+        return cached[1], cached[2]
 
-    def _actor(self, record: TokenRecord) -> Actor:
-        reach = reachable(record.grants, self._protected)
-        return Actor(record.id, record.name, reach, format_time(record.expires))
+    def _actor(self, record: TokenRecord) -> tuple[Actor, PoolMap | None]:
+        """What the record's grants come to, and the pools that this rests on, if any."""
+        pools = self._pools() if any(grant.pools for grant in record.grants) else None
+        permits = reachable(record.grants, self._protected, pools)
+        return Actor(record.id, record.name, permits, format_time(record.expires), self._protected), pools
 
     def _path(self, token_id: str) -> Path:
         return self._directory / f"{token_id}.json"

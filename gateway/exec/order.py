@@ -52,6 +52,8 @@ class Order:
     """The keyed hash of token and Idempotency-Key, if one was sent; never the key."""
     fingerprint: str | None = None
     """The keyed hash of the request that came with it."""
+    terms: str = ""
+    """The mark of the terms on which its token might run it (exec.permit); empty where it might run anything."""
 
     def to_wire(self) -> dict[str, Any]:
         return {**vars(self), "limits": {**vars(self.limits)}}

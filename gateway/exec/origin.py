@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Ranges = tuple[tuple[int, int], ...]
-"""Inclusive, sorted, disjoint ranges of vmids."""
+from gateway.errors import CommandNotGranted, GuestNotFound
+from gateway.exec.permit import Permit, Ranges, find_permit, ranges_from_wire, within
+
+if TYPE_CHECKING:
+    from gateway.exec.spec import ExecSpec
 
 
 @dataclass(frozen=True)
 class Origin:
     """One verified caller and the guests it may reach, protected guests already taken out.
 
-    `guests` are those in which it may run commands; `admin_guests` those in which it sees and ends every
+    `permits` say in which it may run which commands; `admin_guests` are those in which it sees and ends every
     token's execs (`exec:admin`). Not a bool: a token may administer one guest and only use another.
     """
 
     token_id: str
     token_name: str
-    guests: Ranges
+    permits: tuple[Permit, ...]
     admin_guests: Ranges
     remote: str
     request_id: str
 
     def may_run(self, vmid: int) -> bool:
-        """Whether this caller may run a command in guest `vmid`."""
-        return within(vmid, self.guests)
+        """Whether this caller may run any command in guest `vmid`."""
+        return any(within(vmid, permit.guests) for permit in self.permits)
+
+    def require_permit(self, vmid: int, spec: ExecSpec) -> Permit:
+        """The permit to run `spec` in guest `vmid`. Raises GuestNotFound, CommandNotGranted."""
+        if not self.may_run(vmid):
+            raise GuestNotFound.for_vmid(vmid)
+        found = find_permit(self.permits, vmid, spec)
+        if isinstance(found, str):
+            raise CommandNotGranted.for_field(found, vmid, program=spec.argv()[0][:256])
+        return found
+
+    def may_feed(self, vmid: int, mark: str) -> bool:
+        """Whether it may give input to a command that was begun on the terms with this mark.
+
+        On those terms still, or on none: a token that has been limited since must not type into a shell of before.
+        """
+        return any(within(vmid, permit.guests) and permit.mark in ("", mark) for permit in self.permits)
 
     def sees(self, owner_token_id: str, vmid: int) -> bool:
         """Whether an exec of token `owner_token_id` in guest `vmid` exists for this caller.
@@ -35,14 +54,14 @@ class Origin:
         """
         if within(vmid, self.admin_guests):
             return True
-        return owner_token_id == self.token_id and within(vmid, self.guests)
+        return owner_token_id == self.token_id and self.may_run(vmid)
 
     def to_wire(self) -> dict[str, Any]:
         """The form that crosses the supervisor's socket."""
         return {
             "token_id": self.token_id,
             "token_name": self.token_name,
-            "guests": [list(pair) for pair in self.guests],
+            "permits": [permit.to_wire() for permit in self.permits],
             "admin_guests": [list(pair) for pair in self.admin_guests],
             "remote": self.remote,
             "request_id": self.request_id,
@@ -56,18 +75,11 @@ class Origin:
         texts = {name: data[name] for name in ("token_id", "token_name", "remote", "request_id")}
         if not all(isinstance(text, str) and len(text) <= 256 for text in texts.values()):
             raise ValueError("an origin's names are short strings")
-        guests, admin_guests = (_ranges_from_wire(data[name]) for name in ("guests", "admin_guests"))
-        return cls(**texts, guests=guests, admin_guests=admin_guests)
-
-
-def within(vmid: int, ranges: Ranges) -> bool:
-    """Whether one of `ranges` holds `vmid`."""
-    return any(low <= vmid <= high for low, high in ranges)
-
-
-def _ranges_from_wire(data: object) -> Ranges:
-    if not isinstance(data, list) or not all(
-        isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair) for pair in data
-    ):
-        raise ValueError("ranges are pairs of whole numbers")
-    return tuple((low, high) for low, high in data)
+        permits = data["permits"]
+        if not isinstance(permits, list):
+            raise ValueError("an origin's permits are a list")
+        return cls(
+            **texts,
+            permits=tuple(Permit.from_wire(permit) for permit in permits),
+            admin_guests=ranges_from_wire(data["admin_guests"]),
+        )

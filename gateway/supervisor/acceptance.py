@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gateway.audit.record import new_audit_id
 from gateway.config import Config
-from gateway.errors import FieldError, GatewayError, GuestNotFound, InternalError, InvalidRequest
+from gateway.errors import FieldError, GatewayError, IdempotencyConflict, InternalError, InvalidRequest
 from gateway.exec import trail
 from gateway.exec.ending import timestamp
 from gateway.exec.limits import Limits, resolve_limits
@@ -76,10 +76,9 @@ class Acceptance:
         was cancelled while it waited. `spooled`: it is streamed or detached; `attended`: streamed.
         """
         spec = _parse(body)
+        origin.require_permit(vmid, spec)
         _check_way(spec, spooled=spooled)
         limits = resolve_limits(spec, self._config, spooled=spooled)
-        if not origin.may_run(vmid):
-            raise GuestNotFound.for_vmid(vmid)
         driver = self._drivers[kind]
         driver.require_supported(spec, vmid, streamed=attended)
         guest = vmid, kind, config_id
@@ -88,13 +87,22 @@ class Acceptance:
             return attempt.exec_id, False
         used = await self._keys.reserve(origin.token_id, key, fingerprint(vmid, spec, self._audit.hash))
         if isinstance(used, str):
-            self._execs.order(used, origin)
+            self._require_same_guest(self._execs.order(used, origin), config_id)
             return used, True
         with used as reservation:
             await self._begin(
                 driver, guest, spec, limits, origin, attempt, size=len(body), spooled=spooled, reservation=reservation
             )
         return attempt.exec_id, False
+
+    def _require_same_guest(self, order: Order, config_id: str) -> None:
+        """Raises IdempotencyConflict when the key's exec was of another guest that had this vmid: nothing of that one
+        is shown, nor may its outcome pass for this one's."""
+        if not self._execs.same_run(order) and order.config_id != config_id:
+            raise IdempotencyConflict(
+                f"this Idempotency-Key was used for guest {order.vmid} before that was changed or replaced; "
+                "look at the guest, then send the request with a new key"
+            )
 
     async def _begin(
         self,
@@ -225,6 +233,7 @@ class Acceptance:
             keep=spec.output.keep,
             spooled=spooled,
             exclusive=spec.exclusive,
+            terms=origin.require_permit(vmid, spec).mark,
             kind=kind,
             idempotency=reservation.key if reservation is not None else None,
             fingerprint=reservation.fingerprint if reservation is not None else None,

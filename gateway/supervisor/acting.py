@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.errors import ExecEnded, ExecQueued, StdinClosed, WriterTaken
+from gateway.errors import CommandNotGranted, ExecEnded, ExecQueued, StdinClosed, WriterTaken
 from gateway.exec.agent import require_possible
 from gateway.exec.origin import Origin
 from gateway.supervisor.audit_trail import AuditTrail
@@ -21,7 +21,10 @@ class Acting:
         self._trail = trail
 
     def claim(self, writer: object, exec_id: str, origin: Origin) -> Stdin:
-        """Makes it the only writer until `left`. Raises WriterTaken, StdinClosed, ExecEnded, ExecNotFound."""
+        """Makes it the only writer until `left`.
+
+        Raises CommandNotGranted, WriterTaken, StdinClosed, ExecEnded, ExecNotFound.
+        """
         execution, stdin = self._writable(writer, exec_id, origin)
         execution.writer = writer
         return stdin
@@ -68,7 +71,10 @@ class Acting:
             execution.writer = None
 
     def _writable(self, writer: object, exec_id: str, origin: Origin) -> tuple[Running, Stdin]:
-        require_possible(self._execs.order(exec_id, origin), "input")
+        order = self._execs.order(exec_id, origin)
+        if not origin.may_feed(order.vmid, order.terms):
+            raise CommandNotGranted.for_field("stdin", order.vmid)
+        require_possible(order, "input")
         execution = self._running(exec_id)
         if execution.writer not in (None, writer):
             raise WriterTaken(f"another client writes to {exec_id}; wait for it to leave, or attach without write")

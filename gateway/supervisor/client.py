@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from gateway.errors import ClientGone, ExecNotFound, GatewayError, InternalError, SupervisorUnavailable, from_wire
 from gateway.exec.order import GuestKind
-from gateway.exec.origin import Origin, within
+from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.supervisor.feed import Feed
@@ -196,7 +196,7 @@ class SupervisorClient:
         if guest["same_run"]:
             return
         now = self._guests.config_id(guest["vmid"])
-        gone = now is None and guest["token_id"] == origin.token_id and within(guest["vmid"], origin.guests)
+        gone = now is None and guest["token_id"] == origin.token_id and origin.may_run(guest["vmid"])
         if now != guest["config_id"] and not gone:
             raise ExecNotFound.for_id(exec_id)
 

@@ -193,6 +193,7 @@ class FakeSupervisor:
         """The exec that the key has begun before, if any."""
         self.locate(vmid)
         assert origin.may_run(vmid)
+        origin.require_permit(vmid, ExecSpec.model_validate_json(body))
         known = self.keys.get((origin.token_id, key or ""))
         if known is None:
             self.bodies.append(body)

@@ -19,12 +19,13 @@ from gateway.api.terminal import Terminal
 from gateway.api.terminal_start import Opening, Session
 from gateway.errors import GatewayError
 from gateway.exec.origin import Origin
+from gateway.exec.permit import Permit
 from gateway.supervisor.feed import Feed
 from gateway.supervisor.protocol import PREFIX, decode_header, encode, frame_size, split
 
 from .fakes import make_view
 
-ORIGIN = Origin("tok_a", "a", ((101, 199),), (), "192.0.2.1", "req_1")
+ORIGIN = Origin("tok_a", "a", (Permit(((101, 199),)),), (), "192.0.2.1", "req_1")
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 HEADER = struct.Struct(">BQ")
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.api.models.input import ResizeRequest, SignalRequest, TicketRequest
+from gateway.api.models.tokens import CanRequest
 from gateway.api.route import Route
 from gateway.api.routes import ROUTES
 from gateway.auth.actions import GRANTABLE, Action, with_implied
@@ -25,6 +26,7 @@ BODIES: dict[type[Any] | None, Any] = {
     SignalRequest: {"signal": "TERM"},
     ResizeRequest: {"rows": 24, "cols": 80},
     TicketRequest: {"path": "/exec/101/terminal"},
+    CanRequest: {"action": "exec:run"},
 }
 
 
@@ -48,7 +50,8 @@ def test_every_route_needs_its_action(api: Api, route: Route, action: Action) ->
     response = api.request(route.method, fill(route), api.token(action), json=BODIES[route.body])
     if route.action is Action.ANY_TOKEN or route.action in with_implied(frozenset({action})):
         assert response.status_code in (200, 404, 426)
-        assert api.audit.records == []
+        reasons = [record["data"]["reason"] for record in api.audit.records]
+        assert reasons == (["unknown_exec"] if response.status_code == 404 else [])
     else:
         problem = assert_problem(response, 403, "forbidden")
         assert problem["audit_id"] == api.audit.records[0]["audit_id"]
@@ -92,7 +95,7 @@ def test_unreachable_guest_looks_unknown(api: Api, audit_down: bool) -> None:
         answers.append((without_ids(problem), sorted(response.headers.keys())))
     assert answers[0] == answers[1] == answers[2]
     reasons = [record["data"]["reason"] for record in api.audit.records]
-    assert reasons == ([] if audit_down else ["guest_not_granted", "guest_not_granted", "unknown_guest"])
+    assert reasons == ([] if audit_down else ["guest_not_granted", "guest_protected", "unknown_guest"])
 
 
 def test_denials_survive_a_dead_audit_log(api: Api) -> None:

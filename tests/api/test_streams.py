@@ -12,6 +12,7 @@ from gateway.api.events import EventFormat, EventWriter
 from gateway.api.streams import EventStream
 from gateway.errors import AuditUnavailable, GuestFrozen, SupervisorUnavailable
 from gateway.exec.origin import Origin
+from gateway.exec.permit import Permit
 from gateway.web.live import ROOM
 
 from .fake_exec import FakeExec
@@ -21,7 +22,7 @@ NDJSON = {"Accept": "application/x-ndjson"}
 SSE = {"Accept": "text/event-stream"}
 ASYNC = {"Prefer": "respond-async"}
 RUN: dict[str, Any] = {"json": {"command": ["x"]}}
-ORIGIN = Origin("tk_1", "one", ((101, 101),), (), "127.0.0.1", "req_1")
+ORIGIN = Origin("tk_1", "one", (Permit(((101, 101),)),), (), "127.0.0.1", "req_1")
 
 
 def parse(data: bytes) -> list[dict[str, Any]]:

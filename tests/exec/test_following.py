@@ -21,13 +21,14 @@ from gateway.errors import (
     WriterTaken,
 )
 from gateway.exec.origin import Origin
+from gateway.exec.permit import Permit
 from gateway.exec.reply import EventBatch, GapEvent, OutputEvent, StdinReply
 from gateway.pve.guests import GuestMap
 from gateway.supervisor.client import SupervisorClient
 from gateway.supervisor.feed import Answer, Feed
 from tests.exec.gateways import Gateway
 
-ORIGIN = Origin("t", "test", ((100, 999),), (), "127.0.0.1", "req_1")
+ORIGIN = Origin("t", "test", (Permit(((100, 999),)),), (), "127.0.0.1", "req_1")
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_another_user_is_refused(path: Path) -> None:
 ORIGIN = {
     "token_id": "t",
     "token_name": "t",
-    "guests": [[100, 999]],
+    "permits": [{"guests": [[100, 999]], "terms": None}],
     "admin_guests": [],
     "remote": "r",
     "request_id": "q",

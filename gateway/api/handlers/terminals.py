@@ -21,10 +21,10 @@ def open_terminal(services: Services, call: Call) -> Reply:
     head = _accept(services, call)
     services.supervisor.locate(call.vmid)
     origin = call.actor.origin(call.remote, call.request_id, Action.EXEC_TERMINAL)
-    vmid = call.vmid
+    vmid, refuse = call.vmid, call.refuse
 
     def start(message: bytes) -> Opening:
-        return Opening(services, vmid, origin, message)
+        return Opening(services, vmid, origin, message, refuse)
 
     with ExitStack() as holds:
         holds.enter_context(services.streams.take(call.actor.token_id))

@@ -1,0 +1,113 @@
+"""C1: every route x every action x {own guest, other guest, protected guest}: exactly the allowed cells pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.api.route import Route
+from gateway.api.routes import ROUTES
+from gateway.auth.actions import GRANTABLE, Action
+
+from .conftest import PROTECTED
+from .fakes import Api, make_view
+from .test_access import BODIES
+
+OWN, OTHER = 101, 102
+GUESTS = f"{OWN},{PROTECTED}"
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Protocol": "pvex.v1",
+}
+
+# By hand: what each operation asks for. A route that is missing here, or asks for something else, fails.
+NEEDS = {
+    "runExec": "exec:run",
+    "openTerminal": "exec:terminal",
+    "listExecs": "exec:run",
+    "getExec": "exec:run",
+    "killExec": "exec:run",
+    "readStdout": "exec:run",
+    "readStderr": "exec:run",
+    "readEvents": "exec:run",
+    "attachExec": "exec:run",
+    "putStdin": "exec:run",
+    "sendSignal": "exec:run",
+    "resizeTerminal": "exec:run",
+    "makeTicket": None,
+    "showSelf": None,
+    "askSelf": None,
+    "showLive": None,
+    "showReady": None,
+    "showOpenapi": None,
+}
+# By hand: which actions give more than themselves.
+GIVES = {
+    "guest:power": {"guest:read"},
+    "guest:create": {"guest:read"},
+    "guest:config": {"guest:read"},
+    "guest:root-config": {"guest:config", "guest:read"},
+    "guest:destroy": {"guest:read"},
+    "exec:admin": {"exec:run"},
+    "file:write": {"file:read"},
+}
+REACHES_PROTECTED = {"guest:read", "device:read", "audit:read", "metrics:read"}
+
+
+def test_every_route_is_in_the_matrix() -> None:
+    """Nobody adds a route without saying here, too, who may use it."""
+    asked = {route.operation_id: route.action for route in ROUTES}
+    open_to_all = {Action.PUBLIC, Action.ANY_TOKEN}
+    assert {name: None if action in open_to_all else str(action) for name, action in asked.items()} == NEEDS
+
+
+@pytest.mark.parametrize("place", [OWN, OTHER, PROTECTED], ids=["own", "other", "protected"])
+@pytest.mark.parametrize("action", sorted(GRANTABLE))
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation_id)
+def test_matrix(api: Api, route: Route, action: Action, place: int) -> None:
+    """One cell: the token holds one action on its own guest and on the protected one."""
+    token = api.token(action, GUESTS)
+    exec_id = own_exec(api, token, place)
+    api.supervisor.guests.add(PROTECTED)
+    path = route.path.replace("{vmid}", str(place)).replace("{id}", exec_id)
+    upgrade = UPGRADE if place != OWN else {}  # of its own it would be a WebSocket, which has no place here
+    response = api.request(route.method, path, token, json=BODIES[route.body], headers=upgrade)
+    needed = NEEDS[route.operation_id]
+    if needed is None:
+        assert response.status_code < 400
+    elif needed not in {action, *GIVES.get(action, ())}:
+        assert response.status_code == 403 and response.json["code"] == "forbidden"
+    elif not route.parameters or place == OWN or (place == PROTECTED and needed in REACHES_PROTECTED):
+        assert response.status_code not in (401, 403, 404), response.data
+    else:
+        assert response.status_code == 404
+        assert response.json["code"] == ("guest_not_found" if "vmid" in route.parameters else "exec_not_found")
+    if response.status_code in (403, 404):
+        assert api.supervisor.bodies == []
+        assert response.json["audit_id"] == api.audit.records[0]["audit_id"]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation_id)
+def test_all_on_all_guests_passes_everywhere_but_protected(api: Api, route: Route) -> None:
+    """The widest grant there is stops at protected guests, and at nothing else."""
+    token = api.token("all", "all")
+    api.supervisor.guests.add(PROTECTED)
+    for place in (OWN, OTHER, PROTECTED):
+        path = route.path.replace("{vmid}", str(place)).replace("{id}", own_exec(api, token, place))
+        upgrade = UPGRADE if place == PROTECTED else {}
+        response = api.request(route.method, path, token, json=BODIES[route.body], headers=upgrade)
+        stopped = place == PROTECTED and route.parameters != ()
+        assert (response.status_code == 404) is stopped, (place, response.data)
+
+
+def own_exec(api: Api, token: str, vmid: int) -> str:
+    """An ended exec of the token in a guest, as if its grant had reached that guest once."""
+    actor: Any = api.tokens.verify(token, "127.0.0.1")
+    view = make_view(vmid, ["true"])
+    api.supervisor.execs[view["id"]] = (view, actor.token_id)
+    return view["id"]
