@@ -79,9 +79,12 @@ class Acceptance:
         driver = self._drivers[kind]
         driver.require_supported(spec, vmid, streamed=attended)
         guest = vmid, kind, config_id
+        asked = fingerprint(vmid, spec, self._audit.hash) if key is not None else ""
+        if spooled and not attended:  # who follows it later, by its key too, is not whom it was started for
+            spec = spec.model_copy(update={"on_disconnect": OnDisconnect.CONTINUE})
         if key is None:
             return await self._begin(driver, guest, spec, limits, origin, size=len(body), spooled=spooled), False
-        used = await self._keys.reserve(origin.token_id, key, fingerprint(vmid, spec, self._audit.hash))
+        used = await self._keys.reserve(origin.token_id, key, asked)
         if isinstance(used, str):
             self._execs.order(used, origin)
             return used, True

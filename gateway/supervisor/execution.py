@@ -152,6 +152,9 @@ class Execution:
         self._course.phase = Phase.RUNNING
         return True
 
+    def did_not_go(self) -> None:
+        self._course.phase = Phase.STARTING
+
     def began(self) -> None:
         self._course.ran = self._io.time()
         self._timers.disarm("spawn")
@@ -162,11 +165,7 @@ class Execution:
     def came_to_nothing(self) -> None:
         self._course.command_pid = None
         self._take_spawn_error()
-        if self._course.spawn_error is None and self._course.end_reason is None:
-            if self.guest.stopping():
-                self._course.end_reason = Reason.CONTAINER_STOPPED
-            else:
-                self._course.spawn_error = attach_failed(errno.EPROTO)
+        self._explain_missing_command()
         self._progress()
 
     def _spawn_timed_out(self) -> None:
@@ -177,6 +176,14 @@ class Execution:
     def _take_spawn_error(self) -> None:
         if self._spawn is not None and self._course.spawn_error is None:
             self._course.spawn_error = self._spawn.error
+
+    def _explain_missing_command(self) -> None:
+        """It is known that the command never began; where nothing has told why, there are two reasons left."""
+        if self._course.ends_by_itself:
+            if self.guest.stopping():
+                self._course.end_reason = Reason.CONTAINER_STOPPED
+            else:
+                self._course.spawn_error = attach_failed(errno.EPROTO)
 
     def _now_started(self) -> None:
         if not self.started.done():
@@ -260,6 +267,8 @@ class Execution:
             return
         if self._spawn is not None:
             self._spawn.abandon()
+        if self._course.command_pid is not None:
+            self._services.loop.children.forget(self._course.command_pid)
         self._course.command_pid = None
         self._course.phase = Phase.LINGERING
         self._progress()
@@ -271,7 +280,9 @@ class Execution:
             return
         if self._course.end_reason is None:
             self._course.end_reason = Reason.CONTAINER_STOPPED
-        if settling:
+        if self._course.phase is Phase.STARTING:
+            self.kill()  # whoever is on the way into it: on the node, where the kernel has ended nobody
+        elif settling:
             self._timers.disarm("settle")
             self._progress()
 
@@ -282,6 +293,8 @@ class Execution:
         self._course.command_ended = self._io.time()
         if self._course.phase is not Phase.RUNNING or status == LAUNCH_FAILED:
             self._take_spawn_error()  # once told to go, a guest's root can send such a message of its own
+        if self._course.phase is Phase.STARTING:
+            self._explain_missing_command()
         self._course.phase = Phase.LINGERING
         self._timers.disarm("spawn")
         if status & 0x7F in _STRAY_SIGNALS and self._course.ends_by_itself:
@@ -398,8 +411,9 @@ class Execution:
 
     @property
     def can_be_handed_over(self) -> bool:
-        """Whether the handshake of its spawn is behind it."""
-        return not self.guest.closed and (self._course.ran is not None or self._course.phase is Phase.LINGERING)
+        """Whether the handshake of its spawn is behind it, and nobody waits to see whether its guest has stopped."""
+        spawned = self._course.ran is not None or self._course.phase is Phase.LINGERING
+        return spawned and self.guest.alive() and "settle" not in self._timers
 
     def to_state(self) -> dict[str, Any]:
         """Everything that `resume` needs; descriptors by number, times by the monotonic clock."""
