@@ -68,9 +68,12 @@ def serve(path: Path, config: Config) -> None:
 def supervise(config: Config, check: bool) -> None:
     """Own and run the commands (the unit pve-exec-gateway-supervisor). SIGHUP: become the program now installed."""
     from gateway.supervisor.process import run
+    from gateway.supervisor.reexec import check_version
 
     _log_to_stderr()
-    if not check:
+    if check:
+        check_version()
+    else:
         run(config, lambda: guest_agents(config))
 
 

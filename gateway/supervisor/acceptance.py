@@ -82,10 +82,13 @@ class Acceptance:
         driver = self._drivers[kind]
         driver.require_supported(spec, vmid, streamed=attended)
         guest = vmid, kind, config_id
+        asked = fingerprint(vmid, spec, self._audit.hash) if key is not None else ""
+        if spooled and not attended:  # who follows it later, by its key too, is not whom it was started for
+            spec = spec.model_copy(update={"on_disconnect": OnDisconnect.CONTINUE})
         if key is None:
             await self._begin(driver, guest, spec, limits, origin, attempt, size=len(body), spooled=spooled)
             return attempt.exec_id, False
-        used = await self._keys.reserve(origin.token_id, key, fingerprint(vmid, spec, self._audit.hash))
+        used = await self._keys.reserve(origin.token_id, key, asked)
         if isinstance(used, str):
             self._require_same_guest(self._execs.order(used, origin), config_id)
             return used, True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from gateway.errors import CommandNotGranted, ExecEnded, ExecQueued, StdinClosed, WriterTaken
 from gateway.exec.agent import require_possible
 from gateway.exec.origin import Origin
@@ -40,15 +42,25 @@ class Acting:
         if origin.token_id not in execution.input_from:
             await self._trail.input(execution.order, origin)
             execution.input_from.add(origin.token_id)
-        await stdin.put(data, offset, eof=eof, timeout=_ROOM_SECONDS)
+        await stdin.put(
+            data,
+            offset,
+            eof=eof,
+            timeout=_ROOM_SECONDS,
+            may=lambda: _require_writer(writer, execution),  # who waits has claimed nothing: another may have meanwhile
+        )
         return stdin
 
     async def signal(self, exec_id: str, origin: Origin, number: int, *, tree: bool) -> None:
-        """Sends a signal to the command, or to its tree. Raises ExecEnded, AuditUnavailable, ExecNotFound."""
+        """Sends a signal to the command, or to its tree, once it runs.
+
+        Raises ExecEnded, AuditUnavailable, ExecNotFound.
+        """
         order = self._execs.order(exec_id, origin)
         self._running(exec_id)
         require_possible(order, "signal")
         await self._trail.signal(order, origin, number, tree=tree)
+        await asyncio.wait([self._running(exec_id).started])  # on its way it is no command yet, but our launcher
         self._running(exec_id).signal(number, tree=tree)
 
     def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> None:
@@ -76,8 +88,7 @@ class Acting:
             raise CommandNotGranted.for_field("stdin", order.vmid)
         require_possible(order, "input")
         execution = self._running(exec_id)
-        if execution.writer not in (None, writer):
-            raise WriterTaken(f"another client writes to {exec_id}; wait for it to leave, or attach without write")
+        _require_writer(writer, execution)
         if execution.streams.stdin is None:
             raise StdinClosed(f"{exec_id} was started without an open stdin; run it with stdin_open: true", offset=0)
         return execution, execution.streams.stdin
@@ -89,3 +100,8 @@ class Acting:
                 raise ExecQueued(f"{exec_id} waits for a place to run; try again when it runs", retry_after=1)
             raise ExecEnded(f"{exec_id} has ended already")
         return execution
+
+
+def _require_writer(writer: object, execution: Running) -> None:
+    if execution.writer not in (None, writer):
+        raise WriterTaken(f"another client writes to {execution.order.id}; wait for it to leave, or attach to read")

@@ -73,7 +73,12 @@ class FileRoom:
         end = position + len(data)
         if end > self._granted:
             growth = max(_GROWTH, end - self._granted)
-            if not self._grant(growth):
+            try:
+                granted = self._grant(growth)
+            except OSError as exc:
+                log.error("cannot look at the spool: %s", exc.strerror)
+                return False
+            if not granted:
                 return False
             self._granted += growth
         try:
@@ -139,20 +144,26 @@ class Capture:
             view = view[: max(0, self.layout.head - offset)]
         elif len(view) > self.layout.size:  # what is behind the head and overwritten at once need not be written
             self._write(offset, view[: max(0, self.layout.head - offset)])
+            if self._full:
+                return
             skipped = len(view) - self.layout.ring
             offset, view = offset + skipped, view[skipped:]
         self._write(offset, view)
 
     def _write(self, offset: int, view: memoryview) -> None:
         for position, size in self.layout.pieces(offset, len(view)):
+            offset += size
             if not self._room.write(position, view[:size]):
-                self._freeze()
+                self._freeze(tried=offset)
                 return
             view = view[size:]
 
-    def _freeze(self) -> None:
-        """There is no more room: what stands stays (of a ring being overwritten, nothing), the rest is dropped."""
-        overwriting = self.bytes >= self.layout.size
+    def _freeze(self, tried: int = 0) -> None:
+        """There is no more room: what stands stays (of a ring being overwritten, nothing), the rest is dropped.
+
+        `tried`: up to which offset it was tried to write.
+        """
+        overwriting = max(self.bytes, tried) > self.layout.size or self.bytes == self.layout.size
         self.layout = Layout(self.layout.head if overwriting else self.bytes, 0)
         self._full = True
 

@@ -46,6 +46,8 @@ _STAGE_WORDS = {
 LAUNCH_FAILED = 127 << 8
 """The wait status of a launcher that could not become the command."""
 
+UNHEARD = b"unheard"
+
 _LOW_FDS = range(3, 10)
 _ATTACH_FD = 8
 _CREDENTIALS = struct.Struct("3i")
@@ -177,7 +179,8 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
 
 
 def receive(status: socket.socket, *, terminal: bool) -> Message | None:
-    """The next word of the handshake: None when there is none yet, kind b"" at its end.
+    """The next word of the handshake: None when there is none yet, kind b"" at its end, UNHEARD where nobody had read
+    what we said last.
 
     `terminal`: it is the first one, from the host, and brings a terminal. Else there is room for the sender's
     credentials alone, so no descriptor can be handed in. Whatever is not a word of the protocol counts as the end.
@@ -187,6 +190,8 @@ def receive(status: socket.socket, *, terminal: bool) -> Message | None:
         data, ancillary, _, _ = status.recvmsg(16, room, socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
         return None
+    except ConnectionResetError:  # it was closed with our last word in it unread (unix(7))
+        return Message(UNHEARD, 0)
     except ConnectionError:
         return Message(b"", 0)
     pid, master = 0, None

@@ -7,6 +7,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import struct
+import termios
 from collections.abc import Callable
 
 _CHUNK = 65536
@@ -34,6 +36,7 @@ class PipeReader:
         self.paused = False
         self._sink = sink
         self._ended = ended
+        self._taken = 0
         self._chunk = _CHUNK
         if wide and not terminal:
             with contextlib.suppress(OSError):
@@ -53,10 +56,21 @@ class PipeReader:
             self._loop.add_reader(self.fd, self._readable)
 
     def drain(self) -> None:
-        """Takes all that is in the pipe now, which is no more than a pipe can hold (fs.pipe-max-size)."""
+        """Takes all that is in it now, and no more: those who live on may write without end, faster than it is read."""
+        goal = self._taken + self._waiting()
         for _ in range(_DRAIN_ROUNDS):
             if not self._take():
                 return
+            if self._taken >= goal and not self._terminal:
+                break
+        self._take()  # the end, if this was all
+
+    def _waiting(self) -> int:
+        """How many bytes wait in a pipe (FIONREAD, pipe(7))."""
+        if self.fd is None or self._terminal:
+            return 0
+        count: int = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0]
+        return count
 
     def give_up(self) -> int:
         """The pipe, not read from here any more. Only while it is open."""
@@ -72,16 +86,20 @@ class PipeReader:
 
     def _readable(self) -> None:
         for _ in range(_ROUNDS):
-            if self.paused or not self._take():
+            if self.paused:
+                return
+            size = self._take()
+            if not size or (size < self._chunk and not self._terminal):
                 return
 
-    def _take(self) -> bool:
+    def _take(self) -> int:
+        """Reads once; how many bytes there were."""
         if self.fd is None:
-            return False
+            return 0
         try:
             data = os.read(self.fd, self._chunk)
         except BlockingIOError:
-            return False
+            return 0
         except OSError as exc:
             if exc.errno != errno.EIO:  # a terminal whose last holder has gone (pty(7))
                 raise
@@ -89,6 +107,7 @@ class PipeReader:
         if not data:
             self.close()
             self._ended()
-            return False
+            return 0
+        self._taken += len(data)
         self._sink(data)
-        return self._terminal or len(data) == self._chunk
+        return len(data)

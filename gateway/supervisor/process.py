@@ -280,9 +280,9 @@ async def _main(config: Config, make_agent: Callable[[], Agent]) -> int:
     notify("READY=1")
     while not stop.is_set():
         await _first_of(stop, reload)
-        if reload.is_set():
+        if reload.is_set() and not stop.is_set():
             reload.clear()
-            await _hand_over(supervisor, lock)
+            await _hand_over(supervisor, lock, stop)
     notify("STOPPING=1")
     await _shut_down(supervisor)
     os.close(lock)
@@ -296,13 +296,26 @@ async def _first_of(*events: asyncio.Event) -> None:
         wait.cancel()
 
 
-async def _hand_over(supervisor: Supervisor, lock: int) -> None:
-    """Becomes a new image of this program. Comes back only if that cannot be; then all goes on as before."""
+async def _hand_over(supervisor: Supervisor, lock: int, stop: asyncio.Event) -> None:
+    """Becomes a new image of this program. Comes back only if that cannot be; then all goes on as before.
+
+    Signals that come meanwhile wait, for the new image or for the return: one that this image had taken and not yet
+    acted on would be lost with it.
+    """
     notify("RELOADING=1")
-    if not await _new_image_starts(supervisor.loop):
-        log.error("not reloaded: the new program or its configuration does not start; see its message above")
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        if await _new_image_starts(supervisor.loop):
+            await _become_new_image(supervisor, lock, stop)
+        else:
+            log.error("not reloaded: the new program or its configuration does not start; see its message above")
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         notify("READY=1")
-        return
+
+
+async def _become_new_image(supervisor: Supervisor, lock: int, stop: asyncio.Event) -> None:
+    """The same without the check. Nothing begins meanwhile, and nobody is listened to."""
     listener = supervisor.server.stop_listening()
     connections = list(supervisor.server.connections)
     for connection in connections:
@@ -313,40 +326,44 @@ async def _hand_over(supervisor: Supervisor, lock: int) -> None:
         await supervisor.audit.flush(_FLUSH_SECONDS)
         if listener is not None and await supervisor.nothing_starts(_HANDOVER_SECONDS):
             # No turn of the loop from here to the new image: what the state says is what is.
-            state = {**supervisor.to_state(), "lock": lock, "listener": listener.fileno()}
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-            reexec.become_new_image(state)
-        log.error("not reloaded: execs were being started all the time; try again")
+            if not stop.is_set():
+                reexec.become_new_image({**supervisor.to_state(), "lock": lock, "listener": listener.fileno()})
+            log.error("not reloaded: it is being stopped")
+        else:
+            log.error("not reloaded: execs were being started all the time; try again")
     except Exception:
         log.exception("not reloaded; all goes on as before")
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     supervisor.places.go_on()
     supervisor.questions.go_on()
     if listener is not None:
         supervisor.server.listen(listener)
     for connection in connections:
         connection.go_on()
-    notify("READY=1")
 
 
 async def _new_image_starts(loop: Loop) -> bool:
-    """Whether the program on the disk starts with the configuration on the disk: it says so itself."""
+    """Whether the program on the disk starts with the configuration on the disk, and can go on with what this one
+    leaves it: it says so itself."""
     done: asyncio.Future[int] = loop.io.create_future()
 
     def ended(status: int) -> None:
         if not done.done():
             done.set_result(status)
 
-    pid = os.posix_spawn(
-        sys.executable, [*reexec.command_line(), "--check"], dict(os.environ), setsigmask=[], setsid=True
-    )
-    loop.children.watch(pid, ended)
+    environment = {**os.environ, reexec.VERSION_ENV: str(reexec.VERSION)}
     try:
-        async with asyncio.timeout(_HANDOVER_SECONDS):
-            return bool(await done == 0)
-    except TimeoutError:
+        pid = os.posix_spawn(
+            sys.executable, [*reexec.command_line(), "--check"], environment, setsigmask=[], setsid=True
+        )
+    except OSError as exc:  # the interpreter is being replaced, or the node is out of processes
+        log.error("cannot run %s: %s", sys.executable, exc.strerror)
+        return False
+    loop.children.watch(pid, ended)
+    await asyncio.wait([done], timeout=_HANDOVER_SECONDS)
+    if not done.done():
         os.kill(pid, signal.SIGKILL)
         return False
+    return done.result() == 0
 
 
 async def _shut_down(supervisor: Supervisor) -> None:

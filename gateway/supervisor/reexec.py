@@ -13,7 +13,10 @@ import os
 import sys
 from typing import Any
 
+from gateway.errors import ConfigError
+
 STATE_ENV = "PVE_EXEC_GATEWAY_STATE_FD"
+VERSION_ENV = "PVE_EXEC_GATEWAY_STATE_VERSION"
 VERSION = 2
 
 
@@ -49,6 +52,16 @@ def inherited_state() -> dict[str, Any] | None:
     if state.get("version") != VERSION:
         raise OSError(f"the state of another version ({state.get('version')}) cannot be taken over")
     return state
+
+
+def check_version() -> None:
+    """For `--check`, run by the image before us: raises ConfigError unless we could take over what it leaves."""
+    theirs = os.environ.get(VERSION_ENV, str(VERSION))
+    if theirs != str(VERSION):
+        raise ConfigError(
+            f"this program cannot go on with what the running one (state version {theirs}) has in hand: restart the "
+            "service instead of reloading it, which ends the running execs"
+        )
 
 
 def take_all(entry: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import termios
 from typing import Protocol
 
 from gateway.exec.view import SpawnError
-from gateway.supervisor.launch import Launched, Message, receive, send_go, spawn_error
+from gateway.supervisor.launch import UNHEARD, Launched, Message, receive, send_go, spawn_error
 from gateway.supervisor.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ class Spawned(Protocol):
 
     def may_go(self, pid: int) -> bool:
         """Whether the command shall begin: it is our child now and waits. On False its tree is being killed."""
+
+    def did_not_go(self) -> None:
+        """It had died before it was told to: nothing of the request has run. `command_died` follows."""
 
     def began(self) -> None:
         """The program itself runs."""
@@ -113,10 +116,12 @@ class Spawn:
             self.error = message.error
             if not self._attached:
                 self._fail()
-        elif message.kind == b"":
+        elif message.kind in (b"", UNHEARD):
             self._close_status()
             if not self._attached:  # it died on the host, before it could say a word
                 self._fail()
+            elif message.kind == UNHEARD and self.over:
+                self._told.did_not_go()
             elif self.over and self.error is None and not self.running:
                 self.running = True
                 self._told.began()
@@ -152,8 +157,8 @@ class Spawn:
             self._forged("a claim to be a process that is not our child")
         else:
             self.over = True
-            if self._told.may_go(self._command_pid):
-                send_go(self._launched.status)
+            if self._told.may_go(self._command_pid) and not send_go(self._launched.status):
+                self._told.did_not_go()
 
     def _command_died(self, status: int) -> None:
         self.read_messages()

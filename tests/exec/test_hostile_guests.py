@@ -26,6 +26,7 @@ import pytest
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, ended, exec_cgroups, kill_all, living, new_mark
+from tests.exec.streams import detach
 from tests.exec.waiting import until
 from tests.pvesim import guests
 from tests.pvesim.guests import Guest
@@ -181,6 +182,39 @@ def test_traced_command_ends(hostile: MakeGuest, one_place: Api, way: str) -> No
     assert one_place.run(OTHER, ["true"], queue_timeout=0)["exit_code"] == 0
     assert not exec_cgroups(911)
     kill_all(mark)
+
+
+def test_traced_command_that_ended_after_a_reload_takes_nothing_along(
+    hostile: MakeGuest, api: Api, gateway: Gateway
+) -> None:
+    """Its end could not be seen, and is told much later: then its number is nobody's, and nothing is closed twice."""
+    guest = hostile(919, prepare=lambda rootfs: os.mkfifo(rootfs / "traced"))
+    mark, tracer, other = new_mark(), new_mark(), new_mark()
+    script = f"setsid tracer {tracer} > /dev/null 2>&1 < /dev/null & echo ok"
+    assert guest.attach(["/bin/sh", "-c", script]).stdout == b"ok\n"
+    exec_id = detach(api, 919, ["traced", "stays", mark], kill_grace=0.2)
+    until(lambda: api.get(f"/execs/{exec_id}/stdout").body == b"traced\n", why="it is traced")
+    with reloading(gateway, api):
+        pass
+    assert api.request("DELETE", f"/execs/{exec_id}").status in (200, 202)
+    view = ended(api, exec_id)
+    assert view["reason"] == "cancelled"
+    others = [detach(api, OTHER, f"sleep 1; echo {other}; exit 4") for _ in range(6)]
+    kill_all(tracer)
+    for one in others:
+        assert ended(api, one)["exit_code"] == 4
+        assert api.get(f"/execs/{one}/stdout").body == f"{other}\n".encode()
+    assert api.get(f"/execs/{exec_id}").json() == view
+    assert_others_are_served(api)
+    assert "Traceback" not in gateway.log("supervisor")
+
+
+def test_launcher_that_is_killed_has_run_nothing(hostile: MakeGuest, api: Api) -> None:
+    """Killed between its last word and its go: that is a spawn that failed, never a command that a signal ended."""
+    forge(hostile(920), "die")
+    for _ in range(50):
+        result = api.run(920, ["true"])
+        assert (result["reason"], result["signal"], result["exit_code"]) == ("spawn_failed", None, 126), result
 
 
 def test_forged_claim_takes_no_exec_along(hostile: MakeGuest, api: Api) -> None:

@@ -126,6 +126,10 @@ class Services:
         if number == signal.SIGKILL:
             self._processes[name].wait(_STOP_SECONDS)
 
+    def wait_end(self, name: str, seconds: float) -> None:
+        """Return when the service's main process has ended; raises subprocess.TimeoutExpired."""
+        self._processes[name].wait(seconds)
+
     def pid(self, name: str) -> int:
         """The service's main process: of `web` gunicorn's master, whose worker is its child."""
         return self._processes[name].pid

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.exec.spec import Keep
@@ -188,3 +188,45 @@ def test_digest_that_cannot_be_carried_on_is_said_to_be_lost(monkeypatch: pytest
     capture.feed(b"def")
     assert capture.count() == {"bytes": 6, "dropped": 0, "dropped_at": None, "sha256": None}
     assert capture.kept() == b"abcdef"
+
+
+class FailingRoom(MemoryRoom):
+    """Fails at the `failing`th write, half of it written."""
+
+    def __init__(self, failing: int) -> None:
+        super().__init__()
+        self.failing = failing
+
+    def write(self, position: int, data: bytes | memoryview) -> bool:
+        self.failing -= 1
+        if not self.failing:
+            super().write(position, data[: len(data) // 2])
+        return self.failing > 0 and super().write(position, data)
+
+
+@given(pieces, st.integers(1, 20), st.integers(0, 20), st.integers(0, 20))
+@example([b"abc", b"defg"], 3, 0, 4)
+@example([bytes(40)], 1, 20, 10)
+def test_what_a_failing_disk_leaves_is_true(parts: list[bytes], failing: int, head: int, ring: int) -> None:
+    """Where a write fails in the middle, over older bytes too, what is kept is what came, and all is counted."""
+    data = b"".join(parts)
+    capture = Capture(head + ring, Layout(head, ring), FailingRoom(failing))
+    for part in parts:
+        capture.feed(part)
+    for start, end in capture.layout.kept(capture.bytes):
+        assert capture.read(start, end - start) == data[start:end]
+    assert capture.count()["bytes"] == len(data)
+    assert capture.count()["dropped"] == len(data) - len(capture.kept())
+
+
+def test_spool_that_cannot_be_asked_keeps_no_more(tmp_path: Path) -> None:
+    """A disk that fails when its room is looked up ends the keeping, not the counting."""
+
+    def grant(_: int) -> bool:
+        raise OSError(5, "Input/output error")
+
+    capture = Capture(10, Layout(5, 5), FileRoom(os.open(tmp_path / "stdout", os.O_RDWR | os.O_CREAT), grant))
+    capture.feed(b"abc")
+    capture.feed(b"def")
+    assert (capture.bytes, capture.kept(), capture.count()["dropped"]) == (6, b"", 6)
+    capture.close()

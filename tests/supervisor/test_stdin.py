@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import struct
+import termios
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.errors import StdinBlocked, StdinClosed, StdinOffset
+from gateway.errors import StdinBlocked, StdinClosed, StdinOffset, WriterTaken
 from gateway.supervisor.stdin import QUEUE_BYTES, Stdin
 
 Body = Callable[[Stdin, int], Awaitable[None]]
@@ -111,5 +114,68 @@ def test_command_that_has_closed_its_input_is_no_error() -> None:
         for _ in range(4):
             await stdin.put(b"x" * QUEUE_BYTES, None, eof=False, timeout=1)
         assert stdin.offset == 4 * QUEUE_BYTES
+
+    with_pipe(body)
+
+
+def test_end_that_is_sent_again_is_typed_once() -> None:
+    """To a terminal the end of input is a key: sent again by its offset it is not pressed again; without one it is."""
+
+    async def run() -> None:
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        io = asyncio.get_running_loop()
+        stdin = Stdin(io, write, b"", stay_open=True, terminal=True)
+        for _ in range(2):
+            await stdin.put(b"a\n", 0, eof=True, timeout=1)
+        moved = Stdin.from_state(io, stdin.to_state(), os.dup(write))
+        await moved.put(b"a\n", 0, eof=True, timeout=1)
+        await moved.put(b"", 2, eof=True, timeout=1)
+        assert os.read(read, 64) == b"a\n\x04"
+        await moved.put(b"b\n", 2, eof=True, timeout=1)
+        await moved.put(b"", None, eof=True, timeout=1)
+        assert os.read(read, 64) == b"b\n\x04\x04"
+        for one in (stdin, moved):
+            one.close()
+        os.close(read)
+
+    asyncio.run(run())
+
+
+def test_command_that_reads_at_once_gets_it_in_turns() -> None:
+    """A large input whose reader never lets it wait is written in pieces, between which others have their turn."""
+
+    async def run() -> None:
+        read, write = os.pipe()
+        size = fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 1 << 20)
+        os.set_blocking(write, False)
+        stdin = Stdin(asyncio.get_running_loop(), write, bytes(size), stay_open=False)
+        waiting = struct.unpack("i", fcntl.ioctl(read, termios.FIONREAD, bytes(4)))[0]
+        assert 0 < waiting <= size // 2
+        assert len(await read_all(read)) == size
+        stdin.close()
+        os.close(read)
+
+    asyncio.run(run())
+
+
+def test_who_may_not_write_any_more_writes_nothing() -> None:
+    """Input that waits for room is refused when another client has become the writer meanwhile."""
+
+    async def body(stdin: Stdin, read: int) -> None:
+        await stdin.put(bytes(QUEUE_BYTES + 65536), None, eof=False, timeout=1)
+        taken, allowed = stdin.offset, True
+
+        def may() -> None:
+            if not allowed:
+                raise WriterTaken("another client writes")
+
+        waiting = asyncio.ensure_future(stdin.put(b"late", None, eof=False, timeout=5, may=may))
+        await asyncio.sleep(0)
+        allowed = False
+        await asyncio.to_thread(os.read, read, 1 << 20)
+        with pytest.raises(WriterTaken):
+            await waiting
+        assert stdin.offset == taken
 
     with_pipe(body)

@@ -1,9 +1,11 @@
 /* Runs where the guest's root has put it in place of the launcher, and does on the status socket what /forge says:
  * `claim PID`  says that another process of the guest is the command
  * `flood N`    N processes say the same word for as long as somebody listens
- * `silent`     never says a word */
+ * `silent`     never says a word
+ * `die`        says that it is ready, and is killed at once */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -46,6 +48,8 @@ int main(void)
         flood(number);
     if (strcmp(what, "claim") == 0)
         claim(number);
+    if (strcmp(what, "die") == 0 && send(STATUS, "R", 1, MSG_NOSIGNAL) == 1)
+        raise(SIGKILL);
     for (;;)
         pause();
 }

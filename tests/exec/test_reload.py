@@ -1,0 +1,107 @@
+"""A reload of the supervisor that comes at a bad moment, or cannot be: nothing is lost by it, nobody waits for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.exec.api import Api
+from tests.exec.gateways import Gateway
+from tests.exec.inside import begun, living, new_mark
+from tests.exec.streams import detach
+from tests.exec.test_hostile_guests import begin_reload, image, reloading, unusable
+from tests.exec.test_nursery import nurseries
+from tests.exec.waiting import until
+from tests.pvesim import guests
+from tests.pvesim.services import REPOSITORY
+
+
+@pytest.fixture
+def gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
+    return make_gateway(exec={"spawn_timeout": 4})
+
+
+@pytest.fixture
+def api(gateway: Gateway) -> Iterator[Api]:
+    opened = gateway.api()
+    yield opened
+    opened.close()
+
+
+def test_interpreter_that_is_away_harms_nobody(api: Api, gateway: Gateway) -> None:
+    """While Python itself is being replaced a reload fails, and all that runs goes on; the next one works."""
+    mark = new_mark()
+    exec_id = detach(api, 101, ["sleep", mark], labels={"test": mark})
+    before = image(gateway)
+    with unusable(Path(sys.executable)):
+        gateway.services.kill("supervisor", signal.SIGHUP)
+        until(lambda: "not reloaded" in gateway.log("supervisor"), why="the reload has failed")
+        assert api.run(102, ["echo", "on"])["stdout"] == "on\n"
+    assert image(gateway) == before
+    with reloading(gateway, api):
+        pass
+    assert api.get(f"/execs/{exec_id}").json()["state"] == "running"
+    assert living(mark)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["at-once", "in-the-middle"])
+def test_stop_is_not_lost_in_a_reload(api: Api, gateway: Gateway, together: bool) -> None:
+    """A stop that comes with a reload, or while one waits for a spawn, is obeyed: what runs ends as gateway_lost."""
+    mark, held = new_mark(), new_mark()
+    exec_id = detach(api, 101, ["sleep", mark], labels={"test": mark})
+    begun(api, mark, mark)
+    supervisor = gateway.services.pid("supervisor")
+    (nursery,) = nurseries(supervisor)
+    with ThreadPoolExecutor(1) as pool:
+        if together:
+            gateway.services.kill("supervisor", signal.SIGSTOP)
+            gateway.services.kill("supervisor", signal.SIGHUP)
+            gateway.services.kill("supervisor", signal.SIGTERM)
+            gateway.services.kill("supervisor", signal.SIGCONT)
+        else:
+            os.kill(nursery, signal.SIGSTOP)
+            pool.submit(api.post, 102, {"command": ["true"], "labels": {"test": held}})
+            begun(api, held)
+            begin_reload(gateway)
+            gateway.services.kill("supervisor", signal.SIGTERM)
+            os.kill(nursery, signal.SIGCONT)
+        gateway.services.wait_end("supervisor", 12)
+    assert not living(mark)
+    gateway.services.restart("supervisor")
+    assert api.get(f"/execs/{exec_id}").json()["reason"] == "gateway_lost"
+
+
+def test_program_of_another_state_version_is_not_become(gateway: Gateway) -> None:
+    """The new program says beforehand whether it can go on with what the running one leaves."""
+    command = [sys.executable, "-m", "gateway", "--config", str(gateway.services.config), "supervise", "--check"]
+    for version, code in (("1", 1), ("2", 0)):
+        environment = {"PATH": os.defpath, "PYTHONPATH": str(REPOSITORY), "PVE_EXEC_GATEWAY_STATE_VERSION": version}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd="/")
+        assert (done.returncode != 0, "restart the service" in done.stderr) == (code != 0, code != 0), done.stderr
+
+
+def test_storm_of_reloads(api: Api, gateway: Gateway) -> None:
+    """SIGHUP after SIGHUP while execs begin and end: each ends as it would have, and nothing is left behind."""
+    mark, count = new_mark(), 40
+    path = guests.get(101).rootfs / "root" / mark
+    command = ["sh", "-c", f"cat > /dev/null; echo $0 >> /root/{mark}; echo $0; exit 3"]
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(api.run, 101, [*command, str(number)], stdin="x" * 300_000) for number in range(count)]
+        while not all(run.done() for run in runs):
+            gateway.services.kill("supervisor", signal.SIGHUP)
+        results = [run.result(30) for run in runs]
+    assert [(one["reason"], one["exit_code"], one["stdout"]) for one in results] == [
+        ("exited", 3, f"{number}\n") for number in range(count)
+    ]
+    assert sorted(map(int, path.read_text().split())) == list(range(count))
+    with reloading(gateway, api):
+        pass
+    assert len(nurseries(gateway.services.pid("supervisor"))) == 1
+    assert "Traceback" not in gateway.log("supervisor")
