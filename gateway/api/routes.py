@@ -19,6 +19,7 @@ from gateway.errors import (
     DriverUnsupported,
     ExecEnded,
     GatewayError,
+    GatewayRestarting,
     GuestAgentUnavailable,
     GuestFrozen,
     GuestNotRunning,
@@ -54,6 +55,7 @@ _TO_BEGIN: tuple[type[GatewayError], ...] = (
     TooManyExecs,
     AuditUnavailable,
     SupervisorUnavailable,
+    GatewayRestarting,
     NodeNotReady,
     SpoolFull,
 )
@@ -209,6 +211,7 @@ ROUTES: tuple[Route, ...] = (
             ExecEnded,
             DriverUnsupported,
             SupervisorUnavailable,
+            GatewayRestarting,
         ),
         handler=input_.put_stdin,
     ),

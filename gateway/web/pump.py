@@ -18,6 +18,8 @@ from gateway.web.flow import Flow, Turn
 
 CHECK_SECONDS = 5.0
 STOP_SECONDS = 2.0
+CUT_SECONDS = 1.0
+"""How long the reader of a reply that is to be cut may take for what had come."""
 
 _SHORTEST_SLEEP = 0.01
 _LONGEST_SLEEP = 30.0
@@ -50,6 +52,8 @@ class Pump:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
+        self._finishing = False
+        self._told = False
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -67,6 +71,11 @@ class Pump:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
             self._thread.start()
+        os.eventfd_write(self._wake, 1)
+
+    def finish(self) -> None:
+        """The worker ends: have all end soon, `stop`ped Lives and cut ones, those that are yet to come too."""
+        self._finishing = True
         os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
@@ -98,6 +107,8 @@ class Pump:
                 self._notice(flow, fd, events)
         self._admit()
         now = time.monotonic()
+        if self._finishing:
+            self._stop_lives(now)
         self._wake_sleepers(now)
         for _ in range(len(self._queue)):
             flow = self._queue.popleft()
@@ -134,6 +145,18 @@ class Pump:
             self._by_fd[flow.fd] = flow
             self._enqueue(flow)
 
+    def _stop_lives(self, now: float) -> None:
+        if not self._told:
+            self._told = True
+            self._next_check = now + CUT_SECONDS
+        for flow in [flow for flow in self._flows.values() if flow.cutting is None]:
+            try:
+                flow.cutting = not flow.live.stop()
+            except Exception:
+                self._log.exception("a live reply did not stop")
+                flow.cutting = True
+            self._enqueue(flow)
+
     def _notice(self, flow: Flow, fd: int, events: int) -> None:
         if fd == flow.fd:
             try:
@@ -141,6 +164,8 @@ class Pump:
             except ClientGone:
                 self._lose(flow)
                 return
+        else:
+            flow.stir()
         self._enqueue(flow)
 
     def _enqueue(self, flow: Flow) -> None:
@@ -151,8 +176,9 @@ class Pump:
     def _turn(self, flow: Flow, now: float) -> None:
         try:
             turn = flow.advance()
-            if turn is Turn.IDLE:
+            if turn is Turn.IDLE or (turn is Turn.BLOCKED and flow.live.upgrades):
                 self._watch_sources(flow)
+            if turn is Turn.IDLE:
                 self._sleep(flow, flow.live.wake_at(), now)
         except ClientGone:
             self._lose(flow)
@@ -163,7 +189,9 @@ class Pump:
             self._log.exception("a live reply is cut for a fault of ours")
             self._cut(flow)
         else:
-            if turn is Turn.AGAIN:
+            if flow.cutting and flow.flushed and turn is not Turn.COMPLETE:
+                self._cut(flow)
+            elif turn is Turn.AGAIN:
                 self._enqueue(flow)
             elif turn is Turn.COMPLETE:
                 self._complete(flow)
@@ -209,6 +237,9 @@ class Pump:
 
     def _check(self, now: float) -> None:
         for flow in tuple(self._flows.values()):
+            if flow.cutting:
+                self._cut(flow)
+                continue
             try:
                 flow.check(now)
             except ClientGone:

@@ -1,9 +1,11 @@
 """What a test of the whole server would take minutes for: clients that stall, a worker that stops; and framing."""
 
 import logging
+import os
 import select
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ from gateway.web.flow import STALL_SECONDS, Flow, Turn
 from gateway.web.framing import Bare, Chunked, Counted, Framing
 from gateway.web.pump import Pump
 from gateway.web.settings import WebSettings
-from tests.web.served_lives import Endless, Pieces, Spoken, Told
+from tests.web.served_lives import Endless, Fed, Pieces, Spoken, Told
 
 
 @dataclass
@@ -109,6 +111,27 @@ def test_stop_cuts_without_gone(wire: Wire, caplog: pytest.LogCaptureFixture) ->
     assert (wire.told, returned, len(pump), caplog.records) == (["closed"], [], 0, [])
     with pytest.raises(ConnectionResetError):
         wire.theirs.recv(1)
+
+
+def test_input_goes_on_while_output_is_blocked(wire: Wire) -> None:
+    """A client that takes nothing is still heard: its Live is woken when what it hands on has found room."""
+    live = Fed(wire.tell)
+    pump = Pump(limit=1, log=logging.getLogger(), done=lambda *_: None)
+    pump.take(wire.carry(live))
+    for turn in range(1, 5):
+        wire.theirs.sendall(b"0123456789")
+        until(lambda: live.taken == 10 * turn)  # noqa: B023 - called before the loop goes on
+        os.write(live.more, b"x")
+    pump.stop()
+    assert not pump._thread or not pump._thread.is_alive()
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Waits for what another thread does, 10 s at most."""
+    deadline = time.monotonic() + 10
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0)
 
 
 def test_stop_without_any_flow() -> None:
