@@ -4,6 +4,7 @@ import select
 import socket
 import ssl
 import struct
+import time
 from collections import deque
 from enum import Enum, auto
 
@@ -42,8 +43,8 @@ class Flow:
 
     __slots__ = (
         "_acknowledged", "_done", "_framing", "_head", "_input", "_left", "_pending", "_readable", "_stalled_since",
-        "_stirred", "connection", "cutting", "fd", "keep", "live", "number", "queued", "sock", "sources", "timer",
-        "wake",
+        "_stirred", "connection", "cutting", "fd", "held", "keep", "live", "moved_at", "number", "queued", "sock",
+        "sources", "timer", "wake",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, live: Live, framing: Framing, head: bytes, *, keep: bool) -> None:
@@ -56,6 +57,10 @@ class Flow:
         # The pump's notes:
         self.number = 0
         self.queued = False
+        self.held = 0
+        """Bytes that wait here for the client."""
+        self.moved_at = 0.0
+        """When it last took any of them, or had none to take."""
         self.cutting: bool | None = None
         """Once the worker ends: whether it is cut when it is `flushed`, for it would not end by itself."""
         self.sources: tuple[int, ...] = ()
@@ -157,6 +162,8 @@ class Flow:
             try:
                 # After a TLS write that blocked, OpenSSL wants the same bytes again: this is the same slice.
                 sent = self.sock.send(part[:TURN_BYTES])
+                self.held -= sent
+                self.moved_at = time.monotonic()
             except _WANTS:
                 return Turn.BLOCKED
             except OSError as error:
@@ -187,3 +194,5 @@ class Flow:
                 parts.insert(0, self._head)
             self._head = b""
         self._pending.extend(map(memoryview, parts))
+        self.held = sum(map(len, parts))
+        self.moved_at = time.monotonic()

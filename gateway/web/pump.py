@@ -20,6 +20,8 @@ CHECK_SECONDS = 5.0
 STOP_SECONDS = 2.0
 CUT_SECONDS = 1.0
 """How long the reader of a reply that is to be cut may take for what had come."""
+MAX_HELD_BYTES = 256 << 20
+"""What may wait for slow clients, all together: a sixth of what as many streams as there may be could hold."""
 
 _SHORTEST_SLEEP = 0.01
 _LONGEST_SLEEP = 30.0
@@ -49,6 +51,7 @@ class Pump:
         self._queue: deque[Flow] = deque()
         self._timers: list[tuple[float, int]] = []
         self._next_check = 0.0
+        self._held = 0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -115,6 +118,7 @@ class Pump:
             flow.queued = False
             if flow.number in self._flows:
                 self._turn(flow, now)
+                self._relieve()
         if now >= self._next_check:
             self._next_check = now + CHECK_SECONDS
             self._check(now)
@@ -174,8 +178,12 @@ class Pump:
             self._queue.append(flow)
 
     def _turn(self, flow: Flow, now: float) -> None:
+        held = flow.held
         try:
-            turn = flow.advance()
+            try:
+                turn = flow.advance()
+            finally:
+                self._held += flow.held - held
             if turn is Turn.IDLE or (turn is Turn.BLOCKED and flow.live.upgrades):
                 self._watch_sources(flow)
             if turn is Turn.IDLE:
@@ -195,6 +203,13 @@ class Pump:
                 self._enqueue(flow)
             elif turn is Turn.COMPLETE:
                 self._complete(flow)
+
+    def _relieve(self) -> None:
+        """Cut the client that has taken nothing for the longest time, where too much waits; it can go on later."""
+        while self._held > MAX_HELD_BYTES:
+            slowest = min((flow for flow in self._flows.values() if flow.held), key=lambda flow: flow.moved_at)
+            self._log.warning("a live reply is cut: its client is the slowest, and too much waits to be read")
+            self._cut(slowest)
 
     def _watch_sources(self, flow: Flow) -> None:
         """Have the flow woken, once, when one of what its Live waits for now is readable."""
@@ -268,6 +283,7 @@ class Pump:
         del self._flows[flow.number]
 
     def _release(self, flow: Flow) -> None:
+        self._held -= flow.held
         for fd in (flow.fd, *flow.sources):
             self._forget(fd, flow)
         try:

@@ -6,12 +6,13 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from gateway.errors import ClientGone
+from gateway.web import pump as pump_module
 from gateway.web import tcp
 from gateway.web.connection import Connection, Next
 from gateway.web.flow import STALL_SECONDS, Flow, Turn
@@ -40,6 +41,12 @@ class Wire:
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     """A connection without any option set."""
+    with connect() as wire:
+        yield wire
+
+
+@contextmanager
+def connect() -> Iterator[Wire]:
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         theirs = stack.enter_context(socket.create_connection(listener.getsockname()))
@@ -132,6 +139,23 @@ def until(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0)
+
+
+def test_what_waits_for_slow_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too much waits the slowest client is cut, not told to have left; the others go on."""
+    pump = Pump(limit=9, log=logging.getLogger(), done=lambda *_: None)
+    with ExitStack() as stack:
+        slowest, slow, last = (stack.enter_context(connect()) for _ in range(3))
+        for count, wire in enumerate((slowest, slow), 1):
+            pump.take(wire.carry(Endless(wire.tell)))
+            until(lambda: sum(flow.held > 0 for flow in tuple(pump._flows.values())) == count)  # noqa: B023
+        monkeypatch.setattr(pump_module, "MAX_HELD_BYTES", pump._held)
+        pump.take(last.carry(Endless(last.tell)))
+        until(lambda: bool(slowest.told))
+        assert (slowest.told, last.told) == (["closed"], [])
+        assert len(last.theirs.recv(1 << 20)) > 0
+        pump.stop()
+    assert pump._held == 0
 
 
 def test_stop_without_any_flow() -> None:
