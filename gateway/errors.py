@@ -287,6 +287,12 @@ class SupervisorUnavailable(GatewayError):
     code, status, title, retryable = "supervisor_unavailable", 503, "Supervisor unavailable", True
 
 
+class GatewayRestarting(GatewayError):
+    """The web process ends and can wait no longer. A command that began goes on: its Idempotency-Key tells of it."""
+
+    code, status, title, retryable = "gateway_restarting", 503, "Gateway is restarting", True
+
+
 class TokenStoreError(GatewayError):
     """The token store or its keys cannot be used: absent, damaged, open to others. No token is valid then."""
 

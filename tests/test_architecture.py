@@ -15,7 +15,7 @@ MODULES = {
 }
 
 # Each layer may import itself and the layers it names; `shared` everybody may import.
-SHARED = {"gateway", "gateway.errors", "gateway.ulid", "gateway.notify"}
+SHARED = {"gateway", "gateway.errors", "gateway.memory", "gateway.ulid", "gateway.notify"}
 ALLOWED = {
     "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "supervisor", "exec.agent", "pve"},
     "app": {"app", "api", "auth", "audit", "config", "policy", "pve", "supervisor.client"},
@@ -42,6 +42,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "config": set(),
     "errors": set(),
+    "memory": set(),
     "ulid": set(),
     "notify": set(),
 }

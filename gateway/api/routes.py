@@ -21,6 +21,7 @@ from gateway.errors import (
     ExecEnded,
     ExecQueued,
     GatewayError,
+    GatewayRestarting,
     GuestAgentUnavailable,
     GuestFrozen,
     GuestNotRunning,
@@ -57,6 +58,7 @@ _TO_BEGIN: tuple[type[GatewayError], ...] = (
     TooManyExecs,
     AuditUnavailable,
     SupervisorUnavailable,
+    GatewayRestarting,
     NodeNotReady,
     SpoolFull,
 )
@@ -215,6 +217,7 @@ ROUTES: tuple[Route, ...] = (
             DriverUnsupported,
             AuditUnavailable,
             SupervisorUnavailable,
+            GatewayRestarting,
         ),
         handler=input_.put_stdin,
     ),

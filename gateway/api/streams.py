@@ -67,6 +67,9 @@ class FeedReply(Live):
             self.ask()
         return data
 
+    def stop(self) -> bool:
+        return self.over
+
     def close(self) -> None:
         self._holds.close()
 
@@ -140,6 +143,9 @@ class EventStream(FeedReply):
         self.over = answer.ended or (self._until is not None and answer.cursor >= self._until)
         return data
 
+    def stop(self) -> bool:
+        return self.over or self._until is not None
+
     def gone(self) -> None:
         if self._attended:
             self.feed.leave()
@@ -161,6 +167,9 @@ class OutputStream(FeedReply):
 
     def wake_at(self) -> float:
         return time.monotonic() + _WAIT_SECONDS
+
+    def stop(self) -> bool:
+        return self.over or self._spans[-1][1] is not None
 
     def ask(self) -> None:
         start, end = self._spans[0]

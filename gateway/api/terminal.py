@@ -36,13 +36,14 @@ sends more is not read until there is room again, its own `ack` messages neither
 the client for gone. `web.terminal_idle` (default: never) closes a connection over which no input or output went.
 
 **Leaving.** A client that closes, or is gone, has left: what becomes of the exec that it started is said by
-`on_disconnect`. An attached client's leaving changes nothing. When the gateway's web process ends, or fails (4503,
-1011), no client has left: attach again.
+`on_disconnect`. An attached client's leaving changes nothing. When the gateway's web process ends (1001), or fails
+(4503, 1011), no client has left: attach again.
 
 **Close codes.** The reason is a problem's code; an `error` message with its detail comes before it, where it is one.
 A refusal has 4000 plus the HTTP status that the same problem has elsewhere.
 
     1000  the exec has ended: `end` was sent     1002, 1007  not WebSocket          1009  a message is over its limit
+    1001  the gateway's web service restarts: attach again with `from`, the exec goes on
     4400  no JSON, no such message or channel    4404  no such exec or guest        4408  no `start` in time, or idle
     4409  writer_taken; exec_ended or stdin_closed on attach with write; guest_not_running, guest_frozen
     4416  `from` is past the end of the output   4422  `start` has wrong fields     4429  too many execs or starts
@@ -119,6 +120,8 @@ class Terminal(Live):
         self._input = Input()
         self._requests = Requests()
         self._idle = idle or math.inf
+        self._sending = False
+        """Whether the client may not have taken yet what was produced last."""
         self._monotonic = monotonic
         self._active_at = monotonic()
         """When input or output went last; before `start` came, when the connection began."""
@@ -130,19 +133,22 @@ class Terminal(Live):
             return (self._opening.fd,)
         if self._session is None:
             return ()
-        feeds = (self._session.output, self._session.stdin, self._session.requests)
+        output = None if self._sending else self._session.output
+        feeds = (output, self._session.stdin, self._session.requests)
         return tuple(feed.fd for feed in feeds if feed is not None and feed.asked)
 
     def produce(self) -> bytes | None:
         self._guard(self._advance)
         self._guard(self._send_output)
         data = self._socket.take()
+        self._sending = bool(data)
         if data:
             return data
         return None if self._socket.over else b""
 
     def receive(self, data: bytes) -> None:
-        self._socket.receive(data)
+        if data:
+            self._socket.receive(data)
         self._guard(self._advance)
 
     def wants_input(self) -> bool:
@@ -155,6 +161,10 @@ class Terminal(Live):
 
     def gone(self) -> None:
         self._let_go(left=True)
+
+    def stop(self) -> bool:
+        self._end(1001, "going_away", left=False)
+        return True
 
     def close(self) -> None:
         self._let_go(left=False)

@@ -9,7 +9,15 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.errors import ClientGone, ExecNotFound, GatewayError, InternalError, SupervisorUnavailable, from_wire
+from gateway.errors import (
+    ClientGone,
+    ExecNotFound,
+    GatewayError,
+    GatewayRestarting,
+    InternalError,
+    SupervisorUnavailable,
+    from_wire,
+)
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
@@ -26,7 +34,7 @@ Blobs = list[bytes]
 
 
 class Readiness(Protocol):
-    """What a watch saw: the supervisor's reply, or that the client has left."""
+    """What a watch saw: the supervisor's reply, or that the client has left; neither, when our own process ends."""
 
     @property
     def fd(self) -> bool: ...
@@ -64,7 +72,8 @@ class SupervisorClient:
         """Runs the command that `body` (an ExecSpec as JSON) asks for, and waits for its end.
 
         With an Idempotency-Key that has been used it is the exec of then, which is not run again. Raises ClientGone
-        when the watched client leaves first: what happens then is the request's `on_disconnect`.
+        when the watched client leaves first: what happens then is the request's `on_disconnect`; and
+        GatewayRestarting when this process can wait no longer: the exec goes on.
         """
         header = {**self._beginning("run", vmid, origin), "key": key}
         reply, (stdout, stderr) = self._call(header, body, watch=watch, timeout=None)
@@ -113,10 +122,16 @@ class SupervisorClient:
         """Gives the terminal another size. Raises NotATerminal or ExecEnded."""
         return self._act({"op": "resize", "rows": rows, "cols": cols}, exec_id, origin)
 
-    def get(self, exec_id: str, origin: Origin, wait: float = 0) -> ExecView:
-        """The exec as it stands, after at most `wait` seconds (60 at most) for its end."""
+    def get(self, exec_id: str, origin: Origin, wait: float = 0, watch: Watch | None = None) -> ExecView:
+        """The exec as it stands, after at most `wait` seconds (60 at most) for its end.
+
+        A watch ends the waiting: raises ClientGone when the client leaves; at once when our own process ends.
+        """
         header = {"op": "get", "origin": origin.to_wire(), "id": exec_id, "wait": float(wait)}
-        reply, _ = self._call(header, timeout=wait + _ANSWER_SECONDS)
+        try:
+            reply, _ = self._call(header, watch=watch if wait else None, timeout=wait + _ANSWER_SECONDS)
+        except GatewayRestarting:
+            reply, _ = self._call({**header, "wait": 0.0})
         return self._shown(reply, origin, exec_id)
 
     def list(
@@ -221,9 +236,13 @@ class SupervisorClient:
         try:
             sock.settimeout(timeout)
             sock.sendall(encode(header, *blobs))
-            if watch is not None and watch.wait(sock.fileno(), None).gone:
-                sock.sendall(CLIENT_LEFT)
-                raise ClientGone
+            if watch is not None:
+                seen = watch.wait(sock.fileno(), timeout)
+                if seen.gone:
+                    sock.sendall(CLIENT_LEFT)
+                    raise ClientGone
+                if not seen.fd:
+                    raise _restarting(header["op"])
             answer, parts = _read_frame(sock)
         except (OSError, ProtocolError) as exc:
             sock.close()
@@ -286,6 +305,12 @@ def _is_quiet(sock: socket.socket) -> bool:
         return True
     except OSError:
         return False
+
+
+def _restarting(operation: str) -> GatewayError:
+    began = operation in ("run", "start")
+    again = "; the command runs, if it had begun: the same Idempotency-Key gives its result" if began else ""
+    return GatewayRestarting(f"the gateway's web service restarts{again}; send the request again", retry_after=1)
 
 
 def _unavailable(operation: str) -> GatewayError:

@@ -22,6 +22,7 @@ from gateway.config import Config
 from gateway.errors import ConfigError, SpoolFull
 from gateway.exec.agent import Agent
 from gateway.exec.order import GuestKind, Order
+from gateway.memory import return_large_blocks
 from gateway.notify import notify
 from gateway.supervisor import readiness, reexec
 from gateway.supervisor.acceptance import Acceptance
@@ -256,6 +257,7 @@ def run(config: Config, make_agent: Callable[[], Agent]) -> int:
 
 async def _main(config: Config, make_agent: Callable[[], Agent]) -> int:
     io = asyncio.get_running_loop()
+    return_large_blocks()
     readiness.require_pure_v2(config.lxc)
     state = reexec.inherited_state()
     reserve_low_descriptors()

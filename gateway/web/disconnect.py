@@ -10,8 +10,12 @@ from typing import Any, NamedTuple
 _LEFT = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
+ENDING = "gateway.web.ending"
+"""Where a request's WSGI environ has a descriptor that becomes readable when the server can wait no longer."""
+
+
 class Ready(NamedTuple):
-    """What `ClientConnection.wait` saw; both are False when the time ran out."""
+    """What `ClientConnection.wait` saw; both are False when the time ran out, or the server's own time did."""
 
     fd: bool
     """The other descriptor has something to read, or its peer closed it."""
@@ -25,14 +29,16 @@ class ClientConnection:
     Made without a socket (a test client, no server) it is never gone.
     """
 
-    def __init__(self, client_fd: int | None) -> None:
+    def __init__(self, client_fd: int | None, ending_fd: int | None = None) -> None:
+        """`ending_fd` becomes readable when the server is about to end."""
         self._fd = client_fd
+        self._ending_fd = ending_fd
 
     @classmethod
     def of(cls, environ: Mapping[str, Any]) -> "ClientConnection":
         """The connection that a WSGI environ came in by."""
         sock = environ.get("gunicorn.socket")
-        return cls(None if sock is None else sock.fileno())
+        return cls(None if sock is None else sock.fileno(), environ.get(ENDING))
 
     def gone(self) -> bool:
         """Whether the client has left; never waits."""
@@ -41,8 +47,8 @@ class ClientConnection:
     def wait(self, fd: int | None, timeout: float | None) -> Ready:
         """Wait until `fd` has something to read, the client leaves, or `timeout` seconds are over.
 
-        `fd` None waits for the client alone; `timeout` None waits without end. Returns within
-        milliseconds of either event.
+        `fd` None waits for the client alone; `timeout` None waits until the server ends, which lets requests that
+        wait some seconds (`worker.STOP_WAITS_SECONDS`). Returns within milliseconds of each of these.
         """
         if self._fd is not None and self._fd < 0:
             return Ready(fd=False, gone=True)  # closed by our own side
@@ -51,6 +57,8 @@ class ClientConnection:
             poll.register(self._fd, select.POLLRDHUP)
         if fd is not None:
             poll.register(fd, select.POLLIN)
+        if self._ending_fd is not None:
+            poll.register(self._ending_fd, select.POLLIN)
         events = dict(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))
         return Ready(
             fd=fd is not None and fd in events,

@@ -12,6 +12,7 @@ from gunicorn.http.parser import RequestParser
 from gateway.errors import ClientGone
 from gateway.web import refusal
 from gateway.web.connection import Connection, Next
+from gateway.web.disconnect import ENDING
 from gateway.web.flow import Flow
 from gateway.web.framing import Bare, Chunked, Counted, Framing
 from gateway.web.live import ROOM, Live
@@ -26,7 +27,8 @@ _RECORD_BYTES = 16 * 1024
 class Exchange:
     """Answers requests of one worker. `cfg` is gunicorn's configuration; `application` is WSGI.
 
-    `has_room` tells applications whether another live reply would be carried.
+    `has_room` tells applications whether another live reply would be carried; `ending` is readable when the worker can
+    wait for nothing any more.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class Exchange:
         *,
         settings: WebSettings,
         has_room: Callable[[], bool],
+        ending: int,
     ) -> None:
         self._cfg = cfg
         self._application = application
         self._log = log
         self._settings = settings
         self._has_room = has_room
+        self._ending = ending
 
     def answer(self, connection: Connection, *, last: bool) -> Next | Flow:
         """Read one request from the connection and send its reply.
@@ -52,7 +56,7 @@ class Exchange:
         ClientGone.
         """
         settings = self._settings
-        source = Source(connection, body_s=settings.body_s, max_body_bytes=settings.max_body_bytes)
+        source = Source(connection, body_s=settings.body_s, max_body_bytes=settings.max_body_bytes, ending=self._ending)
         request = self._parse(source, connection)
         writer = _ReplyWriter(connection.sock)
         try:
@@ -64,6 +68,7 @@ class Exchange:
         environ["wsgi.multithread"] = True
         environ["wsgi.input"] = Body(request.body, source, idle_s=settings.keepalive_s)
         environ[ROOM] = self._has_room
+        environ[ENDING] = self._ending
         reply.version = SERVER
         reply.sock = writer
         if last:

@@ -4,6 +4,7 @@ import select
 import socket
 import ssl
 import struct
+import time
 from collections import deque
 from enum import Enum, auto
 
@@ -42,7 +43,8 @@ class Flow:
 
     __slots__ = (
         "_acknowledged", "_done", "_framing", "_head", "_input", "_left", "_pending", "_readable", "_stalled_since",
-        "connection", "fd", "keep", "live", "number", "queued", "sock", "sources", "timer", "wake",
+        "_stirred", "connection", "cutting", "fd", "held", "keep", "live", "moved_at", "number", "queued", "sock",
+        "sources", "timer", "wake",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, live: Live, framing: Framing, head: bytes, *, keep: bool) -> None:
@@ -55,6 +57,12 @@ class Flow:
         # The pump's notes:
         self.number = 0
         self.queued = False
+        self.held = 0
+        """Bytes that wait here for the client."""
+        self.moved_at = 0.0
+        """When it last took any of them, or had none to take."""
+        self.cutting: bool | None = None
+        """Once the worker ends: whether it is cut when it is `flushed`, for it would not end by itself."""
         self.sources: tuple[int, ...] = ()
         self.wake = self.timer = float("inf")
 
@@ -68,6 +76,7 @@ class Flow:
             self._input = bytes(connection.buffer)
             connection.buffer.clear()
         self._left = False
+        self._stirred = False
         self._acknowledged = -1
         self._stalled_since = 0.0
 
@@ -80,14 +89,26 @@ class Flow:
         if events & select.EPOLLIN:
             self._readable = self.live.upgrades
 
+    def stir(self) -> None:
+        """Take it that one of the Live's sources is readable."""
+        self._stirred = self.live.upgrades
+
     def advance(self) -> Turn:
         """Do what one turn may. Raises ClientGone, and whatever the Live raises."""
+        if self._stirred and self._pending:
+            self.live.receive(b"")
+        self._stirred = False
         if self._has_input():
             self._receive()
         if self._left and not self._has_input() and (self._pending or not self._done):
             raise ClientGone
         turn = self._write()
         return Turn.AGAIN if self._has_input() else turn
+
+    @property
+    def flushed(self) -> bool:
+        """Whether the kernel has all that was produced, and the head."""
+        return not self._head and not self._pending
 
     def check(self, now: float) -> None:
         """Judge, every few seconds, by what the client has taken. Raises ClientGone."""
@@ -141,6 +162,8 @@ class Flow:
             try:
                 # After a TLS write that blocked, OpenSSL wants the same bytes again: this is the same slice.
                 sent = self.sock.send(part[:TURN_BYTES])
+                self.held -= sent
+                self.moved_at = time.monotonic()
             except _WANTS:
                 return Turn.BLOCKED
             except OSError as error:
@@ -171,3 +194,5 @@ class Flow:
                 parts.insert(0, self._head)
             self._head = b""
         self._pending.extend(map(memoryview, parts))
+        self.held = sum(map(len, parts))
+        self.moved_at = time.monotonic()

@@ -26,7 +26,8 @@ class Live(ABC):
 
     @abstractmethod
     def sources(self) -> tuple[int, ...]:
-        """The descriptors that wake it when readable. Asked for again after each `produce` and `receive`."""
+        """The descriptors that wake it when readable. Asked for again after each `produce`, and with `upgrades` also
+        while the client has not taken all of that: then only those that `receive` deals with."""
 
     @abstractmethod
     def produce(self) -> bytes | None:
@@ -37,7 +38,8 @@ class Live(ABC):
         """The monotonic time by which `produce` wants to be called again: a heartbeat, a time limit."""
 
     def receive(self, data: bytes) -> None:
-        """Takes what the client has sent; only with `upgrades`."""
+        """Takes what the client has sent; only with `upgrades`. b"" where nothing has come, but one of `sources` is
+        readable while the client takes nothing that was produced: what it has sent may go on meanwhile."""
         raise NotImplementedError
 
     def wants_input(self) -> bool:
@@ -46,6 +48,11 @@ class Live(ABC):
 
     def gone(self) -> None:  # noqa: B027 - most have nobody to tell
         """The client has left before the end. `close` follows."""
+
+    def stop(self) -> bool:
+        """The worker ends. Says whether this ends by itself within seconds; else it is cut as soon as what was produced
+        is sent, and its client goes on with the next worker. `close` follows either way, `gone` does not."""
+        return False
 
     @abstractmethod
     def close(self) -> None:

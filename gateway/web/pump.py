@@ -18,6 +18,10 @@ from gateway.web.flow import Flow, Turn
 
 CHECK_SECONDS = 5.0
 STOP_SECONDS = 2.0
+CUT_SECONDS = 1.0
+"""How long the reader of a reply that is to be cut may take for what had come."""
+MAX_HELD_BYTES = 256 << 20
+"""What may wait for slow clients, all together: a sixth of what as many streams as there may be could hold."""
 
 _SHORTEST_SLEEP = 0.01
 _LONGEST_SLEEP = 30.0
@@ -47,9 +51,12 @@ class Pump:
         self._queue: deque[Flow] = deque()
         self._timers: list[tuple[float, int]] = []
         self._next_check = 0.0
+        self._held = 0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
+        self._finishing = False
+        self._told = False
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -67,6 +74,11 @@ class Pump:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
             self._thread.start()
+        os.eventfd_write(self._wake, 1)
+
+    def finish(self) -> None:
+        """The worker ends: have all end soon, `stop`ped Lives and cut ones, those that are yet to come too."""
+        self._finishing = True
         os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
@@ -98,12 +110,15 @@ class Pump:
                 self._notice(flow, fd, events)
         self._admit()
         now = time.monotonic()
+        if self._finishing:
+            self._stop_lives(now)
         self._wake_sleepers(now)
         for _ in range(len(self._queue)):
             flow = self._queue.popleft()
             flow.queued = False
             if flow.number in self._flows:
                 self._turn(flow, now)
+                self._relieve()
         if now >= self._next_check:
             self._next_check = now + CHECK_SECONDS
             self._check(now)
@@ -134,6 +149,18 @@ class Pump:
             self._by_fd[flow.fd] = flow
             self._enqueue(flow)
 
+    def _stop_lives(self, now: float) -> None:
+        if not self._told:
+            self._told = True
+            self._next_check = now + CUT_SECONDS
+        for flow in [flow for flow in self._flows.values() if flow.cutting is None]:
+            try:
+                flow.cutting = not flow.live.stop()
+            except Exception:
+                self._log.exception("a live reply did not stop")
+                flow.cutting = True
+            self._enqueue(flow)
+
     def _notice(self, flow: Flow, fd: int, events: int) -> None:
         if fd == flow.fd:
             try:
@@ -141,6 +168,8 @@ class Pump:
             except ClientGone:
                 self._lose(flow)
                 return
+        else:
+            flow.stir()
         self._enqueue(flow)
 
     def _enqueue(self, flow: Flow) -> None:
@@ -149,10 +178,15 @@ class Pump:
             self._queue.append(flow)
 
     def _turn(self, flow: Flow, now: float) -> None:
+        held = flow.held
         try:
-            turn = flow.advance()
-            if turn is Turn.IDLE:
+            try:
+                turn = flow.advance()
+            finally:
+                self._held += flow.held - held
+            if turn is Turn.IDLE or (turn is Turn.BLOCKED and flow.live.upgrades):
                 self._watch_sources(flow)
+            if turn is Turn.IDLE:
                 self._sleep(flow, flow.live.wake_at(), now)
         except ClientGone:
             self._lose(flow)
@@ -163,10 +197,19 @@ class Pump:
             self._log.exception("a live reply is cut for a fault of ours")
             self._cut(flow)
         else:
-            if turn is Turn.AGAIN:
+            if flow.cutting and flow.flushed and turn is not Turn.COMPLETE:
+                self._cut(flow)
+            elif turn is Turn.AGAIN:
                 self._enqueue(flow)
             elif turn is Turn.COMPLETE:
                 self._complete(flow)
+
+    def _relieve(self) -> None:
+        """Cut the client that has taken nothing for the longest time, where too much waits; it can go on later."""
+        while self._held > MAX_HELD_BYTES:
+            slowest = min((flow for flow in self._flows.values() if flow.held), key=lambda flow: flow.moved_at)
+            self._log.warning("a live reply is cut: its client is the slowest, and too much waits to be read")
+            self._cut(slowest)
 
     def _watch_sources(self, flow: Flow) -> None:
         """Have the flow woken, once, when one of what its Live waits for now is readable."""
@@ -209,6 +252,9 @@ class Pump:
 
     def _check(self, now: float) -> None:
         for flow in tuple(self._flows.values()):
+            if flow.cutting:
+                self._cut(flow)
+                continue
             try:
                 flow.check(now)
             except ClientGone:
@@ -237,6 +283,7 @@ class Pump:
         del self._flows[flow.number]
 
     def _release(self, flow: Flow) -> None:
+        self._held -= flow.held
         for fd in (flow.fd, *flow.sources):
             self._forget(fd, flow)
         try:

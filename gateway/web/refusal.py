@@ -78,6 +78,11 @@ def overloaded() -> Refusal:
     return Refusal(503, "overloaded", "Too many requests are waiting: try again.", retry_after=5)
 
 
+def restarting() -> Refusal:
+    """The worker ends, and can wait for the rest of the request no longer."""
+    return Refusal(503, "gateway_restarting", "The gateway's web service restarts: go on in a moment.", retry_after=1)
+
+
 def internal_error() -> Refusal:
     """The application raised; the log has the traceback under the request's id."""
     return Refusal(500, "internal_error", "This is a fault of the gateway: its log tells more.")

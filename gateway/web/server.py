@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,22 +12,22 @@ from gunicorn.arbiter import Arbiter
 
 from gateway.web.settings import WebSettings
 from gateway.web.tls import ServerTls
-from gateway.web.worker import Worker
+from gateway.web.worker import END_SIGNALS, Worker
 
 Wsgi = Callable[..., Any]
 
-GRACEFUL_SECONDS = 30
+GRACEFUL_SECONDS = 10
+"""The master's patience with a worker, which ends by itself after STOP_SECONDS."""
 _FIRST_LISTEN_FD = 3  # sd_listen_fds(3)
 
 
 def serve(app_factory: Callable[[], Wsgi], settings: WebSettings) -> None:
     """Serve until SIGTERM; does not return, but raises SystemExit.
 
-    `app_factory` makes the WSGI application. It runs before the workers are forked, and again on
-    SIGHUP (if it raises then, the old one stays), so it may neither start threads nor open
-    connections. Takes systemd's sockets in place of `settings.listen` if there are any. SIGTERM and
-    SIGHUP let begun requests end, at most for 30 s. Workers send READY=1 themselves: the unit needs
-    `NotifyAccess=all`.
+    `app_factory` makes the WSGI application. It runs before the workers are forked, and again on SIGHUP (if it raises
+    then, the old one stays), so it may neither start threads nor open connections. Takes systemd's sockets in place of
+    `settings.listen` if there are any. SIGTERM and SIGHUP let begun requests end, for 5 s at most; live replies that
+    would go on are cut, to be resumed. Workers send READY=1 themselves: the unit needs `NotifyAccess=all`.
 
     Raises ValueError if the certificate cannot be loaded, or if without TLS a socket of systemd's is
     bound to anything but a loopback address.
@@ -38,7 +39,22 @@ def serve(app_factory: Callable[[], Wsgi], settings: WebSettings) -> None:
         tls = ServerTls(settings.tls_cert, settings.tls_key)
     # gunicorn's master would say READY=1 before any worker accepts.
     notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
-    Arbiter(_Application(app_factory, settings, tls, notify_socket)).run()
+    Master(_Application(app_factory, settings, tls, notify_socket)).run()
+
+
+class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's master, of whose workers none misses its end.
+
+    A worker has the master's handlers until it sets its own: a SIGTERM between would be the master's, and lost.
+    """
+
+    def spawn_worker(self) -> Any:
+        """Fork a worker, with the signals that end it held back; in the worker this does not return."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
 
 class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types

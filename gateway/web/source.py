@@ -1,6 +1,7 @@
 """Source and Body: a request's bytes, as gunicorn's parser and then the application take them off a connection."""
 
 import contextlib
+import select
 import ssl
 import time
 from collections.abc import Iterator
@@ -21,18 +22,19 @@ _READ_BYTES = 64 * 1024
 class Source:
     """What gunicorn's parser takes for a socket: gives this request's bytes, and none of the next one's.
 
-    Waits for the client only in the upload lane, and no longer than `body_s` seconds and one more for
-    each 64 KiB that came (`renew` begins anew). A body that ends early is an error here; gunicorn would
+    Waits for the client only in the upload lane, and no longer than `body_s` seconds and one more for each 64 KiB that
+    came (`renew` begins anew), nor once `ending` is readable. A body that ends early is an error here; gunicorn would
     pass it on as whole.
     """
 
-    def __init__(self, connection: Connection, *, body_s: float, max_body_bytes: int) -> None:
+    def __init__(self, connection: Connection, *, body_s: float, max_body_bytes: int, ending: int) -> None:
         self.left = connection.size
         self.head = connection.head
         self.failure: Refusal | ClientGone | None = None
         self._connection = connection
         self._deadline = time.monotonic() + body_s
         self._max_body_bytes = max_body_bytes
+        self._ending = ending
         self._head_left = connection.head
         # What the body may still be; chunks' framing counts, too.
         self._room = float("inf") if connection.endless else connection.head + max_body_bytes
@@ -86,39 +88,51 @@ class Source:
 
     def ready(self) -> bool:
         """Whether `recv` would not wait."""
-        buffer, sock = self._connection.buffer, self._connection.sock
+        buffer = self._connection.buffer
         if buffer or self.failure is not None:
             return True
         try:
-            sock.settimeout(0)
-            buffer += sock.recv(_READ_BYTES)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return False
+            data = self._receive(_READ_BYTES)
         except OSError:
-            forget_errors()  # `recv` meets it again
-        finally:
-            sock.settimeout(REPLY_SECONDS)
+            return True  # `recv` meets it again
+        if data is None:
+            return False
+        buffer += data
         return True
 
     def _read(self, size: int) -> bytes:
+        poll = select.poll()
+        poll.register(self._connection.fd, select.POLLIN)
+        poll.register(self._ending, select.POLLIN)
+        while True:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                self._fail(refusal.too_slow("body"))
+            try:
+                data = self._receive(size)
+            except OSError:
+                self._fail(ClientGone())
+            if data:
+                return data
+            if data is not None:
+                self._fail(ClientGone())
+            if self._ending in dict(poll.poll(left * 1000)):
+                self._fail(refusal.restarting())
+
+    def _receive(self, size: int) -> bytes | None:
+        """What is here; None if nothing is, b"" at the connection's end. Raises OSError."""
         sock = self._connection.sock
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            self._fail(refusal.too_slow("body"))
         try:
-            sock.settimeout(left)
-            data = sock.recv(size)
-        except TimeoutError:
-            self._fail(refusal.too_slow("body"))
+            sock.settimeout(0)
+            return sock.recv(size)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
         except OSError:
             forget_errors()
-            self._fail(ClientGone())
+            raise
         finally:
             with contextlib.suppress(OSError):
                 sock.settimeout(REPLY_SECONDS)
-        if not data:
-            self._fail(ClientGone())
-        return data
 
     def _fail(self, failure: Refusal | ClientGone) -> NoReturn:
         self.failure = failure

@@ -12,12 +12,14 @@ import gc
 import os
 import resource
 import select
+import signal
 import time
 from collections import deque
 
 from gunicorn.workers.base import Worker as BaseWorker
 
 from gateway.errors import ClientGone
+from gateway.memory import return_large_blocks
 from gateway.notify import notify
 from gateway.web import refusal, tcp
 from gateway.web.connection import REPLY_SECONDS, Connection, Next, Phase
@@ -25,16 +27,21 @@ from gateway.web.crowd import Crowd
 from gateway.web.exchange import Exchange
 from gateway.web.flow import Flow
 from gateway.web.lane import Lane
-from gateway.web.memory import return_large_blocks
 from gateway.web.pump import Pump
 from gateway.web.refusal import Refusal
 from gateway.web.settings import WebSettings
 from gateway.web.tls import ServerTls
 
 LINGER_SECONDS = 0.02
-STOP_IDLE_SECONDS = 2.0
+STOP_IDLE_SECONDS = 1.0
 """A stopping worker still answers what clients send on their open connections within this time."""
+STOP_WAITS_SECONDS = 2.0
+"""After this time requests that wait, for a command or for their body, are told to end."""
+STOP_SECONDS = 5.0
+"""After this time a stopping worker ends, whatever is still under way."""
+END_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 TICK_SECONDS = 0.5
+STOP_TICK_SECONDS = 0.05
 FILES_PER_STREAM = 4
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
@@ -46,15 +53,18 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
     its HTTP parser and on its WSGI reply; `tests/web/test_gunicorn.py` holds what it needs of them."""
 
     def run(self) -> None:
-        """Serve until told to stop, then let what has begun end, at most for `graceful_timeout`."""
+        """Serve until told to stop, then let what has begun end, for STOP_SECONDS at most."""
         return_large_blocks()
         settings: WebSettings = self.app.settings
         self._settings = settings
         self._tls: ServerTls | None = self.app.tls
         files = _raise_file_limit()
         streams = min(settings.max_streams, files // 2 // FILES_PER_STREAM)
+        self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pump = Pump(limit=streams, log=self.log, done=self._give_back)
-        self._exchange = Exchange(self.cfg, self.wsgi, self.log, settings=settings, has_room=self._pump.has_room)
+        self._exchange = Exchange(
+            self.cfg, self.wsgi, self.log, settings=settings, has_room=self._pump.has_room, ending=self._ending
+        )
         uploads = max(1, settings.threads // 4)
         self._answers = self._make_lane("answer", settings.threads)
         self._uploads = self._make_lane("upload", uploads)
@@ -81,11 +91,16 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
     def _make_lane(self, name: str, size: int) -> Lane[Connection, Next | Flow]:
         return Lane(name, size=size, backlog=4 * size, work=self._serve, done=self._give_back)
 
+    def init_signals(self) -> None:
+        """From here on a signal is heard; one that came since the fork is pending (`server.Master`)."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+
     # The poller's thread
 
-    def _turn(self) -> None:
+    def _turn(self, tick: float = TICK_SECONDS) -> None:
         now = time.monotonic()
-        for fd, _ in self._epoll.poll(max(0.0, self._next_tick - now)):
+        for fd, _ in self._epoll.poll(max(0.0, min(tick, self._next_tick - now))):
             now = time.monotonic()
             if fd in self._listeners:
                 self._accept(fd, now)
@@ -98,7 +113,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         while self._returned:
             self._take_back(*self._returned.popleft(), time.monotonic())
         if now >= self._next_tick:
-            self._next_tick = now + TICK_SECONDS
+            self._next_tick = now + tick
             self._tick(now)
 
     def _accept(self, listener: int, now: float) -> None:
@@ -220,10 +235,14 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
-        end = now + self.cfg.graceful_timeout
-        while (len(self._crowd) or len(self._pump) or self._returned) and time.monotonic() < end:
-            self._crowd.hurry(now + STOP_IDLE_SECONDS)
-            self._turn()
+        self._pump.finish()
+        began, self._next_tick = now, 0.0
+        while (len(self._crowd) or len(self._pump) or self._returned) and now < began + STOP_SECONDS:
+            self._crowd.hurry(began + STOP_IDLE_SECONDS)
+            self._turn(STOP_TICK_SECONDS)
+            now = time.monotonic()
+            if now >= began + STOP_WAITS_SECONDS:
+                os.eventfd_write(self._ending, 1)
         self._pump.stop()
 
     # The lanes' threads

@@ -667,6 +667,16 @@ def test_web_that_stops_leaves_the_exec_alone(exec_: Supervised) -> None:
     assert client.released == 1
 
 
+def test_web_that_stops_says_going_away(exec_: Supervised) -> None:
+    """1001: the exec is let go of, and nobody has left; the client's answer ends it."""
+    client = attach(exec_, attended=True)
+    exec_.output.question()
+    assert client.terminal.stop()
+    client.pump()
+    assert exec_.output.told() == b""
+    assert_closed(client, 1001, "going_away")
+
+
 @pytest.mark.parametrize("answers", [True, False])
 def test_after_our_goodbye(exec_: Supervised, answers: bool) -> None:
     """The client's answer ends it at once; without one it ends 2 s later. What else it says is dropped."""

@@ -40,6 +40,9 @@ class Pieces(Told):
         self._piece = bytes(range(256)) * (size // 256) + bytes(size % 256)
         self._left = count
 
+    def stop(self) -> bool:
+        return True
+
     def produce(self) -> bytes | None:
         self._left -= 1
         return self._piece if self._left >= 0 else None
@@ -97,6 +100,36 @@ class Endless(Told):
         self.tell(event="closed", produced=self._produced)
 
 
+class Fed(Endless):
+    """Beside that, takes ten bytes of its client's, and ten more when its pipe says so."""
+
+    upgrades = True
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__(tell)
+        self.taken = 0
+        self._room = 10
+        self._read, self.more = os.pipe()
+
+    def sources(self) -> tuple[int, ...]:
+        return (self._read,)
+
+    def wants_input(self) -> bool:
+        return self._room > 0
+
+    def receive(self, data: bytes) -> None:
+        if not data:
+            self._room += 10 * len(os.read(self._read, 10))
+        self._room -= len(data)
+        self.taken += len(data)
+        self.tell(event=str(self.taken))
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self.more)
+        super().close()
+
+
 class Faulty(Told):
     """Raises in the method that `where` names, after a first piece."""
 
@@ -143,6 +176,11 @@ class Echo(Told):
     def receive(self, data: bytes) -> None:
         self._ended = data.endswith(b"bye")
         self._out += data
+
+    def stop(self) -> bool:
+        self._out += b"goodbye"
+        self._ended = True
+        return True
 
     def wants_input(self) -> bool:
         return len(self._out) < self.WINDOW

@@ -1,22 +1,25 @@
 """What a test of the whole server would take minutes for: clients that stall, a worker that stops; and framing."""
 
 import logging
+import os
 import select
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from gateway.errors import ClientGone
+from gateway.web import pump as pump_module
 from gateway.web import tcp
 from gateway.web.connection import Connection, Next
 from gateway.web.flow import STALL_SECONDS, Flow, Turn
 from gateway.web.framing import Bare, Chunked, Counted, Framing
 from gateway.web.pump import Pump
 from gateway.web.settings import WebSettings
-from tests.web.served_lives import Endless, Pieces, Spoken, Told
+from tests.web.served_lives import Endless, Fed, Pieces, Spoken, Told
 
 
 @dataclass
@@ -38,6 +41,12 @@ class Wire:
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     """A connection without any option set."""
+    with connect() as wire:
+        yield wire
+
+
+@contextmanager
+def connect() -> Iterator[Wire]:
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         theirs = stack.enter_context(socket.create_connection(listener.getsockname()))
@@ -109,6 +118,44 @@ def test_stop_cuts_without_gone(wire: Wire, caplog: pytest.LogCaptureFixture) ->
     assert (wire.told, returned, len(pump), caplog.records) == (["closed"], [], 0, [])
     with pytest.raises(ConnectionResetError):
         wire.theirs.recv(1)
+
+
+def test_input_goes_on_while_output_is_blocked(wire: Wire) -> None:
+    """A client that takes nothing is still heard: its Live is woken when what it hands on has found room."""
+    live = Fed(wire.tell)
+    pump = Pump(limit=1, log=logging.getLogger(), done=lambda *_: None)
+    pump.take(wire.carry(live))
+    for turn in range(1, 5):
+        wire.theirs.sendall(b"0123456789")
+        until(lambda: live.taken == 10 * turn)  # noqa: B023 - called before the loop goes on
+        os.write(live.more, b"x")
+    pump.stop()
+    assert not pump._thread or not pump._thread.is_alive()
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Waits for what another thread does, 10 s at most."""
+    deadline = time.monotonic() + 10
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0)
+
+
+def test_what_waits_for_slow_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too much waits the slowest client is cut, not told to have left; the others go on."""
+    pump = Pump(limit=9, log=logging.getLogger(), done=lambda *_: None)
+    with ExitStack() as stack:
+        slowest, slow, last = (stack.enter_context(connect()) for _ in range(3))
+        for count, wire in enumerate((slowest, slow), 1):
+            pump.take(wire.carry(Endless(wire.tell)))
+            until(lambda: sum(flow.held > 0 for flow in tuple(pump._flows.values())) == count)  # noqa: B023
+        monkeypatch.setattr(pump_module, "MAX_HELD_BYTES", pump._held)
+        pump.take(last.carry(Endless(last.tell)))
+        until(lambda: bool(slowest.told))
+        assert (slowest.told, last.told) == (["closed"], [])
+        assert len(last.theirs.recv(1 << 20)) > 0
+        pump.stop()
+    assert pump._held == 0
 
 
 def test_stop_without_any_flow() -> None:

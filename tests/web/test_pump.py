@@ -1,7 +1,6 @@
 """Live replies: framed right, ended right, whatever the client does meanwhile."""
 
 import contextlib
-import signal
 import socket
 import ssl
 import threading
@@ -324,23 +323,6 @@ def test_client_of_an_upgrade_that_leaves(start_server: StartServer) -> None:
     with contextlib.suppress(ssl.SSLError):  # it waits for the server's goodbye, which does not come
         client.sock.unwrap()
     assert read_events(server, 2) == ["gone", "closed"]
-
-
-def test_stop_lets_live_replies_end(start_server: StartServer) -> None:
-    """SIGTERM: a live reply goes on to its own end, and the worker's comes after it."""
-    server = start_server()
-    live, first, second = server.client(), server.client(), server.client()
-    live.send("GET", "/live/spoken/last")
-    live.read_head()
-    for client in (first, second):
-        client.request("GET", "/")
-    server.process.send_signal(signal.SIGTERM)
-    first.request("POST", "/live/spoken/last", b"word")
-    assert live.read_chunk() == b"word"
-    second.request("POST", "/live/spoken/last", b"end")
-    assert live.read_chunk() == b""
-    assert server.process.wait(10) == 0
-    assert read_events(server, 1) == ["closed"]
 
 
 def test_both_ways_at_full_speed(start_server: StartServer) -> None:
