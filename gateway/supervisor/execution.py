@@ -30,12 +30,11 @@ from gateway.supervisor.timers import Timers
 log = logging.getLogger(__name__)
 
 _SETTLE = 0.05
-"""Seconds between two looks at the guest after a stray signal: a hard stop kills the command before its init."""
+"""Seconds between two looks, as at the guest after a stray signal: a hard stop kills the command before its init."""
 _SHUTDOWN = 2.5
 """Seconds for which such looks go on while init seems to shut down: busybox' lives 2 s past the TERM it sends."""
 _REAPED_WITHIN = 0.2
 _EMPTY_RETRY = 0.002
-_LOOK_AGAIN = 0.05
 _HANGUP = 0.2
 """Seconds that a terminal without processes is given to say its last: the kernel hands that over a little later."""
 _STRAY_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
@@ -81,7 +80,8 @@ class Execution:
         self.ending: Ending | None = None
         self._services = services
         self._io = services.loop.io
-        self.streams = make_streams(self._passed_output_limit if order.on_limit is OnLimit.KILL else None)
+        kills = order.on_limit is OnLimit.KILL
+        self.streams = make_streams((lambda: self.end(Reason.OUTPUT_LIMIT)) if kills else None)
         self.started = self._io.create_future()
         """Done when the command runs, or has ended without."""
         self.writer: object = None
@@ -125,7 +125,9 @@ class Execution:
             self._stdin = b""
         self._timers.arm("spawn", self._course.begun + self._services.config.spawn_timeout, self._spawn_timed_out)
         if not self._services.launcher.tool.slow:
-            self._timers.arm("timeout", self._course.begun + self.order.limits.timeout, self._timed_out)
+            self._timers.arm(
+                "timeout", self._course.begun + self.order.limits.timeout, lambda: self.end(Reason.TIMEOUT)
+            )
         self._spawn = Spawn(self._services.loop, launched, self, self.order.id)
 
     def attach_known(self, pid: int) -> None:
@@ -159,7 +161,7 @@ class Execution:
         self._course.ran = self._io.time()
         self._timers.disarm("spawn")
         if self._services.launcher.tool.slow:
-            self._timers.arm("timeout", self._course.ran + self.order.limits.timeout, self._timed_out)
+            self._timers.arm("timeout", self._course.ran + self.order.limits.timeout, lambda: self.end(Reason.TIMEOUT))
         self._now_started()
 
     def came_to_nothing(self) -> None:
@@ -304,12 +306,6 @@ class Execution:
                 self._timers.arm("settle", self._course.command_ended + _SETTLE, self._look_at_guest)
         self._progress()
 
-    def _timed_out(self) -> None:
-        self.end(Reason.TIMEOUT)
-
-    def _passed_output_limit(self) -> None:
-        self.end(Reason.OUTPUT_LIMIT)
-
     def _look_at_guest(self) -> None:
         """Whether a stray signal was the guest's end: init is given the time that it takes to shut down."""
         course = self._course
@@ -332,7 +328,7 @@ class Execution:
             self._try_to_finish()
         except OSError as exc:  # out of descriptors or memory: what was not done now is done later
             log.error("%s: cannot end it yet: %s", self.order.id, exc.strerror)
-            self._timers.arm("empty", self._io.time() + _LOOK_AGAIN, self._progress)
+            self._timers.arm("empty", self._io.time() + _SETTLE, self._progress)
 
     def _try_to_finish(self) -> None:
         self.streams.drain()
@@ -369,7 +365,7 @@ class Execution:
     def _wait_empty(self) -> None:
         fd = self._tree.events_fd()
         if fd is None:
-            self._timers.arm("empty", self._io.time() + _LOOK_AGAIN, self._progress)
+            self._timers.arm("empty", self._io.time() + _SETTLE, self._progress)
         elif self._watched_events is None:
             self._watched_events = fd
             self._services.loop.events.add(fd, self._events_changed)
@@ -433,7 +429,9 @@ class Execution:
         self = cls(services, owner, Order.from_wire(state["order"]), guest, tree, make_streams)
         self._now_started()
         course = self._course = Course.from_state(state)
-        self._timers.arm("timeout", (course.ran or course.begun) + self.order.limits.timeout, self._timed_out)
+        self._timers.arm(
+            "timeout", (course.ran or course.begun) + self.order.limits.timeout, lambda: self.end(Reason.TIMEOUT)
+        )
         if course.kill_at is not None:
             self._timers.arm("kill", course.kill_at, self.kill)
         if course.command_pid is not None:

@@ -16,7 +16,7 @@ class Timers:
     def __contains__(self, name: str) -> bool:
         return name in self._armed
 
-    def arm(self, name: str, at: float, action: Callable[[], None]) -> None:
+    def arm(self, name: str, at: float, action: Callable[[], object]) -> None:
         """Calls `action` at `at`, instead of what this name was armed with before."""
 
         def fire() -> None:
