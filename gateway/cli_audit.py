@@ -79,7 +79,11 @@ def start_writer(config: AuditConfig) -> None:
             anchor_records=config.anchor_records,
             anchor_seconds=config.anchor_interval,
             rotate_bytes=config.rotate_bytes,
-            keep_files=config.keep_files,
+            max_bytes=config.max_bytes,
+            keep_days=config.keep_days,
+            when_full=config.when_full,
+            journal_copies=config.journal,
+            syslog=config.syslog,
             allowed_uids=config.allowed_uids,
         )
     )

@@ -24,7 +24,9 @@ from gateway.audit.listener import listen
 from gateway.audit.log import AuditLog, lock_directory
 from gateway.audit.protocol import MAX_FRAME, Code, FrameBuffer, FrameError, Receipt, encode_frame
 from gateway.audit.record import check_fields
+from gateway.audit.retention import Limits, WhenFull
 from gateway.audit.settings import AuditSettings
+from gateway.audit.sinks import make_sinks
 from gateway.notify import notify
 
 MAX_PEERS = 128
@@ -42,13 +44,14 @@ def run_writer(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasy
     keys = load_keys(settings.key_file)
     lock = lock_directory(settings.directory)
     wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    log = AuditLog(
-        settings.directory,
-        keys,
+    sinks = make_sinks(settings.journal_socket if settings.journal_copies else None, settings.syslog)
+    limits = Limits(
         rotate_bytes=settings.rotate_bytes,
-        keep_files=settings.keep_files,
-        sync=sync,
+        max_bytes=settings.max_bytes,
+        keep_days=settings.keep_days,
+        when_full=WhenFull(settings.when_full),
     )
+    log = AuditLog(settings.directory, keys, limits=limits, publish=sinks.offer, sync=sync)
     committer = Committer(
         log,
         Anchors(
@@ -57,6 +60,7 @@ def run_writer(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasy
             every_records=settings.anchor_records,
             every_seconds=settings.anchor_seconds,
         ),
+        sinks,
         wake=lambda: os.eventfd_write(wake, 1),
     )
     server = _Server(listen(settings.socket), committer, wake, {0, *settings.allowed_uids})
