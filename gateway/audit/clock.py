@@ -66,5 +66,13 @@ def latest_moment(lines: Iterable[bytes]) -> str:
     return max(map(moment_of, lines), default="")
 
 
+def latest_before(begin: Iterable[Fields]) -> str:
+    """The latest moment in all files before the one that begins with these records; empty where it does not say."""
+    for record in begin:
+        if record["event"] == Event.AUDIT_OPENED:
+            return str(record["data"].get("latest") or "")
+    return ""
+
+
 def _offset() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)

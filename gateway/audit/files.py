@@ -76,6 +76,13 @@ def read_lines(files: Iterable[BinaryIO], chain: Chain) -> Iterator[Line]:
             yield Line(Path(file.name).name, number, chain.open(raw) if whole else None, whole, raw)
 
 
+def read_begin(file: BinaryIO, chain: Chain) -> list[Sealed]:
+    """The genuine ones of a file's first lines: those in which it is told how it was begun."""
+    file.seek(0)
+    lines = (file.readline().removesuffix(b"\n") for _ in range(16))
+    return [sealed for line in lines if line and (sealed := chain.open(line))]
+
+
 def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from gateway import ulid
 from gateway.audit.chain import GENESIS, Chain, Head
-from gateway.audit.clock import LogClock
-from gateway.audit.files import LOG_NAME, TORN_PREFIX, list_log_files
+from gateway.audit.clock import LogClock, latest_before
+from gateway.audit.files import LOG_NAME, TORN_PREFIX, list_log_files, read_begin
 from gateway.audit.keys import AuditKeys
 from gateway.audit.record import MAX_BYTES, VERSION, Event, Fields, bound_record, note
 from gateway.audit.retention import Limits, Retention
@@ -203,8 +203,8 @@ class AuditLog:
             return []
         with path.open("rb") as file:
             last = read_tail(file.fileno(), self._chain)
-            first = self._chain.open(file.readline().rstrip(b"\n"))
-            before = str(first.record.get("data", {}).get("latest") or "") if first else ""
+            before = latest_before(sealed.record for sealed in read_begin(file, self._chain))
+            file.seek(0)
             jumped = self._clock.take_up(file, last.ts, before)
         self.head = last.head
         return jumped
