@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from gateway import ulid
 from gateway.audit.keys import Redactor
@@ -14,7 +14,7 @@ from gateway.audit.keys import Redactor
 Fields = dict[str, Any]
 """The members of a record as JSON values."""
 
-VERSION = 1
+VERSION: Final = 1
 MAX_BYTES = 64 << 10
 """A record's line, chain fields included, is never longer."""
 
