@@ -114,8 +114,18 @@ class AuditConfig(Section):
     anchor_records: Count = 1000
     anchor_interval: Seconds = 60.0
     rotate_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
-    keep_files: Annotated[int, Field(ge=1, le=10_000)] = 30
+    max_bytes: Annotated[int, Field(ge=1 << 18)] = 8 << 30
+    keep_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)] = 30.0
+    when_full: Literal["refuse", "prune"] = "refuse"
+    journal: bool = False
+    syslog: Annotated[str, Field(pattern=r"^(/|udp://)\S+$")] | None = None
     allowed_uids: tuple[int, ...] = Field(default=(0,), strict=False)
+
+    @model_validator(mode="after")
+    def _room_for_a_closed_file(self) -> AuditConfig:
+        if self.max_bytes < 4 * self.rotate_bytes:
+            raise PydanticCustomError("small_log", "max_bytes must be at least four times rotate_bytes")
+        return self
 
 
 class TokensConfig(Section):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from gateway.api.handlers import events, execs, health, openapi, output, terminals, tickets, tokens
+from gateway.api.handlers import audit, events, execs, health, openapi, output, terminals, tickets, tokens
 from gateway.api.handlers import exec as exec_
 from gateway.api.handlers import input as input_
+from gateway.api.models.audit import AuditPage, AuditQuery
 from gateway.api.models.events import EventsQuery
 from gateway.api.models.execs import ExecList, ListQuery, OutputQuery, WaitQuery
 from gateway.api.models.health import Alive, Readiness
@@ -272,6 +273,17 @@ ROUTES: tuple[Route, ...] = (
         body=CanRequest,
         reply=CanReply,
         handler=tokens.ask_self,
+    ),
+    Route(
+        method="GET",
+        path="/audit",
+        operation_id="listAudit",
+        summary="Records of the audit log, filtered, newest or oldest first, page by page",
+        action=Action.AUDIT_READ,
+        query=AuditQuery,
+        reply=AuditPage,
+        errors=(AuditUnavailable,),
+        handler=audit.list_records,
     ),
     Route(
         method="GET",

@@ -51,6 +51,8 @@ def type_schema(hint: Any, schemas: dict[str, Schema]) -> Schema:
         return {"type": "string", "enum": list(arguments)}
     if is_typeddict(hint):
         return _typed_dict(hint, schemas)
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return model_schema(hint, schemas)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return {"type": "string", "enum": [str(word) for word in hint]}
     return {"type": _WORDS[hint]}

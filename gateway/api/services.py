@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from gateway.api.shares import Shares
 from gateway.audit.protocol import Receipt
+from gateway.audit.search import Page, Query
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.exec.origin import Origin
@@ -75,6 +76,8 @@ class Audit(Protocol):
     def commit(self, record: Mapping[str, Any], timeout: float = ...) -> Receipt: ...
 
     def ping(self, timeout: float = ...) -> dict[str, Any]: ...
+
+    def search(self, query: Query, timeout: float = ...) -> Page: ...
 
 
 @dataclass(frozen=True)

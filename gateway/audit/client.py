@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from gateway.audit.protocol import (
     FrameError,
     Receipt,
     encode_frame,
+    read_error,
     read_receipt,
 )
+from gateway.audit.search import Page, Query
 from gateway.errors import AuditUnavailable
 
 _MAX_IDLE = 8
@@ -53,6 +56,26 @@ class AuditClient:
         """The chain's head as `{seq, mac}`, or None before the first record. Raises AuditUnavailable."""
         head: dict[str, Any] | None = self._ask({"op": "head"}, timeout)["head"]
         return head
+
+    def search(self, query: Query, timeout: float = 8.0) -> Page:
+        """One page of the log. Raises AuditUnavailable when it cannot be had within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        page = Page()
+        try:
+            with contextlib.closing(_Connection(self._path, timeout)) as connection:
+                for reply in connection.ask_many({"op": "search", "query": query.to_wire()}, deadline):
+                    if "found" in reply:
+                        page.records.append(reply["found"])
+                    elif "page" in reply:
+                        page.next = reply["page"]["next"]
+                        return page
+                    else:
+                        raise read_error(reply)
+        except TimeoutError as exc:
+            raise AuditUnavailable("the audit reader does not answer") from exc
+        except (OSError, FrameError) as exc:
+            raise AuditUnavailable(f"cannot reach the audit reader: {exc}") from exc
+        raise AuditUnavailable("the audit reader broke off")
 
     def close(self) -> None:
         with self._lock:
@@ -110,6 +133,10 @@ class _Connection:
             raise
 
     def ask(self, message: dict[str, Any], deadline: float) -> dict[str, Any]:
+        return next(self.ask_many(message, deadline))
+
+    def ask_many(self, message: dict[str, Any], deadline: float) -> Iterator[dict[str, Any]]:
+        """The answers to one question, as they come."""
         self._last_id += 1
         self._limit(deadline)
         self._sock.sendall(encode_frame({"id": self._last_id, **message}))
@@ -121,7 +148,7 @@ class _Connection:
             for reply in self._frames.feed(data):
                 if reply.get("id") != self._last_id:
                     raise FrameError("an answer to another question")
-                return reply
+                yield reply
 
     def is_quiet(self) -> bool:
         """Nothing to read: neither EOF nor an answer nobody waits for."""

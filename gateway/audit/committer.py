@@ -3,6 +3,7 @@ and hands out receipts; nobody else ever waits for the disk."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import traceback
@@ -14,15 +15,17 @@ from typing import Any
 
 from gateway.audit.anchor import Anchors
 from gateway.audit.chain import Head
-from gateway.audit.log import AuditLog, note
+from gateway.audit.log import AuditLog
 from gateway.audit.protocol import PATIENCE, Code, Receipt
-from gateway.audit.record import ANNOUNCEMENTS, Event, Fields, build_aborted
+from gateway.audit.record import ANNOUNCEMENTS, Event, Fields, build_aborted, note
+from gateway.audit.sinks import Sinks
 from gateway.errors import AuditUnavailable
 
 MAX_QUEUED = 4096
 MAX_QUEUED_BYTES = 4 << 20
 _MAX_BATCH_BYTES = 1 << 20
 _RETRY_SECONDS = 1.0
+_NEARLY_FULL = 0.8
 LINGER = 0.05
 """Seconds that a record for which nobody waits may stay in the queue: the next caller's disk write takes it along."""
 
@@ -72,9 +75,10 @@ class Committer:
     `wake` is called, from the committing thread, when there are answers to take.
     """
 
-    def __init__(self, log: AuditLog, anchors: Anchors, *, wake: Callable[[], object]) -> None:
+    def __init__(self, log: AuditLog, anchors: Anchors, sinks: Sinks, *, wake: Callable[[], object]) -> None:
         self._log = log
         self._anchors = anchors
+        self._sinks = sinks
         self._wake = wake
         self._changed = threading.Condition()
         self._queue: deque[Entry] = deque()
@@ -87,6 +91,10 @@ class Committer:
         self._failing_since: float | None = None
         self._failure = ""
         self._refused = 0
+        self._full_since: float | None = None
+        self._full = ""
+        self._refused_full = 0
+        self._nearly_full = False
         self._records = self._syncs = self._writing = 0
         self._last_sync = 0.0
 
@@ -100,6 +108,9 @@ class Committer:
                 return Refusal(Code.UNAVAILABLE, "the request is too old: its caller has stopped waiting")
             if entry.wait and (stuck := self._stuck_for(now)):
                 return Refusal(Code.UNAVAILABLE, _describe_stuck(stuck))
+            if entry.wait and (full := self._log.full):
+                self._refused_full += 1
+                return Refusal(Code.UNAVAILABLE, full)
             if len(self._queue) >= MAX_QUEUED or self._bytes + entry.size > MAX_QUEUED_BYTES:
                 return Refusal(Code.QUEUE_FULL, "the audit writer's queue is full; try again")
             entry.queued = now
@@ -155,7 +166,7 @@ class Committer:
         now = time.monotonic()
         with self._changed:
             stuck = self._stuck_for(now)
-            why = _describe_stuck(stuck) if stuck else self._failure
+            why = _describe_stuck(stuck) if stuck else self._failure or self._log.full
             return {
                 "ok": not why,
                 "why": why or None,
@@ -168,6 +179,8 @@ class Committer:
                 "seq": self._log.head.seq if self._log.head else 0,
                 "anchors_sent": self._anchors.sent,
                 "anchors_failed": self._anchors.failed,
+                "filled": round(self._log.filled, 4),
+                "sinks": self._sinks.status(),
             }
 
     def head(self) -> Head | None:
@@ -193,6 +206,7 @@ class Committer:
     def run(self) -> None:
         """Commit until stopped. The log's first record, `audit:opened`, does not wait for a request."""
         self._commit([], [])
+        self._notice_room()
         self._anchor()
         while True:
             with self._changed:
@@ -202,11 +216,16 @@ class Committer:
                 if self._stopping and not self._queue and not self._own:
                     break
                 own, batch = self._take_batch()
-            if own or batch or self._failing_since is not None:
+            own += self._sinks.take_losses()
+            if own or batch or self._failing_since is not None or self._full_since is not None:
                 self._commit(own, batch)
                 if self._stopping and self._failing_since is not None:
                     break
+                self._notice_room()
             self._anchor()
+        self._sinks.finish()
+        if (losses := self._sinks.take_losses(force=True)) and self._failing_since is None:
+            self._commit(losses, [])
         self._anchor(force=True)
         self._log.close()
 
@@ -284,9 +303,26 @@ class Committer:
         """Seconds until a lingering record is due, a failed log is tried again, or the head is due for an anchor."""
         if self._queue:
             return max(0.001, self._queue[0].queued + LINGER - now)
-        if self._failing_since is not None:
+        if self._failing_since is not None or self._full_since is not None:
             return _RETRY_SECONDS
-        return self._anchors.seconds_left(self._log.head)
+        chores = (self._anchors.seconds_left(self._log.head), self._sinks.seconds_left())
+        return min((left for left in chores if left is not None), default=None)
+
+    def _notice_room(self) -> None:
+        """Begin and end the time in which the log is full, and warn before it is."""
+        full, filled = self._log.full, self._log.filled
+        with self._changed:
+            if full and self._full_since is None:
+                self._full_since, self._full = time.monotonic(), full
+                print(f"audit writer: {full}; nothing is done any more", file=sys.stderr, flush=True)
+            elif not full and self._full_since is not None:
+                seconds = round(time.monotonic() - self._full_since, 3)
+                gone = note(Event.AUDIT_RECOVERED, why=self._full, seconds=seconds, refused=self._refused_full)
+                self._own.append(gone)
+                self._full_since, self._refused_full = None, 0
+            if filled >= _NEARLY_FULL and not self._nearly_full and not full:
+                print(f"audit writer: the log has taken {filled:.0%} of audit.max_bytes", file=sys.stderr, flush=True)
+            self._nearly_full = filled >= _NEARLY_FULL
 
     def _anchor(self, *, force: bool = False) -> None:
         log = self._log

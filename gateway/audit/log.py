@@ -7,31 +7,27 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway import ulid
 from gateway.audit.chain import GENESIS, Chain, Head
+from gateway.audit.clock import LogClock, latest_before
+from gateway.audit.files import LOG_NAME, TORN_PREFIX, list_log_files, read_begin
 from gateway.audit.keys import AuditKeys
-from gateway.audit.record import MAX_BYTES, VERSION, Event, Fields, bound_record, new_audit_id, now
+from gateway.audit.record import MAX_BYTES, VERSION, Event, Fields, bound_record, note
+from gateway.audit.retention import Limits, Retention
 from gateway.audit.tail import Tail, read_tail
 from gateway.errors import AuditUnavailable
-
-LOG_NAME = "audit.log"
-CLOSED_NAME = re.compile(r"audit\.log\.(\d{12})(\.\w+)?")
-"""A closed file is named after its last record, so names sort and are never given twice."""
-
-TORN_PREFIX = "audit.torn."
-_LOG_NAMES = re.compile(r"audit\.log([.-].*)?")
 
 
 class AuditLog:
     """Owned by one thread. Opens its file with the first `append`, and again whenever it must.
 
     After a write or fdatasync has failed, the batch counts as not written: the file is cut back to the last
-    durable record, closed, and checked when it is opened again. `sync` is os.fdatasync but in tests.
+    durable record, closed, and checked when it is opened again. `publish` is given the lines of every batch once
+    they are durable, and must not wait. `sync` is os.fdatasync but in tests.
     """
 
     def __init__(
@@ -39,8 +35,8 @@ class AuditLog:
         directory: Path,
         keys: AuditKeys,
         *,
-        rotate_bytes: int,
-        keep_files: int,
+        limits: Limits,
+        publish: Callable[[Sequence[bytes]], object] = len,
         sync: Callable[[int], None] = os.fdatasync,
     ) -> None:
         self.path = directory / LOG_NAME
@@ -50,8 +46,10 @@ class AuditLog:
         """Grows whenever a file is begun or taken up again."""
         self._chain = Chain(keys.chain)
         self._redactor = keys.redactor
-        self._rotate_bytes = rotate_bytes
-        self._keep_files = keep_files
+        self._clock = LogClock()
+        self._rotate_bytes = limits.rotate_bytes
+        self._retention = Retention(directory, limits, self._read_closed)
+        self._publish = publish
         self._sync = sync
         self._fd = -1
         self._inode = 0
@@ -60,6 +58,16 @@ class AuditLog:
         self._reason = "started"
         self._notes: list[Fields] = []
         self._doomed: list[Path] = []
+
+    @property
+    def full(self) -> str:
+        """Why nothing may be announced any more (Retention); empty while it may. What reports is still taken."""
+        return self._retention.full
+
+    @property
+    def filled(self) -> float:
+        """The part of the log's room that is used."""
+        return self._retention.filled(self._end)
 
     def append(self, records: Sequence[Fields]) -> list[Head]:
         """Write `records` after the log's own notes, wait for the disk, and return each record's head.
@@ -82,23 +90,29 @@ class AuditLog:
         head = self.head or GENESIS
         heads: list[Head] = []
         lines: list[bytes] = []
+        self._notes += self._clock.notice_jump()
         for record in [*self._notes, *records]:
             head, line = self._seal(record, head)
             heads.append(head)
             lines.append(line)
+        if not lines:
+            return []
         payload = self._unsure = b"".join(lines)
         written = 0
         while written < len(payload):
             written += os.write(self._fd, memoryview(payload)[written:])
         self._sync(self._fd)
-        self._check_deleted()
+        if self._check_deleted().st_size < self._end + len(payload):
+            self._reason = "truncated"
+            raise FileNotFoundError(0, "the file was truncated")
         heads = heads[len(self._notes) :]
         self.head, self._end, self._unsure, self._notes = head, self._end + len(payload), b"", []
         self._delete_doomed()
+        self._publish(lines)
         return heads
 
     def _seal(self, record: Fields, before: Head) -> tuple[Head, bytes]:
-        record = {**record, "v": VERSION, "ts": now()}
+        record = {**record, "v": VERSION, "ts": self._clock.stamp()}
         sealed = self._chain.seal(record, before)
         if len(sealed[1]) > MAX_BYTES:
             sealed = self._chain.seal(bound_record(record, self._redactor), before)
@@ -108,7 +122,9 @@ class AuditLog:
         """Take back what a failed batch may have left; what cannot be cut now is cut by `_open`."""
         if self._fd >= 0 and self._unsure:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._end)
+                begin = min(self._end, max(0, os.fstat(self._fd).st_size - len(self._unsure)))
+                if begin == self._end or os.pread(self._fd, len(self._unsure), begin) == self._unsure:
+                    os.ftruncate(self._fd, begin)
         self.close()
 
     # -- the file that is there
@@ -120,6 +136,7 @@ class AuditLog:
             self._open()
         if self._end >= self._rotate_bytes:
             self._rotate()
+        self._prune()
 
     def _check_open_file(self) -> None:
         """See whether somebody deleted, renamed, cut or lengthened the file since the last batch.
@@ -163,13 +180,14 @@ class AuditLog:
         self._unsure = b""
         if known and tail.size == self._end and tail.head == (self.head if self._end else None):
             return
-        if self.head is None:
-            self.head = self._find_head(tail)
+        jumped = [] if self.head else self._take_up(tail)
         self._notes.append(self._note_opened(tail))
         if tail.lines_end < tail.size:
             self._notes.append(self._move_fragment_aside(tail))
+        self._notes += jumped
         self._inode, self._end, self._reason = info.st_ino, tail.lines_end, "damaged"
         self.files_begun += 1
+        self._retention.forget()
 
     def _cut_back(self) -> None:
         """Remove what the failed batch left, and only that."""
@@ -178,15 +196,26 @@ class AuditLog:
             os.ftruncate(self._fd, self._end)
             self._sync(self._fd)
 
-    def _find_head(self, tail: Tail) -> Head | None:
-        """Where the chain goes on at start: in this file, else in the closed one that reaches furthest."""
-        if tail.head:
-            return tail.head
-        closed = [found for path in self._other_files() if (found := self._read_closed(path))]
-        heads = [found.head for found in closed if found.head]
+    def _take_up(self, tail: Tail) -> list[Fields]:
+        """Find at start where the chain goes on, and at which time it was left. What is to be noted of that."""
+        path = self.path if tail.head else self._find_furthest(tail)
+        if path is None:
+            return []
+        with path.open("rb") as file:
+            last = read_tail(file.fileno(), self._chain)
+            before = latest_before(sealed.record for sealed in read_begin(file, self._chain))
+            file.seek(0)
+            jumped = self._clock.take_up(file, last.ts, before)
+        self.head = last.head
+        return jumped
+
+    def _find_furthest(self, tail: Tail) -> Path | None:
+        """The closed file that the chain goes on behind; None for a new log."""
+        closed = {path: found for path in self._other_files() if (found := self._read_closed(path))}
+        heads = {path: found.head.seq for path, found in closed.items() if found.head}
         if heads:
-            return max(heads, key=lambda head: head.seq)
-        if tail.lines_end or any(found.lines_end for found in closed):
+            return max(heads, key=lambda path: heads[path])
+        if tail.lines_end or any(found.lines_end for found in closed.values()):
             raise PermissionError(
                 0,
                 f"no record in {self.path.parent} was made with this key; restore the key, or move the old files away",
@@ -225,7 +254,8 @@ class AuditLog:
     def _note_opened(self, tail: Tail) -> Fields:
         reason = "created" if self.head is None else self._reason
         foreign = tail.lines_end - tail.head_end
-        return note(Event.AUDIT_OPENED, reason=reason, new_file=tail.size == 0, foreign_bytes=foreign)
+        latest = self._clock.latest or None
+        return note(Event.AUDIT_OPENED, reason=reason, new_file=tail.size == 0, foreign_bytes=foreign, latest=latest)
 
     # -- rotation
 
@@ -239,17 +269,17 @@ class AuditLog:
         self._reason = "rotated"
         self._notes.append(note(Event.AUDIT_ROTATED, closed=closed.name))
         self._open()
-        self._prune()
 
     def _prune(self) -> None:
-        """Choose the closed files that are too many; they go once the record that says so is durable."""
-        own = [path for path in self._other_files() if CLOSED_NAME.fullmatch(path.name)]
-        for path in own[: -self._keep_files]:
-            tail = self._read_closed(path)
-            if tail and tail.head:
-                last = {"last_seq": tail.head.seq, "last_mac": tail.head.mac}
+        """Choose the closed files that must make room; they go once the record that says so is durable."""
+        was_full = self.full
+        for path, tail in self._retention.choose(self._end):
+            if path not in self._doomed and tail.head:
+                last = {"last_seq": tail.head.seq, "last_mac": tail.head.mac, "last_ts": tail.ts}
                 self._notes.append(note(Event.AUDIT_PRUNED, file=path.name, bytes=tail.size, **last))
                 self._doomed.append(path)
+        if self.full and not was_full:
+            self._notes.append(note(Event.AUDIT_FULL, why=self.full))
 
     def _delete_doomed(self) -> None:
         for path in self._doomed:
@@ -277,13 +307,3 @@ def lock_directory(directory: Path) -> int:
         os.close(fd)
         raise AuditUnavailable(f"another audit writer owns {directory}") from exc
     return fd
-
-
-def list_log_files(directory: Path) -> list[Path]:
-    """The log's files by name: `audit.log` and those closed by us or by logrotate, fragments excepted."""
-    return sorted(path for path in directory.glob(f"{LOG_NAME}*") if _LOG_NAMES.fullmatch(path.name))
-
-
-def note(event: Event, **data: object) -> Fields:
-    """A record of the log about itself."""
-    return {"event": str(event), "audit_id": new_audit_id(), "data": data}

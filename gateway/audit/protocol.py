@@ -3,6 +3,9 @@
 A client sends `{id, record, wait, sent}` or `{id, op}`; the reply carries the same `id` and either `receipt`,
 `error: {code, detail}`, `head` or `status`. Replies may come in another order than the requests.
 
+`{id, op: "search", query}` is the last thing that a connection asks: the reader process answers it, by one
+`{id, found: <record>}` for each record and `{id, page: {next}}` at the end, or by an error, and closes.
+
 `wait: true`: a caller has stood waiting since `sent` (seconds of CLOCK_MONOTONIC); it hears within 1.5 s.
 `wait: false`: nobody waits; the reply comes when the record is durable or certainly is not in the log.
 """

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from gateway import ulid
 from gateway.audit.keys import Redactor
@@ -14,7 +14,7 @@ from gateway.audit.keys import Redactor
 Fields = dict[str, Any]
 """The members of a record as JSON values."""
 
-VERSION = 1
+VERSION: Final = 1
 MAX_BYTES = 64 << 10
 """A record's line, chain fields included, is never longer."""
 
@@ -43,6 +43,9 @@ class Event(StrEnum):
     AUDIT_PRUNED = "audit:pruned"
     AUDIT_TORN = "audit:torn"
     AUDIT_RECOVERED = "audit:recovered"
+    AUDIT_FULL = "audit:full"
+    AUDIT_CLOCK = "audit:clock"
+    AUDIT_LOST = "audit:lost"
 
 
 ANNOUNCEMENTS = frozenset({Event.EXEC_INTENT, Event.TOKEN_CREATE, Event.TOKEN_REVOKE})
@@ -93,6 +96,11 @@ def build_aborted(record: Mapping[str, Any], reason: str) -> Fields:
     }
     event = Event(str(record["event"]).partition(":")[0] + ":aborted")
     return {**same, "event": str(event), "data": {"aborted": record["event"], "reason": reason}}
+
+
+def note(event: Event, **data: object) -> Fields:
+    """A record of the log about itself."""
+    return {"event": str(event), "audit_id": new_audit_id(), "data": data}
 
 
 def new_audit_id() -> str:

@@ -15,9 +15,9 @@ class AuditSettings:
     """Checked by whoever reads the configuration; paths are absolute.
 
     `anchor_records` and `anchor_seconds`: the chain's head goes to the journal after so many records, and so
-    many seconds after a change. `rotate_bytes`: a file past this size is closed. `keep_files`: how many
-    closed files stay, at least 1; older ones are deleted, and a record says so. `allowed_uids`: peers besides
-    root.
+    many seconds after a change. `rotate_bytes`: a file past this size is closed. `max_bytes`, `keep_days`,
+    `when_full`: see retention.Limits. `journal_copies`: every record goes to the journal, too; `syslog`: and to
+    `/dev/log` or another datagram socket, or to `udp://ADDRESS:PORT`. `allowed_uids`: peers besides root.
     """
 
     directory: Path
@@ -27,7 +27,11 @@ class AuditSettings:
     anchor_records: int = 1000
     anchor_seconds: float = 60.0
     rotate_bytes: int = 64 << 20
-    keep_files: int = 30
+    max_bytes: int = 8 << 30
+    keep_days: float = 30.0
+    when_full: str = "refuse"
+    journal_copies: bool = False
+    syslog: str | None = None
     allowed_uids: tuple[int, ...] = ()
 
     def to_json(self) -> str:

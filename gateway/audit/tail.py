@@ -12,14 +12,15 @@ _WINDOW = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """`head`: the last record made with our key, ending at byte `head_end`. `lines_end`: the byte after the
-    last newline; from there to `size` stands a fragment. Whole lines between `head_end` and `lines_end` are
-    not ours."""
+    """`head`: the last record made with our key, written at `ts` and ending at byte `head_end`. `lines_end`: the
+    byte after the last newline; from there to `size` stands a fragment. Whole lines between `head_end` and
+    `lines_end` are not ours."""
 
     head: Head | None
     head_end: int
     lines_end: int
     size: int
+    ts: str = ""
 
 
 def read_tail(fd: int, chain: Chain) -> Tail:
@@ -34,7 +35,7 @@ def read_tail(fd: int, chain: Chain) -> Tail:
         for index in range(len(lines) - 1, -1, -1):
             sealed = chain.open(lines[index])
             if sealed:
-                return Tail(sealed.head, end, lines_end, size)
+                return Tail(sealed.head, end, lines_end, size, str(sealed.record["ts"]))
             end -= len(lines[index]) + 1
         if start == 0:
             return Tail(None, 0, lines_end, size)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
 
 from gateway.audit.anchor import Anchor, read_anchors
 from gateway.audit.chain import GENESIS, Chain, Head, Sealed
+from gateway.audit.files import LOG_NAME, Line, open_files, read_lines
 from gateway.audit.keys import AuditKeys, load_keys
-from gateway.audit.log import CLOSED_NAME, LOG_NAME, list_log_files
 from gateway.audit.record import Event
 
 
@@ -53,16 +50,6 @@ class Verdict:
     last: int
     anchors: int
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the log: the record it holds if it is genuine."""
-
-    file: str
-    number: int
-    sealed: Sealed | None
-    whole: bool
 
 
 @dataclass(slots=True)
@@ -123,64 +110,6 @@ def find_hash(directory: Path, keys: AuditKeys, value: bytes | str) -> Iterator[
         for line in read_lines(files, chain):
             if line.sealed and _holds(line.sealed.record.get("data"), wanted):
                 yield line
-
-
-@contextlib.contextmanager
-def open_files(directory: Path, chain: Chain) -> Iterator[list[BinaryIO]]:
-    """The log's files from the oldest to the one being written, by what they hold, not by their names.
-
-    All are opened before any is read, so that a writer at work may rotate and prune meanwhile.
-    """
-    while True:
-        paths = list_log_files(directory)
-        with contextlib.ExitStack() as stack:
-            try:
-                files = [stack.enter_context(path.open("rb")) for path in paths]
-            except FileNotFoundError:
-                continue
-            if list_log_files(directory) != paths:
-                continue
-            yield sorted(files, key=lambda file: _position(file, chain))
-            return
-
-
-def read_lines(files: Iterable[BinaryIO], chain: Chain) -> Iterator[Line]:
-    """Every line of `files`. What is not genuine has no `sealed`; what lacks its newline is not `whole`."""
-    for file in files:
-        file.seek(0)
-        number = 0
-        while raw := _read_line(file):
-            number += 1
-            whole = raw.endswith(b"\n")
-            yield Line(Path(file.name).name, number, chain.open(raw[:-1]) if whole else None, whole)
-
-
-def _read_line(file: BinaryIO) -> bytes:
-    """One line; at the end of the file one that is just being written gets a moment to be finished."""
-    raw = file.readline()
-    for _ in range(3):
-        if not raw or raw.endswith(b"\n"):
-            break
-        time.sleep(0.02)
-        raw += file.readline()
-    return raw
-
-
-def _position(file: BinaryIO, chain: Chain) -> float:
-    """Where a file belongs: by its first two records that follow each other, so that no single moved record
-    moves its file; else by its name; else by the only record it has."""
-    before: Sealed | None = None
-    single = float("inf")
-    for line in read_lines([file], chain):
-        if before and line.sealed and line.sealed.prev == before.head.mac:
-            return before.head.seq
-        before = line.sealed
-        single = min(single, before.head.seq) if before else single
-    name = Path(file.name).name
-    closed = CLOSED_NAME.fullmatch(name)
-    if closed:
-        return float(closed[1])
-    return float("inf") if name == LOG_NAME else single
 
 
 def _step(walk: _Walk, line: Line) -> None:

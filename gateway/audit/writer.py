@@ -23,8 +23,11 @@ from gateway.audit.keys import load_keys
 from gateway.audit.listener import listen
 from gateway.audit.log import AuditLog, lock_directory
 from gateway.audit.protocol import MAX_FRAME, Code, FrameBuffer, FrameError, Receipt, encode_frame
+from gateway.audit.reading import ReaderProcess
 from gateway.audit.record import check_fields
+from gateway.audit.retention import Limits, WhenFull
 from gateway.audit.settings import AuditSettings
+from gateway.audit.sinks import make_sinks
 from gateway.notify import notify
 
 MAX_PEERS = 128
@@ -42,13 +45,14 @@ def run_writer(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasy
     keys = load_keys(settings.key_file)
     lock = lock_directory(settings.directory)
     wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    log = AuditLog(
-        settings.directory,
-        keys,
+    sinks = make_sinks(settings.journal_socket if settings.journal_copies else None, settings.syslog)
+    limits = Limits(
         rotate_bytes=settings.rotate_bytes,
-        keep_files=settings.keep_files,
-        sync=sync,
+        max_bytes=settings.max_bytes,
+        keep_days=settings.keep_days,
+        when_full=WhenFull(settings.when_full),
     )
+    log = AuditLog(settings.directory, keys, limits=limits, publish=sinks.offer, sync=sync)
     committer = Committer(
         log,
         Anchors(
@@ -57,9 +61,11 @@ def run_writer(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasy
             every_records=settings.anchor_records,
             every_seconds=settings.anchor_seconds,
         ),
+        sinks,
         wake=lambda: os.eventfd_write(wake, 1),
     )
-    server = _Server(listen(settings.socket), committer, wake, {0, *settings.allowed_uids})
+    listener, reader = listen(settings.socket), ReaderProcess(settings)
+    server = _Server(listener, committer, reader, wake, {0, *settings.allowed_uids})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     thread = threading.Thread(target=committer.run, name="committer", daemon=True)
@@ -70,6 +76,7 @@ def run_writer(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasy
     committer.stop()
     thread.join()
     server.close()
+    reader.close()
     os.close(lock)
 
 
@@ -87,9 +94,17 @@ class _Peer:
 
 
 class _Server:
-    def __init__(self, listener: socket.socket, committer: Committer, wake: int, allowed_uids: set[int]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        committer: Committer,
+        reader: ReaderProcess,
+        wake: int,
+        allowed_uids: set[int],
+    ) -> None:
         self._listener = listener
         self._committer = committer
+        self._reader = reader
         self._wake = wake
         self._allowed_uids = allowed_uids
         self._peers: set[_Peer] = set()
@@ -160,6 +175,8 @@ class _Server:
 
     def _take(self, peer: _Peer, message: dict[str, Any]) -> None:
         """Act on one message. Raises FrameError when it is none of ours."""
+        if peer.closed:
+            return
         if not isinstance(message.get("id"), int):
             raise FrameError("no id")
         if "record" in message:
@@ -170,8 +187,18 @@ class _Server:
             head = self._committer.head()
             found = {"seq": head.seq, "mac": head.mac} if head else None
             self._send(peer, {"id": message["id"], "head": found})
+        elif message.get("op") == "search":
+            self._hand_over(peer, message)
         else:
             raise FrameError("unknown message")
+
+    def _hand_over(self, peer: _Peer, message: dict[str, Any]) -> None:
+        """The reader answers, on this connection, which is its own from now on."""
+        if not peer.unsent and self._reader.hand_over(peer.sock, message):
+            self._drop(peer)
+            return
+        error = {"code": Code.UNAVAILABLE, "detail": "the audit reader takes no more searches now"}
+        self._send(peer, {"id": message["id"], "error": error})
 
     def _take_record(self, peer: _Peer, message: dict[str, Any]) -> None:
         now, sent = time.monotonic(), message.get("sent")

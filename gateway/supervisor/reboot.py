@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gateway.audit.chain import Chain
+from gateway.audit.files import open_files
 from gateway.audit.keys import AuditKeys
 from gateway.audit.record import Event
-from gateway.audit.verify import open_files
 from gateway.exec import trail
 from gateway.exec.ending import Ending
 from gateway.exec.order import Order

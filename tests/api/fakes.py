@@ -13,6 +13,7 @@ from werkzeug.test import TestResponse
 
 from gateway import ulid
 from gateway.audit.protocol import Receipt
+from gateway.audit.search import Page, Query
 from gateway.auth.grants import Grant, parse_actions, parse_guests
 from gateway.auth.tokens import TokenStore
 from gateway.errors import AuditUnavailable, ExecEnded, ExecNotFound, GuestNotFound, IdempotencyConflict
@@ -217,6 +218,8 @@ class FakeAudit:
 
     records: list[Mapping[str, Any]] = field(default_factory=list)
     down: bool = False
+    queries: list[Query] = field(default_factory=list)
+    page: Page = field(default_factory=Page)
 
     def commit(self, record: Mapping[str, Any], timeout: float = 2.0) -> Receipt:
         if self.down:
@@ -224,6 +227,12 @@ class FakeAudit:
         json.dumps(record)
         self.records.append(record)
         return Receipt(str(record["audit_id"]), len(self.records), "0" * 64)
+
+    def search(self, query: Query, timeout: float = 0) -> Page:
+        if self.down:
+            raise AuditUnavailable("down")
+        self.queries.append(query)
+        return self.page
 
     def ping(self, timeout: float = 1.0) -> dict[str, Any]:
         if self.down:

@@ -14,10 +14,11 @@ from typing import Any
 
 import gateway
 from gateway.audit.chain import Chain, Sealed
+from gateway.audit.files import open_files, read_lines
 from gateway.audit.keys import AuditKeys, create_key, load_keys
 from gateway.audit.record import Event, Fields, build_record
+from gateway.audit.retention import Limits, WhenFull
 from gateway.audit.settings import AuditSettings
-from gateway.audit.verify import open_files, read_lines
 
 REPOSITORY = Path(gateway.__file__).parents[1]
 
@@ -33,6 +34,16 @@ def make_settings(root: Path, directory: Path | None = None, **changed: Any) -> 
     )
     create_key(settings.key_file)
     return settings
+
+
+def limits(
+    rotate_bytes: int = 1 << 20,
+    max_bytes: int = 1 << 30,
+    keep_days: float = 0.0,
+    when_full: WhenFull = WhenFull.REFUSE,
+) -> Limits:
+    """Bounds of a log in a test."""
+    return Limits(rotate_bytes, max_bytes, keep_days, when_full)
 
 
 def intent(number: int = 0, **data: Any) -> Fields:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.audit.log import LOG_NAME, AuditLog
+from gateway.audit import clock, retention
+from gateway.audit.files import LOG_NAME
+from gateway.audit.log import AuditLog
+from gateway.audit.retention import WhenFull
 from gateway.audit.settings import AuditSettings
 from gateway.audit.verify import Wrong, verify
 from gateway.errors import AuditUnavailable
 
-from .live import events, intent, keys_of, read_log
+from .live import events, intent, keys_of, limits, read_log
 
 
-def open_log(settings: AuditSettings, **changed: Any) -> AuditLog:
-    limits: dict[str, Any] = {"rotate_bytes": 1 << 20, "keep_files": 30, **changed}
-    return AuditLog(settings.directory, keys_of(settings), **limits)
+def open_log(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasync, **changed: Any) -> AuditLog:
+    return AuditLog(settings.directory, keys_of(settings), limits=limits(**changed), sync=sync)
 
 
 def is_good(settings: AuditSettings) -> bool:
@@ -54,11 +59,12 @@ def test_the_chain_goes_on_after_a_restart(settings: AuditSettings) -> None:
 
 def test_rotation_keeps_one_chain_and_prunes_with_a_record(settings: AuditSettings) -> None:
     """Files close at their size, the oldest go, a record says which, and the rest still verifies."""
-    log = open_log(settings, rotate_bytes=4000, keep_files=3)
+    log = open_log(settings, rotate_bytes=4000, max_bytes=16000)
     for number in range(60):
         log.append([intent(number)])
     names = sorted(path.name for path in settings.directory.iterdir())
-    assert len(names) == 4 and names[0] == LOG_NAME
+    assert 3 <= len(names) <= 5 and names[0] == LOG_NAME
+    assert sum(path.stat().st_size for path in settings.directory.iterdir()) < 17_000
     assert {"audit:rotated", "audit:pruned"} <= set(events(settings))
     verdict = verify(settings.directory, keys_of(settings))
     assert verdict.fault is None and verdict.first > 1
@@ -146,6 +152,138 @@ def test_a_log_of_another_key_is_not_written_to(settings: AuditSettings) -> None
     with pytest.raises(AuditUnavailable, match="this key"):
         open_log(settings).append([intent(2)])
     assert path_of(settings).read_bytes() == before
+
+
+def fill(log: AuditLog) -> int:
+    """Records until the log calls itself full; how many."""
+    for number in range(1, 200):
+        log.append([intent(number)])
+        if log.full:
+            return number
+    raise AssertionError("it never was full")
+
+
+def test_young_records_are_not_pushed_out(settings: AuditSettings) -> None:
+    """At its size the log keeps what is younger than `keep_days`: it says that it is full, and deletes nothing."""
+    log = open_log(settings, rotate_bytes=4000, max_bytes=16_000, keep_days=30)
+    taken = fill(log)
+    assert "keep_days" in log.full
+    log.append([])
+    kept = read_log(settings)
+    assert [sealed.record["exec_id"] for sealed in kept if "exec_id" in sealed.record] == [
+        f"ex_{number}" for number in range(1, taken + 1)
+    ]
+    assert [sealed.record["event"] for sealed in kept].count("audit:full") == 1
+    assert "audit:pruned" not in events(settings)
+    log.append([intent(900)])  # an outcome still finds room
+    assert is_good(settings)
+
+
+def test_a_full_log_goes_on_when_room_was_made(settings: AuditSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moving closed files away, or the passing of days, is noticed without a restart."""
+    monkeypatch.setattr(retention, "_LOOK_AGAIN", 0.0)
+    log = open_log(settings, rotate_bytes=4000, max_bytes=16_000, keep_days=30)
+    fill(log)
+    for path in settings.directory.glob("audit.log.0*"):
+        path.unlink()
+    log.append([])
+    assert not log.full
+
+
+def test_pruning_young_records_is_a_choice(settings: AuditSettings) -> None:
+    """`when_full: prune` deletes the oldest early, and every deletion is on record."""
+    log = open_log(settings, rotate_bytes=4000, max_bytes=16_000, keep_days=30, when_full=WhenFull.PRUNE)
+    for number in range(60):
+        log.append([intent(number)])
+    assert not log.full and "audit:pruned" in events(settings) and is_good(settings)
+
+
+def test_a_clock_set_back_keeps_records(settings: AuditSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that seem to come from the future are not old: the log fills up rather than deletes them."""
+    log = open_log(settings, rotate_bytes=4000, max_bytes=16_000, keep_days=1)
+    monkeypatch.setattr(clock, "now", lambda: "2099-01-01T00:00:00.000000Z")
+    fill(log)
+    assert "audit:pruned" not in events(settings)
+
+
+def test_jumps_of_the_clock_are_recorded(settings: AuditSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forth and back while it runs, and a start behind the last record: each leaves a note; order stays by seq."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    hour = 3600 * 1_000_000_000
+    for shift in (hour, -hour):
+        real = clock._offset
+        monkeypatch.setattr(clock, "_offset", lambda real=real, shift=shift: real() + shift / 1e9)
+        log.append([intent(2)])
+    monkeypatch.undo()
+    log.append([intent(3)])
+    monkeypatch.setattr(clock, "now", lambda: "2099-01-01T00:00:00.000000Z")
+    log.append([intent(4)])
+    log.close()
+    monkeypatch.undo()
+    log = open_log(settings)
+    log.append([intent(5)])
+    notes = [sealed.record["data"] for sealed in read_log(settings) if sealed.record["event"] == "audit:clock"]
+    assert [round(data["seconds"]) if data["seconds"] else None for data in notes] == [3600, -3600, None]
+    assert notes[-1]["before"] == "2099-01-01T00:00:00.000000Z"
+    opened = [sealed.record["data"] for sealed in read_log(settings) if sealed.record["event"] == "audit:opened"]
+    assert [data["latest"] for data in opened] == [None, "2099-01-01T00:00:00.000000Z"]
+    assert is_good(settings)
+
+
+def test_copytruncate_is_noticed(settings: AuditSettings) -> None:
+    """logrotate's copy, packed by gzip, is part of the log; the truncated file goes on and says so."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    with path_of(settings).open("rb") as source, gzip.open(settings.directory / "audit.log.1.gz", "wb") as copy:
+        shutil.copyfileobj(source, copy)
+    os.truncate(path_of(settings), 0)
+    with pytest.raises(AuditUnavailable, match="truncated"):
+        log.append([intent(2)])
+    log.append([intent(3)])
+    assert [sealed.record.get("exec_id") for sealed in read_log(settings)] == [None, "ex_1", None, "ex_3"]
+    assert is_good(settings)
+
+
+def test_what_was_lost_to_copytruncate_is_named(settings: AuditSettings) -> None:
+    """Records that came between the copy and the truncation are missing, and verify says which."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    shutil.copy(path_of(settings), settings.directory / "audit.log-20260101")
+    log.append([intent(2)])
+    os.truncate(path_of(settings), 0)
+    with pytest.raises(AuditUnavailable):
+        log.append([intent(3)])
+    log.append([intent(4)])
+    fault = verify(settings.directory, keys_of(settings)).fault
+    assert fault and (fault.wrong, fault.seq) == (Wrong.REMOVED, 3)
+
+
+@pytest.mark.parametrize("rewritten", [b"", None])
+def test_a_file_truncated_while_a_batch_is_written_fails_it(settings: AuditSettings, rewritten: bytes | None) -> None:
+    """Between the look before and the end of the write: the batch is refused, and nothing of it is left."""
+    batch = b""
+
+    def truncate(fd: int) -> None:
+        nonlocal batch
+        if not armed:
+            return
+        size = os.fstat(fd).st_size
+        batch = os.pread(fd, size, before)
+        os.ftruncate(fd, 0)
+        os.write(fd, batch if rewritten is None else rewritten)
+        armed.clear()
+
+    armed: list[bool] = []
+    log = open_log(settings, sync=truncate)
+    log.append([intent(1)])
+    before = path_of(settings).stat().st_size
+    armed.append(True)
+    with pytest.raises(AuditUnavailable, match="truncated"):
+        log.append([intent(2)])
+    assert batch and path_of(settings).stat().st_size == 0
+    log.append([intent(3)])
+    assert [sealed.record.get("exec_id") for sealed in read_log(settings)] == [None, "ex_3"]
 
 
 class FailingDisk:

@@ -10,11 +10,12 @@ import pytest
 
 from gateway.audit.anchor import Anchor, read_anchors, write_anchor
 from gateway.audit.chain import Head
-from gateway.audit.log import LOG_NAME, AuditLog
+from gateway.audit.files import LOG_NAME
+from gateway.audit.log import AuditLog
 from gateway.audit.settings import AuditSettings
 from gateway.audit.verify import Wrong, find_hash, verify, verify_command
 
-from .live import intent, keys_of, make_settings
+from .live import intent, keys_of, limits, make_settings
 
 Place = tuple[str, int]
 
@@ -23,7 +24,7 @@ Place = tuple[str, int]
 def log(tmp_path_factory: pytest.TempPathFactory) -> AuditSettings:
     """A log of about 60 records in several files."""
     settings = make_settings(tmp_path_factory.mktemp("log"))
-    log = AuditLog(settings.directory, keys_of(settings), rotate_bytes=3000, keep_files=30, sync=lambda _: None)
+    log = AuditLog(settings.directory, keys_of(settings), limits=limits(rotate_bytes=3000), sync=lambda _: None)
     for number in range(40):
         log.append([intent(number)])
     log.close()
@@ -164,7 +165,7 @@ def test_a_dropped_tail_needs_the_anchors(log: AuditSettings, tmp_path: Path) ->
 def test_a_log_rewritten_with_the_key_is_betrayed_by_its_anchors(log: AuditSettings, tmp_path: Path) -> None:
     """Who has the key can make a perfect chain, but not the one the journal saw."""
     keys = keys_of(log)
-    forged = AuditLog(tmp_path / "log", keys, rotate_bytes=1 << 20, keep_files=3)
+    forged = AuditLog(tmp_path / "log", keys, limits=limits(rotate_bytes=1 << 20))
     heads = forged.append([intent(number) for number in range(60)])
     anchor = Anchor(Head(heads[9].seq, "0" * 64), LOG_NAME, "now")
     fault = verify(tmp_path / "log", keys, [anchor]).fault
@@ -189,7 +190,7 @@ def test_only_our_own_anchors_count(log: AuditSettings) -> None:
 def test_a_hashed_value_can_be_looked_up(settings: AuditSettings) -> None:
     """`audit hash` finds the records in which a secret stood, at any depth, without storing it."""
     keys = keys_of(settings)
-    log = AuditLog(settings.directory, keys, rotate_bytes=1 << 20, keep_files=3)
+    log = AuditLog(settings.directory, keys, limits=limits(rotate_bytes=1 << 20))
     log.append([intent(1), intent(2, env={"TOKEN": keys.redactor.hash("s3cret")})])
     found = list(find_hash(settings.directory, keys, "s3cret"))
     assert [(line.file, line.number) for line in found] == [(LOG_NAME, 3)]

@@ -26,6 +26,7 @@ from gateway.exec.view import Reason, StreamCount
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.reboot import find_lost, note_boot, rebooted
 from gateway.supervisor.spool import Spool
+from tests.audit.live import limits
 
 KEYS = AuditKeys(b"k" * 32)
 SPEC = ExecSpec.model_validate({"command": ["touch", "/ran"], "labels": {"job": "deploy"}})
@@ -87,7 +88,7 @@ def outcome(order: Order, ending: Ending | None) -> dict[str, Any]:
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[AuditLog]:
     """An audit log, rotated often."""
-    opened = AuditLog(tmp_path / "audit", KEYS, rotate_bytes=4096, keep_files=50)
+    opened = AuditLog(tmp_path / "audit", KEYS, limits=limits(rotate_bytes=4096))
     yield opened
     opened.close()
 

@@ -1,0 +1,35 @@
+"""GET /audit: the audit log, as far as the caller may read it."""
+
+from __future__ import annotations
+
+from gateway.api.call import Call, Reply
+from gateway.api.models.audit import AuditQuery, Order
+from gateway.api.services import Services
+from gateway.audit.search import Query
+from gateway.auth.actions import Action
+from gateway.auth.grants import ALL_GUESTS
+
+
+def list_records(services: Services, call: Call) -> Reply:
+    """A page of records. One who may not read about every guest sees only records about guests that he may."""
+    asked: AuditQuery = call.query
+    since, until = asked.moments()
+    reach = call.actor.reach.get(Action.AUDIT_READ, ())
+    page = services.audit.search(
+        Query(
+            events=tuple(map(str, asked.event)),
+            token_id=asked.token,
+            vmid=asked.vmid,
+            exec_id=asked.exec_id,
+            request_id=asked.request_id,
+            audit_id=asked.audit_id,
+            outcome=asked.outcome,
+            since=since,
+            until=until,
+            guests=None if reach == ALL_GUESTS else reach,
+            newest_first=asked.order is Order.NEWEST,
+            after=asked.after,
+            limit=asked.limit,
+        )
+    )
+    return Reply({"records": page.records, "next": page.next})

@@ -1,0 +1,57 @@
+"""Query and reply of the audit log; its records are in `audit_records`."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from enum import StrEnum
+from typing import Annotated, TypedDict
+
+from pydantic import AwareDatetime, Field
+
+from gateway.api.models.audit_records import AuditEntry
+from gateway.api.models.execs import EXEC_ID, PAGE_MAX, Query
+from gateway.audit.record import Event
+
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Order(StrEnum):
+    """Which end a listing begins at."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+
+class AuditQuery(Query):
+    """Every filter that is given must fit."""
+
+    event: list[Event] = Field(default=[], max_length=32, description="Repeatable: records of any of these events.")
+    token: Id | None = Field(default=None, description="The id of the token that acted, or that was acted on.")
+    vmid: Annotated[int, Field(ge=100, le=999_999_999)] | None = Field(default=None, description="About this guest.")
+    exec_id: str | None = Field(default=None, pattern=EXEC_ID, description="About this exec.")
+    request_id: Id | None = Field(default=None, description="Of this request.")
+    audit_id: Id | None = Field(default=None, description="Of this operation: its intent, outcome or abort.")
+    outcome: Id | None = Field(
+        default=None, description="`exited`, `timeout`, ...: the reason of an end, of a denial or of an abort."
+    )
+    since: AwareDatetime | None = Field(default=None, description="Written at this time or later (RFC 3339).")
+    until: AwareDatetime | None = Field(default=None, description="Written before this time.")
+    order: Order = Field(default=Order.NEWEST, description="`oldest` and `after` follow the log as it grows.")
+    limit: int = Field(default=100, ge=1, le=PAGE_MAX, description="How many at most.")
+    after: Annotated[int, Field(ge=0, lt=1 << 53)] | None = Field(
+        default=None, description="`next` of the page before, or any `seq`: begin behind it."
+    )
+
+    def moments(self) -> tuple[str | None, str | None]:
+        """`since` and `until` as records carry moments."""
+        return tuple(  # type: ignore[return-value]
+            moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if moment else None
+            for moment in (self.since, self.until)
+        )
+
+
+class AuditPage(TypedDict):
+    """One page, which may be short or empty. `next` asks for the page behind it; null: nothing is left to look at."""
+
+    records: list[AuditEntry]
+    next: int | None

@@ -1,0 +1,82 @@
+"""The audit reader process: answers searches, so that the writer, which has the log to itself, never waits for one.
+
+The writer hands it connections of checked peers, each with its question. It has the key, opens the log for reading
+only, and lives as long as the writer. Run by `reading.ReaderProcess`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import traceback
+from typing import Any
+
+from gateway.audit.keys import AuditKeys, load_keys
+from gateway.audit.protocol import MAX_FRAME, Code, encode_frame
+from gateway.audit.search import Query, search
+from gateway.audit.settings import AuditSettings
+
+AT_ONCE = 4
+_SEND_SECONDS = 5.0
+
+
+def main() -> int:
+    settings = AuditSettings.from_json(sys.argv[1])
+    with socket.socket(fileno=int(sys.argv[2])) as writer:
+        os.set_inheritable(writer.fileno(), False)
+        serve(writer, settings, load_keys(settings.key_file))
+    return 0
+
+
+def serve(writer: socket.socket, settings: AuditSettings, keys: AuditKeys) -> None:
+    """Answer until the writer is gone. One search is a thread; more than `AT_ONCE` are refused."""
+    places = threading.BoundedSemaphore(AT_ONCE)
+
+    def answer(peer: socket.socket, message: dict[str, Any]) -> None:
+        with peer, contextlib.suppress(OSError):
+            try:
+                _answer(peer, message, settings, keys)
+            finally:
+                places.release()
+
+    while True:
+        data, fds, _, _ = socket.recv_fds(writer, MAX_FRAME, 1)
+        if not data or not fds:
+            os._exit(0)  # without waiting for searches: nobody is left to answer to
+        peer = socket.socket(fileno=fds[0])
+        peer.settimeout(_SEND_SECONDS)
+        message = json.loads(data)
+        if places.acquire(blocking=False):
+            threading.Thread(target=answer, args=(peer, message), daemon=True).start()
+        else:
+            with peer, contextlib.suppress(OSError):
+                peer.sendall(_refusal(message, Code.UNAVAILABLE, "too many searches at once; try again"))
+
+
+def _answer(peer: socket.socket, message: dict[str, Any], settings: AuditSettings, keys: AuditKeys) -> None:
+    """A frame for each record, then one that says where the page ends."""
+    try:
+        page = search(settings.directory, keys, Query.from_wire(message.get("query")))
+    except (ValueError, TypeError) as exc:
+        peer.sendall(_refusal(message, Code.INVALID_RECORD, f"not a query: {exc}"))
+    except OSError as exc:
+        peer.sendall(_refusal(message, Code.UNAVAILABLE, f"cannot read the audit log: {exc.strerror}"))
+    except Exception:
+        traceback.print_exc()
+        peer.sendall(_refusal(message, Code.UNAVAILABLE, "the audit reader has a defect; its log tells which"))
+    else:
+        for record in page.records:
+            peer.sendall(encode_frame({"id": message["id"], "found": record}))
+        peer.sendall(encode_frame({"id": message["id"], "page": {"next": page.next}}))
+
+
+def _refusal(message: dict[str, Any], code: Code, detail: str) -> bytes:
+    return encode_frame({"id": message["id"], "error": {"code": code, "detail": detail}})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""GET /audit: what is asked of the log, for whom, and how a refusal reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.audit.search import Page, Query
+
+from .fakes import Api, assert_problem
+
+EXEC_ID = "ex_" + "0" * 26
+
+
+def test_a_page(api: Api) -> None:
+    """Records and the cursor go out as they come; every filter reaches the search."""
+    api.audit.page = Page([{"seq": 7, "event": "exec:intent"}], next=7)
+    query = (
+        f"event=exec:intent&event=exec:outcome&token=tk_1&vmid=101&exec_id={EXEC_ID}&request_id=req_1&audit_id=au_1"
+        "&outcome=timeout&since=2026-11-21T15:00:00%2B01:00&until=2026-11-21T16:00:00.5Z&order=oldest&limit=5&after=9"
+    )
+    response = api.request("GET", f"/audit?{query}", api.token("audit:read", "all"))
+    assert response.json == {"records": [{"seq": 7, "event": "exec:intent"}], "next": 7}
+    assert api.audit.queries == [
+        Query(
+            events=("exec:intent", "exec:outcome"),
+            token_id="tk_1",
+            vmid=101,
+            exec_id=EXEC_ID,
+            request_id="req_1",
+            audit_id="au_1",
+            outcome="timeout",
+            since="2026-11-21T14:00:00.000000Z",
+            until="2026-11-21T16:00:00.500000Z",
+            newest_first=False,
+            limit=5,
+            after=9,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("guests", "seen"),
+    [("all", None), ("101-105,110", ((101, 105), (110, 110))), ("150", ((150, 150),))],
+)
+def test_a_reader_sees_its_guests(api: Api, guests: str, seen: object) -> None:
+    """Who may not read about all guests is searched for with those it may; a protected one can be read about."""
+    assert api.request("GET", "/audit", api.token("audit:read", guests)).status_code == 200
+    assert api.audit.queries[0].guests == seen
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "event=no:such",
+        "vmid=7",
+        "vmid=x",
+        "since=yesterday",
+        "since=2026-11-21T15:00:00",
+        "limit=0",
+        "limit=1001",
+        "after=-1",
+        "order=up",
+        "exec_id=../x",
+        "token=",
+        "more=1",
+        "vmid=101&vmid=102",
+    ],
+)
+def test_what_cannot_be_asked(api: Api, query: str) -> None:
+    """Unknown and wrong parameters are named, and nothing is searched."""
+    assert_problem(api.request("GET", f"/audit?{query}", api.token("audit:read")), 422, "invalid_request")
+    assert api.audit.queries == []
+
+
+def test_without_the_log(api: Api) -> None:
+    """A log that cannot be read is 503, and may be asked again."""
+    api.audit.down = True
+    problem = assert_problem(api.request("GET", "/audit", api.token("audit:read")), 503, "audit_unavailable")
+    assert problem["retryable"]
