@@ -195,7 +195,7 @@ ROUTES: tuple[Route, ...] = (
         statuses=(101,),
         asks=("Sec-WebSocket-Protocol", "Origin"),
         tells=("Sec-WebSocket-Protocol",),
-        errors=_TO_UPGRADE,
+        errors=(CommandNotGranted, *_TO_UPGRADE),
         handler=terminals.attach_exec,
     ),
     Route(

@@ -41,7 +41,9 @@ class Supervisor(Protocol):
 
     def feed(self, exec_id: str, origin: Origin) -> Feed: ...
 
-    def get(self, exec_id: str, origin: Origin, wait: float = 0, watch: Watch | None = None) -> ExecView: ...
+    def get(
+        self, exec_id: str, origin: Origin, wait: float = 0, watch: Watch | None = None, *, to_feed: bool = False
+    ) -> ExecView: ...
 
     def list(
         self,

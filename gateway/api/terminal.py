@@ -45,12 +45,14 @@ A refusal has 4000 plus the HTTP status that the same problem has elsewhere.
     1000  the exec has ended: `end` was sent     1002, 1007  not WebSocket          1009  a message is over its limit
     1001  the gateway's web service restarts: attach again with `from`, the exec goes on
     4400  no JSON, no such message or channel    4404  no such exec or guest        4408  no `start` in time, or idle
+    4403  the command is not granted
     4409  writer_taken; exec_ended or stdin_closed on attach with write; guest_not_running, guest_frozen
     4416  `from` is past the end of the output   4422  `start` has wrong fields     4429  too many execs or starts
     4503  the supervisor or the audit log is away     1011  a fault of the gateway: attach again with `from`
 
 Before the upgrade a refusal is an HTTP problem: 401, 404, 426 for what asks for no WebSocket of version 13, 400
-without the subprotocol, 403 for an Origin that is neither the request's own nor in `web.allowed_origins`. A browser
+without the subprotocol, 403 for an Origin that is neither the request's own nor in `web.allowed_origins`, and for
+`write` by a token that has been limited to other commands since. A browser
 authenticates by a one-use ticket (POST /tickets): a second subprotocol `pvex.ticket.<ticket>`, or `?ticket=`.
 
 Why not simple-websocket: it blocks a thread for each connection and another for reading, and both use one SSL object;

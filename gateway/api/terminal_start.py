@@ -51,8 +51,8 @@ class Session:
 
 
 def join(services: Services, exec_id: str, origin: Origin, *, write: bool, cursor: int, window: int | None) -> Session:
-    """A session of an exec that exists. Blocks. Raises ExecNotFound, SupervisorUnavailable."""
-    view = services.supervisor.get(exec_id, origin)
+    """A session of an exec that exists. Blocks. Raises ExecNotFound, CommandNotGranted, SupervisorUnavailable."""
+    view = services.supervisor.get(exec_id, origin, to_feed=write)
     with ExitStack() as opened:
         feeds = [opened.enter_context(contextlib.closing(services.supervisor.feed(exec_id, origin)))]
         for _ in range(2 if write else 0):

@@ -26,6 +26,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # pydantic is heavy, and not every process needs it
@@ -179,7 +180,7 @@ class Terms:
         if not isinstance(commands, list) or type(terminal) is not bool:
             raise ValueError("terms have a list of commands and a word on terminals")
         return cls(
-            commands=tuple(CommandPattern(_texts(words)) for words in commands),
+            commands=tuple(_known_pattern(_texts(words)) for words in commands),
             users=_texts(data["users"]),
             cwd=_texts(data["cwd"]),
             env=_texts(data["env"]),
@@ -231,6 +232,12 @@ def ranges_from_wire(data: object) -> Ranges:
     ):
         raise ValueError("ranges are pairs of whole numbers")
     return tuple((low, high) for low, high in data)
+
+
+@lru_cache(maxsize=4096)
+def _known_pattern(words: tuple[str, ...]) -> CommandPattern:
+    """Of the wire: the same few come with every request of a limited token."""
+    return CommandPattern(words)
 
 
 def _texts(data: object) -> tuple[str, ...]:

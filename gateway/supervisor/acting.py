@@ -6,6 +6,7 @@ import asyncio
 
 from gateway.errors import CommandNotGranted, ExecEnded, ExecQueued, StdinClosed, WriterTaken
 from gateway.exec.agent import require_possible
+from gateway.exec.order import Order
 from gateway.exec.origin import Origin
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.execs import Execs
@@ -84,8 +85,7 @@ class Acting:
 
     def _writable(self, writer: object, exec_id: str, origin: Origin) -> tuple[Running, Stdin]:
         order = self._execs.order(exec_id, origin)
-        if not origin.may_feed(order.vmid, order.terms):
-            raise CommandNotGranted.for_field("stdin", order.vmid)
+        require_feeding(order, origin)
         require_possible(order, "input")
         execution = self._running(exec_id)
         _require_writer(writer, execution)
@@ -105,3 +105,9 @@ class Acting:
 def _require_writer(writer: object, execution: Running) -> None:
     if execution.writer not in (None, writer):
         raise WriterTaken(f"another client writes to {execution.order.id}; wait for it to leave, or attach to read")
+
+
+def require_feeding(order: Order, origin: Origin) -> None:
+    """Raises CommandNotGranted unless this caller may give the exec input: see Origin.may_feed."""
+    if not origin.may_feed(order.vmid, order.terms):
+        raise CommandNotGranted.for_field("stdin", order.vmid)

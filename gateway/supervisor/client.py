@@ -122,12 +122,15 @@ class SupervisorClient:
         """Gives the terminal another size. Raises NotATerminal or ExecEnded."""
         return self._act({"op": "resize", "rows": rows, "cols": cols}, exec_id, origin)
 
-    def get(self, exec_id: str, origin: Origin, wait: float = 0, watch: Watch | None = None) -> ExecView:
+    def get(
+        self, exec_id: str, origin: Origin, wait: float = 0, watch: Watch | None = None, *, to_feed: bool = False
+    ) -> ExecView:
         """The exec as it stands, after at most `wait` seconds (60 at most) for its end.
 
         A watch ends the waiting: raises ClientGone when the client leaves; at once when our own process ends.
+        `to_feed`: raises CommandNotGranted unless the caller may give it input.
         """
-        header = {"op": "get", "origin": origin.to_wire(), "id": exec_id, "wait": float(wait)}
+        header = {"op": "get", "origin": origin.to_wire(), "id": exec_id, "wait": float(wait), "to_feed": to_feed}
         try:
             reply, _ = self._call(header, watch=watch if wait else None, timeout=wait + _ANSWER_SECONDS)
         except GatewayRestarting:

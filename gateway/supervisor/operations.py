@@ -14,7 +14,7 @@ from gateway.exec.order import GuestKind, Order
 from gateway.exec.origin import Origin
 from gateway.supervisor import readiness
 from gateway.supervisor.acceptance import Acceptance
-from gateway.supervisor.acting import Acting
+from gateway.supervisor.acting import Acting, require_feeding
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
 from gateway.supervisor.protocol import ProtocolError
@@ -159,6 +159,8 @@ class Operations:
     async def _get(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id, wait = _member(header, "id", str), _member(header, "wait", float)
         order = self._execs.order(exec_id, origin)
+        if header.get("to_feed"):
+            require_feeding(order, origin)
         if wait > 0:
             await self._execs.wait_end(exec_id, min(wait, _MAX_WAIT))
         return {"exec": self._execs.get(exec_id, origin), "guest": _guest_of(order, self._execs.same_run(order))}, ()

@@ -131,7 +131,9 @@ class FakeSupervisor:
         token_id, path = self.tickets.pop(ticket, ("", ""))
         return {"token_id": token_id} if path == method_and_path else None
 
-    def get(self, exec_id: str, origin: Origin, wait: float = 0, watch: Watch | None = None) -> ExecView:
+    def get(
+        self, exec_id: str, origin: Origin, wait: float = 0, watch: Watch | None = None, *, to_feed: bool = False
+    ) -> ExecView:
         self._fail()
         view, owner = self.execs.get(exec_id, (None, ""))
         if view is None or not origin.sees(owner, view["vmid"]):

@@ -10,6 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gateway.auth.grants import Grant
+from gateway.auth.tokens import TokenStore
+from gateway.config import load
 from tests.exec.api import Api
 from tests.pvesim.services import Services
 
@@ -41,6 +44,16 @@ class Gateway:
     def token(self, name: str, *, actions: str = "exec:run", guests: str = "100-999") -> str:
         """A new token."""
         return self.services.create_token(name=name, actions=actions, guests=guests)
+
+    def token_for(self, *grants: dict[str, Any]) -> str:
+        """A new token with grants in their JSON form (auth.grants.Grant)."""
+        store = self.tokens()
+        return store.issue(store.prepare("granted", [Grant.from_json(grant) for grant in grants], lifetime=None))
+
+    def tokens(self) -> TokenStore:
+        """The token store, as the gateway's configuration names it."""
+        config = load(self.services.config)
+        return TokenStore(config.tokens.directory, config.tokens.key_file)
 
     def api(self, token: str | None = None, *, host: str = "127.0.0.1") -> Api:
         """The API as `token`, or as one that may run commands in every guest and no more; reached at `host`."""

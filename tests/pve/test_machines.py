@@ -57,6 +57,17 @@ def test_hello(api: Api) -> None:
     assert api.get(f"/execs/{result['id']}/stdout").body == b"hello\n"
 
 
+def test_commands_grants_hold_in_machines(gateway: Gateway) -> None:
+    """A token that may run certain commands alone is refused all others before the agent hears of anything (C6)."""
+    grant = {"actions": ["exec:run"], "guests": str(VMID), "commands": [["/bin/echo", "*"]]}
+    limited = gateway.api(gateway.token_for(grant))
+    assert limited.run(VMID, ["/bin/echo", "x y"])["stdout"] == "x y\n"
+    for command in (["/bin/sh", "-c", "echo x"], "echo x", ["echo", "x"], ["/bin/echo", "x", "y"], ["/bin/echo", "-n"]):
+        assert limited.post(VMID, {"command": command}).code == "command_not_granted"
+    assert limited.post(VMID, {"command": ["/bin/echo", "x"], "env": {"A": "b"}}).json()["field"] == "env"
+    limited.close()
+
+
 def test_exit_codes_and_signals(api: Api) -> None:
     """An exit code is passed on, a signal becomes 128 and its number, as for a container."""
     assert api.run(VMID, "exit 7")["exit_code"] == 7
