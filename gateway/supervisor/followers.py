@@ -57,6 +57,13 @@ class Followers:
                 return place.offsets[stream]
         return None
 
+    def cursor(self) -> int | None:
+        """The same for both streams in their order; None when nobody follows that."""
+        for place in self._places.values():
+            if len(place.offsets) > 1:
+                return sum(place.offsets.values())
+        return None
+
     async def news(self, timeout: float) -> bool:
         """Waits for `wake`; False when that takes longer than `timeout` seconds."""
         future: asyncio.Future[None] = self._io.create_future()

@@ -57,6 +57,13 @@ class Interleaving:
         self._ends = array("Q", (out, self.exact_from)) + self._ends[count:]
         self._outs = array("Q", (out, out)) + self._outs[count:]
 
+    def room_before(self, cursor: int) -> int:
+        """How many runs can come before the order from `cursor` on is no longer known."""
+        oldest = MAX_RUNS // 2  # these are the next to be forgotten
+        if len(self._ends) >= oldest and cursor >= self._ends[oldest - 1]:
+            return MAX_RUNS
+        return MAX_RUNS - len(self._ends)
+
     def runs(self, cursor: int) -> Iterator[tuple[int, int, int, int]]:
         """(stream, offset in it, size, cursor behind) of the bytes from `cursor` on, a run or the rest of one each."""
         for index in range(bisect_right(self._ends, cursor), len(self._ends)):

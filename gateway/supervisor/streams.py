@@ -21,11 +21,13 @@ from gateway.supervisor.stdin import Stdin
 _ROOM = 512 << 10
 """Where followers hold a stream, it is read while this much can come: what a pipe may still hold when its command
 ends has to fit, too."""
+_RUNS = 1024
+"""The same for the order of both: so many turns of stdout and stderr."""
 
 
 class Streams:
-    """`over_limit`, if given, is called whenever an output has passed its limit. `block`: a full spool makes the
-    command wait for whoever follows it."""
+    """`over_limit`, if given, is called whenever an output has passed its limit. `block`: a full spool, or an order of
+    stdout and stderr that has more turns than are remembered, makes the command wait for whoever follows it."""
 
     def __init__(
         self,
@@ -177,7 +179,9 @@ class Streams:
         return feed
 
     def _is_full(self, name: str, capture: Capture) -> bool:
-        unread = self.followers.holds(name)
+        unread, cursor = self.followers.holds(name), self.followers.cursor()
+        if cursor is not None and self.order.room_before(cursor) < _RUNS:
+            return True
         return unread is not None and capture.room_before(unread) < _ROOM
 
     def _go_on(self) -> None:

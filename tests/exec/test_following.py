@@ -258,6 +258,20 @@ def test_client_that_leaves_in_the_middle_of_an_answer(client: SupervisorClient)
     assert client.get(exec_id, ORIGIN, wait=10)["reason"] == "client_gone"
 
 
+def test_client_that_came_by_its_key_ends_nothing(client: SupervisorClient) -> None:
+    """Who follows a detached exec because it sent the same again is not the one it was started for, and may leave."""
+    body, key = spec(["sleep", "60"]), f"key-{time.monotonic_ns()}"
+    began, first = client.start(101, body, ORIGIN, attended=False, key=key)
+    first.close()
+    again, feed = client.start(101, body, ORIGIN, attended=True, key=key)
+    assert (again.view["id"], again.replayed) == (began.view["id"], True)
+    feed.leave()
+    feed.close()
+    client.signal(began.view["id"], ORIGIN, 10, tree=False)
+    ended = client.get(began.view["id"], ORIGIN, wait=10)
+    assert (ended["reason"], ended["signal"]) == ("signaled", "SIGUSR1")
+
+
 def test_signal_to_the_command_or_its_tree(client: SupervisorClient) -> None:
     """A signal reaches the command alone, or everything that descends from it."""
     child = "trap 'echo child; exit' USR1; echo ready; while :; do sleep 0.05; done"

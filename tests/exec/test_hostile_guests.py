@@ -152,7 +152,7 @@ def reloading(gateway: Gateway, api: Api) -> Iterator[None]:
     begin_reload(gateway)
     yield
     until(lambda: image(gateway) != before, why="the new image runs")
-    assert api.get("/health/ready").status == 200
+    until(lambda: api.get("/health/ready").status == 200, why="it answers")
 
 
 # ---- processes

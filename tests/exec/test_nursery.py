@@ -73,6 +73,22 @@ def test_a_launch_that_comes_late_is_nobodys(own: Gateway, own_api: Api) -> None
     assert not (guests.get(101).rootfs / "late").exists()
 
 
+def test_a_signal_waits_for_the_command(own: Gateway, own_api: Api) -> None:
+    """Sent to an exec that is still on its way it reaches the command, not the launcher, and is not refused."""
+    (nursery,) = nurseries(own.services.pid("supervisor"))
+    os.kill(nursery, signal.SIGSTOP)
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(own_api.run, 101, ["sleep", "60"])
+        (view,) = until(lambda: own_api.get("/execs?state=running").json()["execs"], why="it is on its way")
+        sent = pool.submit(own_api.request, "POST", f"/execs/{view['id']}/signal", {"signal": "TERM"})
+        until(lambda: own.records(exec_id=view["id"], event="exec:signal"), why="it is recorded")
+        assert not sent.done()
+        os.kill(nursery, signal.SIGCONT)
+        assert sent.result(10).status in (200, 202)
+        result = held.result(10)
+    assert (result["reason"], result["signal"]) == ("signaled", "SIGTERM")
+
+
 def test_a_reload_has_one_of_its_own(own: Gateway, own_api: Api) -> None:
     """The new image has one nursery, the old one's has ended, and commands that ran go on."""
     supervisor = own.services.pid("supervisor")

@@ -14,7 +14,7 @@ def list_records(services: Services, call: Call) -> Reply:
     """A page of records. One who may not read about every guest sees only records about guests that he may."""
     asked: AuditQuery = call.query
     since, until = asked.moments()
-    reach = call.actor.reach.get(Action.AUDIT_READ, ())
+    reach = call.actor.reach(Action.AUDIT_READ)
     page = services.audit.search(
         Query(
             events=tuple(map(str, asked.event)),
