@@ -39,6 +39,7 @@ NEEDS = {
     "putStdin": "exec:run",
     "sendSignal": "exec:run",
     "resizeTerminal": "exec:run",
+    "listAudit": "audit:read",
     "makeTicket": None,
     "showSelf": None,
     "askSelf": None,
