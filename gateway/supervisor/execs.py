@@ -370,8 +370,9 @@ class Execs:
         if futures:
             await asyncio.wait(futures, timeout=timeout)
 
-    def sweep(self) -> None:
-        self._spool.sweep(time.time())
+    def sweep(self, at_most: int) -> bool:
+        """Forgets ended execs that need not be kept any more; whether there are more than `at_most`."""
+        return self._spool.sweep(time.time(), at_most=at_most)
 
 
 def claim_of(order: Order) -> Claim:

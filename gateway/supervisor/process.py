@@ -53,6 +53,8 @@ from gateway.supervisor.tools import choose_tool
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 30.0
+_SWEPT_AT_ONCE = 4
+_SWEEP_PAUSE = 0.005
 _LOOK_SECONDS = 1.0
 _STOP_SECONDS = 10.0
 _HANDOVER_SECONDS = 15.0
@@ -183,9 +185,9 @@ class Supervisor:
         return True
 
     def sweep(self) -> None:
-        """Forgets what is past its retention, again and again."""
-        self.execs.sweep()
-        self.loop.io.call_later(_SWEEP_SECONDS, self.sweep)
+        """Forgets what is past its retention, again and again; of many a few at a time, for others wait meanwhile."""
+        more = self.execs.sweep(_SWEPT_AT_ONCE)
+        self.loop.io.call_later(_SWEEP_PAUSE if more else _SWEEP_SECONDS, self.sweep)
 
     def look_after(self) -> None:
         """Looks at what runs, again and again: an end that could not be seen is noticed so."""

@@ -195,11 +195,18 @@ class Connection:
                 self._server.loop.add_writer(self.sock.fileno(), self._write)
             return
         except OSError:
+            self._hear_last_word()
             self.close()
             return
         if self._writing:
             self._writing = False
             self._server.loop.remove_writer(self.sock.fileno())
+
+    def _hear_last_word(self) -> None:
+        """The peer has closed before it took its answer: that its client left may stand unread behind that."""
+        with contextlib.suppress(OSError):
+            self._in += self.sock.recv(_READ)
+        self.client_left = self._in == CLIENT_LEFT
 
     def _sent(self, size: int) -> None:
         done = 0

@@ -148,13 +148,16 @@ class Spawn:
         if self.over:
             return
         if self._command_pid is None:
-            if self.error is None:
+            if self.error is None and not self._unwanted:
                 words, tool = self._attach_words(), self._launched.tool
                 log.warning("%s: %s ended with status %d: %r", self._name, tool.program.name, status, words)
                 self.error = tool.explain(words)
             self._fail()
         elif not self._loop.children.owns(self._command_pid):
-            self._forged("a claim to be a process that is not our child")
+            if self._unwanted:  # killed by us together with lxc-attach, which has reaped it
+                self._fail()
+            else:
+                self._forged("a claim to be a process that is not our child")
         else:
             self.over = True
             if self._told.may_go(self._command_pid) and not send_go(self._launched.status):

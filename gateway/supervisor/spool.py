@@ -283,11 +283,13 @@ class Spool:
         order = Interleaving.from_state(state) if state is not None else Interleaving()
         return Recording((streams[0], streams[1]), order)
 
-    def sweep(self, now: float, wanted: int = 0) -> None:
+    def sweep(self, now: float, wanted: int = 0, at_most: int | None = None) -> bool:
         """Forgets what is past retention, and the oldest while there is too much. `now`: seconds since 1970.
 
-        `wanted`: bytes for which there shall be room then.
+        `wanted`: bytes for which there shall be room then. Each can take the disk up to a millisecond: `at_most` so
+        many go now. Returns whether there are more.
         """
+        gone = 0
         room = self._config.total - wanted - sum(self._growing.values())
         for exec_id, entry in list(self._remembered.items()):
             over = len(self._remembered) > self._config.max_ended or self._bytes > room
@@ -295,11 +297,15 @@ class Spool:
                 break
             if exec_id in self._left:
                 continue
+            if gone == at_most:
+                return True
+            gone += 1
             del self._remembered[exec_id]
             self._bytes -= entry.bytes
             self._forget(exec_id)
             self.on_forgotten(exec_id)
         self._compact()
+        return False
 
     def _check_room(self) -> None:
         now = time.monotonic()

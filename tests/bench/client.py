@@ -37,6 +37,9 @@ class ExecClient:
         if not reply.startswith(b"HTTP/1.1 200 ") or _SUCCESS not in reply:
             raise RuntimeError(f"an exec failed: {reply.decode(errors='replace')}")
 
+    def close(self) -> None:
+        self._socket.close()
+
 
 def connect(address: tuple[str, int], ca: Path) -> ssl.SSLSocket:
     """A TLS connection that trusts `ca` alone. Raises OSError."""

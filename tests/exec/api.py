@@ -34,8 +34,9 @@ class Answer:
 class Api:
     """Requests as one token. `timeout`: seconds that a reply may take unless the call says otherwise."""
 
-    def __init__(self, port: int, ca: Path, token: str | None, timeout: float = 30) -> None:
+    def __init__(self, port: int, ca: Path, token: str | None, timeout: float = 30, *, host: str = "127.0.0.1") -> None:
         self.port = port
+        self.host = host
         self.token = token
         self._timeout = timeout
         self._context = make_client_context(ca)
@@ -90,7 +91,7 @@ class Api:
             f"POST /exec/{vmid} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self.token}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        plain = socket.create_connection((self.host, self.port), timeout=30)
         secured = self._context.wrap_socket(plain, server_hostname="localhost")
         secured.sendall(head.encode() + data)
         return secured
@@ -98,7 +99,7 @@ class Api:
     def connect(self, timeout: float | None = None) -> http.client.HTTPSConnection:
         """A new connection, for who reads a reply as it comes."""
         return http.client.HTTPSConnection(
-            "127.0.0.1", self.port, context=self._context, timeout=timeout or self._timeout
+            self.host, self.port, context=self._context, timeout=timeout or self._timeout
         )
 
     def close(self) -> None:

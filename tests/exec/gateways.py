@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,16 @@ from tests.pvesim.services import Services
 class Gateway:
     """One running gateway. `settings` go over the configuration that the services make, section by section."""
 
-    def __init__(self, *, environment: dict[str, str] | None = None, **settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        environment: dict[str, str] | None = None,
+        **settings: dict[str, Any],
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pveg-"))
-        self.services = Services(self.directory, settings=settings, environment=environment)
+        address = settings.get("listen", {}).get("address", "127.0.0.1")
+        listener = socket.create_server((address, 0), backlog=2048)
+        self.services = Services(self.directory, listener=listener, settings=settings, environment=environment)
         self.instance: str = settings.get("supervisor", {}).get("instance", "default")
         self.spool = self.services.spool
         self.audit_log = self.services.audit / "audit.log"
@@ -34,9 +42,9 @@ class Gateway:
         """A new token."""
         return self.services.create_token(name=name, actions=actions, guests=guests)
 
-    def api(self, token: str | None = None) -> Api:
-        """The API as `token`, or as one that may run commands in every guest and no more."""
-        return Api(self.services.port, self.services.ca, token or self.token_for_all)
+    def api(self, token: str | None = None, *, host: str = "127.0.0.1") -> Api:
+        """The API as `token`, or as one that may run commands in every guest and no more; reached at `host`."""
+        return Api(self.services.port, self.services.ca, token or self.token_for_all, host=host)
 
     def records(self, **fields: Any) -> list[dict[str, Any]]:
         """The audit log's current file, those records whose fields are as given."""

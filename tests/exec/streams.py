@@ -127,13 +127,17 @@ class Follower:
             return None
         assert kind in self.sizes, event
         data = data_of(event)
-        assert data, event
-        assert event["offset"] == self.sizes[kind], (event["offset"], self.sizes)
+        self.add(kind, event["offset"], data)
+        assert event["seq"] == self.seq, (event["seq"], self.seq)
+        return kind, data
+
+    def add(self, kind: str, offset: int, data: bytes) -> None:
+        """Counts bytes of a stream in. Fails where they do not follow what was seen of it."""
+        assert data
+        assert offset == self.sizes[kind], (offset, self.sizes)
         self.sizes[kind] += len(data)
         self.seq += len(data)
-        assert event["seq"] == self.seq, (event["seq"], self.seq)
         self.digests[kind].update(data)
-        return kind, data
 
     def hashes(self) -> dict[str, str]:
         """Of all bytes seen, by stream."""

@@ -27,6 +27,7 @@ from gateway.pve.guests import GuestMap
 from gateway.supervisor.client import SupervisorClient
 from gateway.supervisor.feed import Answer, Feed
 from tests.exec.gateways import Gateway
+from tests.exec.waiting import until
 
 ORIGIN = Origin("t", "test", (Permit(((100, 999),)),), (), "127.0.0.1", "req_1")
 
@@ -243,6 +244,18 @@ def test_client_that_leaves(client: SupervisorClient, policy: str) -> None:
         client.signal(started.view["id"], ORIGIN, 10, False)
     view = client.get(started.view["id"], ORIGIN, wait=10)
     assert view["reason"] == ("client_gone" if policy == "kill" else "exited")
+
+
+def test_client_that_leaves_in_the_middle_of_an_answer(client: SupervisorClient) -> None:
+    """That it left is heard, though the supervisor finds the connection closed while it writes."""
+    started, feed = client.start(101, spec(["yes"], kill_grace=0), ORIGIN, attended=True)
+    exec_id = started.view["id"]
+    until(lambda: client.output(exec_id, "stdout", ORIGIN, 0, 0).total > 4 << 20, why="more than a socket takes")
+    feed.ask_events(0, seen=0, limit=4 << 20, wait=5)
+    assert select.select([feed.fd], [], [], 10)[0]
+    feed.leave()
+    feed.close()
+    assert client.get(exec_id, ORIGIN, wait=10)["reason"] == "client_gone"
 
 
 def test_signal_to_the_command_or_its_tree(client: SupervisorClient) -> None:

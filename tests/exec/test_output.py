@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ import pytest
 
 from tests.conftest import Run
 from tests.exec.api import Api
-from tests.exec.full import in_full
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, new_mark
 from tests.exec.waiting import until
+from tests.soak.mixing import mix_outputs
 
 
 def bytes_of(result: dict[str, Any], stream: str = "stdout") -> bytes:
@@ -135,25 +133,7 @@ def test_cut_never_goes_through_a_character(run: Run, limit: int) -> None:
 
 def test_streams_stay_apart_and_whole(api: Api, vmid: int) -> None:
     """A13: execs of 20 KiB on each stream, 8 at a time under load: no byte lost or mixed, no code wrong."""
-    busy = new_mark()
-    load = api.begin(vmid, {"command": f"for i in 1 2 3 4; do while :; do :; done & done; sleep {busy}"})
-    numbers = itertools.count()
-
-    def one(_: int) -> None:
-        number = next(numbers)
-        line = f"{number:08d}" + "o" * 55
-        loop = f"while [ $i -lt 320 ]; do echo {line}; echo e{line[1:]} >&2; i=$((i+1)); done"
-        script = f"i=0; {loop}; exit {number % 256}"
-        result = api.run(vmid, script)
-        assert (result["reason"], result["exit_code"]) == ("exited", number % 256), result["spawn_error"]
-        assert result["stdout"] == f"{line}\n" * 320
-        assert result["stderr"] == f"e{line[1:]}\n" * 320
-
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(one, range(in_full(2500, else_=60))))  # for each of four guests
-    finally:
-        load.close()
+    mix_outputs(api, [vmid], execs=60)
 
 
 def test_output_is_read_while_the_command_runs(api: Api, small_vmid: int) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.pvesim import cgroup, linux, pmxcfs
 
 BRIDGE = "vmbr0"
-BRIDGE_ADDRESS = "10.255.255.254/8"
+ADDRESS = "10.255.255.254"
+"""The node's own, on the bridge."""
 KEEP = b"k"  # what the starter says when the node shall outlive it
 
 _REPLACED = ("/proc", "/sys", "/run", "/etc", "/var/lib/lxc")
@@ -94,9 +95,8 @@ def _enter_leaf() -> None:
 
 def _name_node(name: str) -> None:
     socket.sethostname(name)
-    address = BRIDGE_ADDRESS.partition("/")[0]
     Path("/etc/hostname").write_text(f"{name}\n")
-    Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{address} {name}\n")
+    Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{ADDRESS} {name}\n")
     for file in ("/etc/subuid", "/etc/subgid"):
         Path(file).write_text("root:100000:65536\n")  # as PVE installs them; LXC asks newuidmap even as root
 
@@ -105,7 +105,7 @@ def _make_network() -> None:
     commands = (
         "link set lo up",
         f"link add {BRIDGE} type bridge",
-        f"addr add {BRIDGE_ADDRESS} dev {BRIDGE}",
+        f"addr add {ADDRESS}/8 dev {BRIDGE}",
         f"link set {BRIDGE} up",
     )
     try:

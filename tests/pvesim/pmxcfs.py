@@ -56,14 +56,14 @@ def unregister(vmid: int) -> None:
     _change_vmlist(lambda _, ids: ids.pop(str(vmid), None))
 
 
-def make_certificates(node: str) -> None:
+def make_certificates(node: str, address: str) -> None:
     """Make the cluster CA and the node's `pve-ssl.pem` signed by it, RSA 2048 as PVE's own.
 
-    The subject names are those of a real node: localhost, 127.0.0.1, ::1 and the node's name.
+    The subject names are those of a real node: localhost, 127.0.0.1, ::1, the node's name and its address.
     """
     ca, ca_key = ROOT / "pve-root-ca.pem", ROOT / "priv/pve-root-ca.key"
     certificate, key = ROOT / "local/pve-ssl.pem", ROOT / "local/pve-ssl.key"
-    names = f"subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1,DNS:{node}"
+    names = f"subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1,DNS:{node},IP:{address}"
     request = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", _DAYS)
     authority = ("-CA", str(ca), "-CAkey", str(ca_key), "-addext", "basicConstraints=critical,CA:FALSE")
     _openssl(*request, "-subj", "/CN=Proxmox Virtual Environment", "-keyout", str(ca_key), "-out", str(ca))

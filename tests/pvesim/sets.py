@@ -4,7 +4,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from tests.pvesim import debian, guests, pmxcfs
+from tests.pvesim import boot, debian, guests, pmxcfs
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def create(name: str) -> int:
     """Make the guests of a set and the node's certificates, all at the same time; runs in the node."""
     plans = SETS[name]
     with ThreadPoolExecutor(max_workers=len(plans) + 1) as pool:
-        certificates = pool.submit(pmxcfs.make_certificates, socket.gethostname())
+        certificates = pool.submit(pmxcfs.make_certificates, socket.gethostname(), boot.ADDRESS)
         made = [pool.submit(_create, plan) for plan in plans]
     certificates.result()
     for guest in made:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.exec.api import Api
 from tests.exec.streams import NDJSON, Follower, Reply, detach, stream
+from tests.exec.websocket import STDOUT, Closed, Output, WebSocket
 
 MIB = 1 << 20
 ODD = 65521
@@ -51,6 +52,27 @@ def cut_output(api: Api, vmid: int, *, cuts: int, mib: int, seed: int) -> dict[s
         sizes[name], hashes[name] = offset, digest.hexdigest()
     view = api.get(f"/execs/{exec_id}?wait=10").json()
     _check(view["output"], sizes, hashes, mib)
+    return {"cuts": cuts, "MiB": 2 * mib}
+
+
+def cut_attached(api: Api, vmid: int, *, cuts: int, mib: int, seed: int) -> dict[str, float]:
+    """The same over WebSockets, attached again behind the last byte seen; `api` may open terminals."""
+    exec_id = detach(api, vmid, _writer(mib), output={"limit": 2 * mib * MIB}, timeout=600)
+    follower, points = Follower(), _points(random.Random(seed), cuts, 2 * mib * MIB)
+    while follower.end is None:
+        point = points.pop(0) if points else None
+        with WebSocket(api, f"/execs/{exec_id}/attach?from={follower.seq}") as socket:
+            while follower.end is None and (point is None or follower.seq < point):
+                heard = socket.receive()
+                assert not isinstance(heard, Closed), heard
+                if isinstance(heard, Output):
+                    follower.add("stdout" if heard.channel == STDOUT else "stderr", heard.offset, heard.data)
+                elif heard["type"] == "end":
+                    follower.end = heard
+                else:
+                    assert heard["type"] == "started", heard
+                    assert heard["cursor"] == follower.seq, heard
+    _check(follower.end["exec"]["output"], follower.sizes, follower.hashes(), mib)
     return {"cuts": cuts, "MiB": 2 * mib}
 
 

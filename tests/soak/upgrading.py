@@ -22,38 +22,43 @@ from tests.exec.streams import Follower, detach, stream
 from tests.exec.waiting import until
 from tests.pvesim import guests
 from tests.soak.cutting import resume
+from tests.soak.installing import NEWER, OLDER, Installation
 
 Step = tuple[str, Callable[[], object]]
 
 
-def upgrade_steps(gateway: Gateway) -> list[Step]:
-    """What `systemctl` does to the two services, in an order in which each is once the newer one."""
+def upgrade_steps(gateway: Gateway, installation: Installation) -> list[Step]:
+    """What apt and systemctl do: each of the two services is once newer than the other, and once older."""
     services = gateway.services
     return [
+        ("install", lambda: installation.install(NEWER)),
         ("web restart", lambda: services.restart("web")),
         ("supervisor reload", lambda: services.reload("supervisor")),
         ("web reload", lambda: services.reload("web")),
+        ("install", lambda: installation.install(OLDER)),
         ("supervisor reload", lambda: services.reload("supervisor")),
         ("web restart", lambda: services.restart("web")),
     ]
 
 
 def upgrade_under_load(
-    gateway: Gateway, vmid: int, *, execs: int, rate: float, pause: float, rounds: int = 1
+    gateway: Gateway, installation: Installation, vmid: int, *, execs: int, rate: float, pause: float, rounds: int = 1
 ) -> dict[str, float]:
     """`execs` run all the time, detached and streamed in turn; `rate` requests a second come in.
 
-    `pause`: seconds of load between two steps.
+    `gateway` runs from `installation`. `pause`: seconds of load between two steps.
     """
     api, mark = gateway.api(), new_mark()
     gate = Path(guests.get(vmid).rootfs, "run", f"gate-{mark}")
+    steps = upgrade_steps(gateway, installation) * rounds
     took: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
+        stack.callback(api.close)
         runs = stack.enter_context(Runs(api, vmid, f"/run/{gate.name}", mark, execs))
         stack.callback(gate.touch)  # before the runs are waited for, whatever happened
         until(lambda: len(living(mark)) >= execs, within=30, why="all execs run")
         with Load(gateway, vmid, rate) as load:
-            for name, step in upgrade_steps(gateway) * rounds:
+            for name, step in steps:
                 load.go_on(pause)
                 began = time.monotonic()
                 step()
@@ -61,12 +66,14 @@ def upgrade_under_load(
             load.go_on(pause)
         gate.touch()
         runs.check()
-    api.close()
-    assert not load.failures, load.failures[:5]
-    steps = len(upgrade_steps(gateway)) * rounds
+    assert not load.failures, (len(load.failures), load.failures[:5])
+    for service in ("web", "supervisor"):
+        starts = gateway.log(service).count(f"gateway {NEWER}")
+        assert starts >= rounds, f"{service} ran as the newer version {starts} times"
+    took.pop("install")
     return {
         "execs": execs,
-        "steps": steps,
+        "steps": len(steps),
         "requests": load.done,
         "requests/s": load.done / load.seconds,
         "longest wait s": load.longest,
@@ -74,6 +81,26 @@ def upgrade_under_load(
         "refused": 0,
         "lost": 0,
     }
+
+
+def restart_supervisor(gateway: Gateway, vmid: int, *, execs: int) -> dict[str, float]:
+    """A restart is no reload: `execs` that run, detached and streamed, end as `gateway_lost`, and are told so."""
+    api, mark = gateway.api(), new_mark()
+    spec: dict[str, Any] = {"command": ["sleep", mark], "timeout": 600}
+    with contextlib.ExitStack() as stack:
+        stack.callback(api.close)
+        ids = [detach(api, vmid, **spec) for _ in range(execs // 2)]
+        streams = [stack.enter_context(stream(api, vmid, spec)) for _ in range(execs - len(ids))]
+        until(lambda: len(living(mark)) >= execs, within=30, why="all execs run")
+        began = time.monotonic()
+        gateway.services.restart("supervisor")
+        took = time.monotonic() - began
+        assert not living(mark), "something runs on"
+        ends = [one.next_event("end")["exec"] for one in streams]
+        views = [api.get(f"/execs/{exec_id}").json() for exec_id in ids]
+    reasons = {view["reason"] for view in (*ends, *views)}
+    assert reasons == {"gateway_lost"}, reasons
+    return {"execs": execs, "restart s": took, "gateway_lost": len(ends) + len(views)}
 
 
 class Runs:

@@ -222,6 +222,19 @@ def test_sweep_forgets_the_oldest_first(tmp_path: Path) -> None:
     assert list(reversed(large.remembered())) == made[:1:-1]
 
 
+def test_sweep_takes_a_few_at_a_time(tmp_path: Path) -> None:
+    """With `at_most`, so many go, the oldest first, and it is told whether there are more."""
+    spool = make_spool(tmp_path, retention=1.0)
+    ids = [keep_one(spool) for _ in range(5)]
+    later = time.time() + 2
+    left = []
+    for more in (True, True, False):
+        assert spool.sweep(later, at_most=2) is more
+        left.append([exec_id for exec_id in ids if spool.find(exec_id) is not None])
+    assert left == [ids[2:], ids[4:], []]
+    assert spool.sweep(later, at_most=2) is False
+
+
 def test_sweep_leaves_those_whose_survivors_live(tmp_path: Path) -> None:
     """An exec that has ended and is still active, for the sake of its survivors, is not swept."""
     spool, order = make_spool(tmp_path, retention=1.0), make_order()

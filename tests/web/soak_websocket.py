@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import select
 import socket
@@ -146,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--mebibytes", type=int, default=2048, help="each way, each connection, at most")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         certificate = make_certificate(Path(directory), "localhost")
@@ -154,13 +156,19 @@ def main() -> None:
             results = soak(server, seconds=arguments.seconds, goal=arguments.mebibytes << 20)
             took = time.monotonic() - begin
     python = ".".join(map(str, sys.version_info[:3]))
+    same = all(result.same for result in results)
+    if arguments.json:
+        received = sum(result.received for result in results) / (1 << 20)
+        pause = max(result.longest_pause for result in results) * 1000
+        print(json.dumps({"MiB each way": received, "MiB/s": received / took, "longest pause ms": pause}))
+        sys.exit(not same)
     for result in results:
         mebibytes = result.received / (1 << 20)
         print(
             f"Python {python}: {mebibytes:.0f} MiB each way, {mebibytes / took:.0f} MiB/s, longest pause "
             f"{result.longest_pause * 1000:.0f} ms, {'equal' if result.same else 'DIFFERENT'}"
         )
-    sys.exit(not all(result.same for result in results))
+    sys.exit(not same)
 
 
 if __name__ == "__main__":
