@@ -125,7 +125,7 @@ def narrow(make_gateway: Callable[..., Gateway]) -> Gateway:
     return make_gateway(exec=limits)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokens(narrow: Gateway) -> Iterator[dict[str, Api]]:
     """Three tokens of that gateway."""
     opened = {name: narrow.api(narrow.token(name)) for name in ("one", "two", "three")}
@@ -178,7 +178,7 @@ def test_storm_is_answered_by_200_or_429(tokens: dict[str, Api]) -> None:
 
 def test_loop_leaves_nothing_behind(calm: Gateway) -> None:
     """A25: execs of every kind in a loop; descriptors, threads, zombies, cgroups and memory stay as they were."""
-    looping.loop(calm, 101, execs=400)
+    looping.loop(calm, 101, execs=200)
 
 
 @pytest.mark.parametrize("way", leaving.WAYS)
