@@ -13,7 +13,6 @@ from tests.exec.gateways import Gateway
 from tests.exec.streams import NDJSON, Follower, Reply, stream
 from tests.exec.websocket import Closed, Session
 from tests.soak.cutting import resume
-from tests.soak.upgrading import upgrade_under_load
 
 SOON = 10.0
 """Seconds for a restart of the web that has nobody to wait for, on a busy machine; it is 1.5 on an idle one."""
@@ -128,13 +127,6 @@ def test_download_is_whole(api: Api, other: Gateway) -> None:
         taken += sum(map(len, pieces))
         assert restarted.result() < SOON + 2
     assert taken == size
-
-
-def test_upgrades_under_load(other: Gateway) -> None:
-    """A16 in small: 10 commands, half of them followed, and 20 requests a second through every kind of restart."""
-    figures = upgrade_under_load(other, 101, execs=10, rate=20, pause=0.5)
-    assert figures["web restart s"] < SOON
-    assert figures["longest wait s"] < SOON + 3
 
 
 def test_events_over_sse_end_in_a_cut(api: Api, other: Gateway) -> None:
