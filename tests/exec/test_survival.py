@@ -1,4 +1,4 @@
-"""A12, A14 to A16, A23 to A25: nothing is lost, doubled, left behind or refused, whoever is slow, leaves or dies.
+"""A11, A12, A14 to A16, A23 to A25: nothing is lost, doubled, left behind or refused, whoever is slow, leaves or dies.
 
 The scenarios are those of tests/soak, which `make soak` runs at full size.
 """
@@ -93,6 +93,11 @@ def test_upgrades_lose_and_refuse_nothing(mortal: Gateway, installation: Install
 def test_restart_of_the_supervisor_tells_all(mortal: Gateway) -> None:
     """A16: its restart ends what runs as `gateway_lost`; streams are told, results are read afterwards."""
     upgrading.restart_supervisor(mortal, 101, execs=8)
+
+
+def test_large_streams_arrive_whole(api: Api) -> None:
+    """A11: 64 MiB to each of stdout and stderr at the same time, streamed: no hang, hashes equal."""
+    cutting.cut_events(api, 101, cuts=0, mib=64, seed=0, accept=NDJSON)
 
 
 @pytest.mark.parametrize("accept", [NDJSON, SSE])
