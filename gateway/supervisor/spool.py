@@ -286,8 +286,8 @@ class Spool:
     def sweep(self, now: float, wanted: int = 0, at_most: int | None = None) -> bool:
         """Forgets what is past retention, and the oldest while there is too much. `now`: seconds since 1970.
 
-        `wanted`: bytes for which there shall be room then. Each takes the disk up to a millisecond: `at_most` so many
-        go now. Returns whether there are more.
+        `wanted`: bytes for which there shall be room then. Each can take the disk up to a millisecond: `at_most` so
+        many go now. Returns whether there are more.
         """
         gone = 0
         room = self._config.total - wanted - sum(self._growing.values())
@@ -295,10 +295,10 @@ class Spool:
             over = len(self._remembered) > self._config.max_ended or self._bytes > room
             if not over and now - entry.ended_at < self._config.retention:
                 break
-            if gone == at_most:
-                return True
             if exec_id in self._left:
                 continue
+            if gone == at_most:
+                return True
             gone += 1
             del self._remembered[exec_id]
             self._bytes -= entry.bytes

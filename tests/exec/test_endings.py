@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.exec.api import Api
+from tests.exec.gateways import Gateway
 from tests.pvesim import guests, pmxcfs
 from tests.pvesim.guests import Guest
 
@@ -84,6 +85,14 @@ def test_stopped_guest_is_refused_at_once(api: Api) -> None:
     assert (answer.status, answer.code) == (409, "guest_not_running")
     assert time.monotonic() - began < 1
     assert not list((guests.get(103).cgroup).glob("pveg-*"))
+
+
+def test_end_before_the_beginning_raises_no_suspicion(run: Run, gateway: Gateway, small_vmid: int) -> None:
+    """Time limits that pass while the command is on its way into its guest: `timeout`, and the guest is not accused."""
+    said = len(gateway.log("supervisor"))
+    for ms in range(1, 40, 3):
+        assert run(small_vmid, ["sleep", "9"], timeout=ms / 1000, kill_grace=0)["reason"] == "timeout"
+    assert gateway.log("supervisor")[said:] == ""
 
 
 def test_unknown_guest_is_not_found(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""A12, A14 to A16, A23 to A25: nothing is lost, doubled, left behind or refused, whoever is slow, leaves or dies.
+"""A11, A12, A14 to A16, A23 to A25: nothing is lost, doubled, left behind or refused, whoever is slow, leaves or dies.
 
 The scenarios are those of tests/soak, which `make soak` runs at full size.
 """
@@ -86,12 +86,18 @@ def test_killed_at_random_moments(mortal: Gateway, small_vmid: int, victim: str)
 
 def test_upgrades_lose_and_refuse_nothing(mortal: Gateway, installation: Installation) -> None:
     """A16: web restarts, reloads, the supervisor's reloads, each once the newer: all execs and requests live on."""
-    upgrading.upgrade_under_load(mortal, installation, 101, execs=8, rate=40, pause=0.2)
+    figures = upgrading.upgrade_under_load(mortal, installation, 101, execs=8, rate=40, pause=0.2)
+    assert figures["longest wait s"] < 13, "seconds, on a busy machine; a restart is 1.5 on an idle one"
 
 
 def test_restart_of_the_supervisor_tells_all(mortal: Gateway) -> None:
     """A16: its restart ends what runs as `gateway_lost`; streams are told, results are read afterwards."""
     upgrading.restart_supervisor(mortal, 101, execs=8)
+
+
+def test_large_streams_arrive_whole(api: Api) -> None:
+    """A11: 64 MiB to each of stdout and stderr at the same time, streamed: no hang, hashes equal."""
+    cutting.cut_events(api, 101, cuts=0, mib=64, seed=0, accept=NDJSON)
 
 
 @pytest.mark.parametrize("accept", [NDJSON, SSE])
@@ -125,7 +131,7 @@ def narrow(make_gateway: Callable[..., Gateway]) -> Gateway:
     return make_gateway(exec=limits)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokens(narrow: Gateway) -> Iterator[dict[str, Api]]:
     """Three tokens of that gateway."""
     opened = {name: narrow.api(narrow.token(name)) for name in ("one", "two", "three")}
@@ -178,7 +184,7 @@ def test_storm_is_answered_by_200_or_429(tokens: dict[str, Api]) -> None:
 
 def test_loop_leaves_nothing_behind(calm: Gateway) -> None:
     """A25: execs of every kind in a loop; descriptors, threads, zombies, cgroups and memory stay as they were."""
-    looping.loop(calm, 101, execs=400)
+    looping.loop(calm, 101, execs=200)
 
 
 @pytest.mark.parametrize("way", leaving.WAYS)

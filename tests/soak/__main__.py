@@ -108,6 +108,10 @@ def _parts(options: argparse.Namespace) -> Iterator[tuple[str, Run]]:
 
         return _with_gateway(part)
 
+    yield (
+        "A11 large streams",
+        _with_gateway(lambda g: cutting.cut_events(g.api(), _BUSYBOX, cuts=0, mib=size(64), seed=0, accept=NDJSON)),
+    )
     yield "A12 slow reader of NDJSON", slow(NDJSON)
     yield "A12 slow reader of SSE", slow(SSE)
     yield (

@@ -103,7 +103,7 @@ def _take_sample(gateway: Gateway, vmid: int) -> Sample:
     until(lambda: not _own_cgroups(gateway, vmid), why="no cgroup is left")
     services = {name: gateway.services.pid(name) for name in ("audit", "supervisor", "web")}
     pids = {**services, "worker": processes.the_worker(gateway)}
-    spool = [entry.stat() for entry in _files(gateway.spool)]
+    spool = list(_sizes(gateway.spool))
     return Sample(
         memory={name: processes.resident(pid) for name, pid in pids.items()},
         descriptors={name: processes.descriptors(pid) for name, pid in pids.items()},
@@ -111,7 +111,7 @@ def _take_sample(gateway: Gateway, vmid: int) -> Sample:
         zombies=sum(processes.zombies(pid) for pid in pids.values()),
         cgroups=len(_own_cgroups(gateway, vmid)),
         files=len(spool),
-        spooled=sum(status.st_size for status in spool),
+        spooled=sum(spool),
     )
 
 
@@ -119,13 +119,15 @@ def _own_cgroups(gateway: Gateway, vmid: int) -> list[Path]:
     return [path for path in exec_cgroups(vmid) if gateway.instance in path.parent.name]
 
 
-def _files(directory: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(directory) as entries:
+def _sizes(directory: Path) -> Iterator[int]:
+    """Bytes of each file below; what is forgotten meanwhile is passed over."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from _files(Path(entry.path))
+                yield from _sizes(Path(entry.path))
             else:
-                yield entry
+                with contextlib.suppress(FileNotFoundError):
+                    yield entry.stat(follow_symlinks=False).st_size
 
 
 def _kinds(api: Api, vmid: int) -> list[Callable[[], object]]:

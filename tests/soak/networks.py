@@ -11,20 +11,21 @@ from tests.pvesim import linux
 from tests.pvesim.boot import BRIDGE
 
 _ADDRESS, _HARDWARE = "10.254.0.1", "02:00:0a:fe:00:01"
-_NODES_END, _CLIENTS_END = "pvegcut0", "eth0"
+_CLIENTS_END = "eth0"
 
 
 class Network:
     """A network namespace with one address, on the node's bridge. One at a time in a node."""
 
     def __init__(self) -> None:
+        self._nodes_end = f"pvegcut{os.getpid()}"
         outside = _own_namespace()
         linux.unshare(linux.CLONE_NEWNET)  # this thread alone
         self._namespace = _own_namespace()
         _return_to(outside)
         peer = f"peer name {_CLIENTS_END} address {_HARDWARE} netns /proc/self/fd/{self._namespace}"
-        self._ip(f"link add {_NODES_END} type veth {peer}")
-        self._ip(f"link set {_NODES_END} master {BRIDGE} up")
+        self._ip(f"link add {self._nodes_end} type veth {peer}")
+        self._ip(f"link set {self._nodes_end} master {BRIDGE} up")
         with self.inside():
             self._ip(f"link set {_CLIENTS_END} up")
             self._ip(f"addr add {_ADDRESS}/8 dev {_CLIENTS_END}")
@@ -48,7 +49,7 @@ class Network:
 
     def close(self) -> None:
         """Removes it; sockets in it are the caller's to close."""
-        self._ip(f"link del {_NODES_END}")
+        self._ip(f"link del {self._nodes_end}")
         os.close(self._namespace)
 
     def _ip(self, words: str) -> None:

@@ -174,7 +174,7 @@ def _check(number: int, view: dict[str, Any], lines: list[str]) -> None:
 class Load:
     """Requests at a steady rate, over connections that are kept and ones that are new: every one must be answered."""
 
-    CLIENTS = 8
+    CLIENTS = 32
 
     def __init__(self, gateway: Gateway, vmid: int, rate: float) -> None:
         self.done = 0
