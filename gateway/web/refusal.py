@@ -7,8 +7,10 @@ from http import HTTPStatus
 import gunicorn.http.errors as parse_errors
 
 from gateway import ulid
+from gateway.web.safe import SAFE_HEADERS
 
 SERVER = "pve-exec-gateway"
+_SAFE = "".join(f"{name}: {value}\r\n" for name, value in SAFE_HEADERS)
 
 
 class Refusal(Exception):
@@ -42,8 +44,7 @@ class Refusal(Exception):
         head = (
             f"HTTP/1.1 {self.status} {title}\r\nServer: {SERVER}\r\nDate: {formatdate(usegmt=True)}\r\n"
             f"Connection: close\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-            f"X-Request-Id: {self.request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-            f"{retry}\r\n"
+            f"X-Request-Id: {self.request_id}\r\n{_SAFE}{retry}\r\n"
         )
         return head.encode("ascii") + body
 
