@@ -7,6 +7,7 @@ import contextlib
 import re
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from gateway.api.routes import ROUTES
 from gateway.auth.actions import GRANTABLE
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
+from tests.exec.waiting import until
 from tests.web.conftest import unverified_context
 
 THREADS = 16
@@ -68,11 +70,19 @@ def connect(gateway: Gateway) -> ssl.SSLSocket:
     return unverified_context().wrap_socket(plain)
 
 
-def memory(gateway: Gateway) -> int:
-    """Resident KiB of the web's worker."""
+def worker(gateway: Gateway) -> Path:
+    """The web's worker in /proc."""
     master = gateway.services.pid("web")
-    worker = Path(f"/proc/{master}/task/{master}/children").read_text().split()[0]
-    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{worker}/status").read_text())[0])
+    return Path("/proc", Path(f"/proc/{master}/task/{master}/children").read_text().split()[0])
+
+
+def memory(gateway: Gateway) -> int:
+    """Its resident KiB."""
+    return int(re.findall(r"VmRSS:\s+(\d+)", (worker(gateway) / "status").read_text())[0])
+
+
+def descriptors(gateway: Gateway) -> int:
+    return len(list((worker(gateway) / "fd").iterdir()))
 
 
 def reply_to(gateway: Gateway, sent: bytes) -> tuple[int, bytes]:
@@ -85,6 +95,37 @@ def reply_to(gateway: Gateway, sent: bytes) -> tuple[int, bytes]:
             while b"\r\n\r\n" not in data and (more := sock.recv(65536)):
                 data += more
         return (int(data.split()[1]) if data else 0), data
+
+
+def test_clients_that_break_off_leave_nothing(other: Gateway, api: Api) -> None:
+    """Resets in the middle of a handshake, a head, a body, a stream and a terminal: their descriptors come back."""
+    mighty = other.token("breaking", actions="exec:run,exec:terminal")
+    good = f"Host: x\r\nAuthorization: Bearer {mighty}\r\n"
+    upgrade = (
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: pvex.v1\r\n\r\n"
+    )
+    body = '{"command": ["yes"], "timeout": 60}'
+    heads = [
+        f"GET /execs HTTP/1.1\r\n{good}\r\n" * 20,
+        f"POST /exec/101 HTTP/1.1\r\n{good}Content-Length: 500000\r\n\r\n{{",
+        f"POST /exec/101 HTTP/1.1\r\n{good}Accept: application/x-ndjson\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}",
+        f"GET /exec/101/terminal HTTP/1.1\r\n{good}{upgrade}\x81\x05",
+    ]
+    assert api.run(101, ["true"])["exit_code"] == 0
+    before = descriptors(other)
+    for _ in range(10):
+        for head in heads:
+            sock = connect(other)
+            sock.sendall(head.encode("latin-1"))
+            with contextlib.suppress(OSError):
+                sock.recv(1000)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+        half_handshake(other, "").close()
+    until(lambda: descriptors(other) <= before + 8, within=20, why="descriptors come back")
+    until(lambda: not api.get("/execs?state=running").json()["execs"], within=20, why="what they ran ends")
 
 
 # ---- slow ones
