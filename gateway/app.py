@@ -13,7 +13,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
+from gateway.api.cors import Cors
 from gateway.api.denials import DenialLog
+from gateway.api.door import Door
 from gateway.api.openapi import build_openapi
 from gateway.api.pipeline import Pipeline, list_methods, refuse
 from gateway.api.routes import ROUTES
@@ -71,16 +73,18 @@ def create_app(
         streams=stream_shares(config.web.max_streams),
         starts=start_shares(),
     )
-    return Application(Pipeline(services, DenialLog(audit, config.node, monotonic)))
+    pipeline = Pipeline(services, DenialLog(audit, config.node, monotonic), Door(config.web, monotonic=monotonic))
+    return Application(pipeline, Cors(config.web.allowed_origins))
 
 
 class Application(Flask):
     """ROUTES as a Flask application, without Flask's contexts and hooks: nothing here uses them, and each request
     would pay for them. ClientGone passes through to the server, which closes the connection."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, cors: Cors) -> None:
         super().__init__("gateway", static_folder=None, template_folder=None)
         self._pipeline = pipeline
+        self._cors = cors
         self._routes = {route.operation_id: route for route in ROUTES}
         self.url_map.merge_slashes = False  # it would answer `//exec` by a redirect, in HTML
         for route in ROUTES:
@@ -94,7 +98,9 @@ class Application(Flask):
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answers one request."""
-        return self._answer(environ)(environ, start_response)
+        response = self._answer(environ)
+        response.headers.update(self._cors.headers(environ, response.headers.get("Allow")))
+        return response(environ, start_response)
 
     def _answer(self, environ: WSGIEnvironment) -> Response:
         method = environ["REQUEST_METHOD"]

@@ -137,6 +137,7 @@ def web_settings(config: Config) -> WebSettings:
         max_half_open_per_address=config.web.max_half_open_per_address,
         max_half_open=config.web.max_half_open,
         max_streams=config.web.max_streams,
+        trusted_proxies=config.web.trusted_proxies,
         max_body_bytes=config.web.max_body,
     )
 

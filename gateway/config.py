@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import socket
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0.1, le=1_000_000, allow_inf_nan=False)]
+Network = Annotated[IPv4Network, Field(strict=False)] | Annotated[IPv6Network, Field(strict=False)]
 FilePath = Annotated[Path, Field(strict=False)]
 
 
@@ -61,6 +64,9 @@ class WebConfig(Section):
         default=(), strict=False
     )
     terminal_idle: Seconds | None = None
+    rate_per_address: Rate | None = 1000.0
+    rate_per_token: Rate | None = 1000.0
+    trusted_proxies: tuple[Network, ...] = Field(default=(), strict=False)
 
 
 class ExecConfig(Section):

@@ -269,6 +269,18 @@ class TooManyRequests(GatewayError):
     code, status, title, retryable = "too_many_requests", 429, "Too many requests under way", True
 
 
+class RateLimited(GatewayError):
+    """A token, or an address, asks more often than it may; `limit`, `remaining` and `reset` say how often that is."""
+
+    code, status, title, retryable = "rate_limited", 429, "Too many requests in too short a time", True
+
+
+class TooManyLogins(GatewayError):
+    """Too many tokens that are not valid came from one address or network: in place of a 401. A valid one is taken."""
+
+    code, status, title, retryable = "too_many_logins", 429, "Too many invalid tokens", True
+
+
 class Overloaded(GatewayError):
     """The gateway has as many streams under way as it may (`web.max_streams`)."""
 

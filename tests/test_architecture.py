@@ -28,6 +28,7 @@ ALLOWED = {
         "policy",
         "web.disconnect",
         "web.live",
+        "web.safe",
         "supervisor.client",
         "supervisor.feed",
         "supervisor.readiness",

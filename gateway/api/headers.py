@@ -1,4 +1,4 @@
-"""What header fields of a request ask for: Accept, Prefer, Idempotency-Key, Last-Event-ID."""
+"""Header fields: what those of a request ask for, Accept, Prefer, Idempotency-Key, Last-Event-ID; and RateLimit-*."""
 
 from __future__ import annotations
 
@@ -52,6 +52,12 @@ def read_last_event_id(environ: Mapping[str, Any]) -> int:
     if seq and not _SEQ.fullmatch(seq):
         raise _invalid("Last-Event-ID", "it is the `seq` of the last event seen, a whole number")
     return int(seq or 0)
+
+
+def show_quota(limit: int, remaining: int, reset: int) -> dict[str, str]:
+    """RateLimit-*, as of draft-ietf-httpapi-ratelimit-headers-03."""
+    told = {"Limit": limit, "Remaining": remaining, "Reset": reset}
+    return {f"RateLimit-{name}": str(value) for name, value in told.items()}
 
 
 def _field(environ: Mapping[str, Any], name: str) -> str:

@@ -21,6 +21,8 @@ from gateway.errors import (
     MalformedRequest,
     PayloadTooLarge,
     PolicyRefused,
+    RateLimited,
+    TooManyLogins,
     TooManyRequests,
     Unauthenticated,
     UnsupportedMediaType,
@@ -209,9 +211,9 @@ def _problems(route: Route) -> Schema:
 
 
 def _pipeline_errors(route: Route) -> list[type[GatewayError]]:
-    errors: list[type[GatewayError]] = [MalformedRequest, InvalidRequest, InternalError]
+    errors: list[type[GatewayError]] = [MalformedRequest, InvalidRequest, InternalError, RateLimited]
     if route.action is not Action.PUBLIC:
-        errors += [Unauthenticated, TooManyRequests]
+        errors += [Unauthenticated, TooManyLogins, TooManyRequests]
     if route.action not in (Action.PUBLIC, Action.ANY_TOKEN):
         errors.append(Forbidden)
     if route.change is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from flask import Response
@@ -12,6 +13,7 @@ from flask import Response
 from gateway import ulid
 from gateway.api.call import Call, Reply
 from gateway.api.denials import Attempt, DenialLog
+from gateway.api.door import Door
 from gateway.api.parse import parse_json, parse_query, read_body
 from gateway.api.problems import MEDIA_TYPE, build_problem, problem_headers
 from gateway.api.route import PARAMETERS, Route
@@ -28,16 +30,13 @@ from gateway.errors import (
     GatewayError,
     GuestNotFound,
     InternalError,
+    TooManyLogins,
     Unauthenticated,
 )
 from gateway.web.live import Live
+from gateway.web.safe import SAFE_HEADERS
 
 REQUEST_ID = "req_"
-_SAFE_HEADERS = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("Cache-Control", "no-store"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-)
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +44,32 @@ log = logging.getLogger(__name__)
 class Pipeline:
     """Takes requests of any route, in many threads at once."""
 
-    def __init__(self, services: Services, denials: DenialLog) -> None:
+    def __init__(self, services: Services, denials: DenialLog, door: Door) -> None:
         self._services = services
+        self._door = door
         self._denials = denials
         self._shares = Shares("requests", each=max(2, services.config.web.threads * 3 // 4))
 
     def take(self, route: Route, environ: Mapping[str, Any], path: Mapping[str, str]) -> Response:
         """The reply to one request. Raises ClientGone alone: then there is nobody to reply to."""
         request_id = ulid.new(REQUEST_ID)
+        quota: dict[str, str] = {}
         try:
-            remote = str(environ.get("REMOTE_ADDR", ""))
-            attempt = Attempt(route, _read_vmid(path), _read_exec_id(path), remote, request_id)
-            call = self._admit(attempt, environ, path)
+            attempt = Attempt(route, _read_vmid(path), _read_exec_id(path), self._door.let_in(environ), request_id)
+            actor = self._authenticate(attempt, environ)
+            quota = self._door.count(actor.token_id) if actor is not ANONYMOUS else {}
+            call = self._admit(attempt, actor, environ, path)
             reply = self._handle(attempt, call)
-            return _render(reply, request_id, head=environ["REQUEST_METHOD"] == "HEAD")
+            response = _render(reply, request_id, head=environ["REQUEST_METHOD"] == "HEAD")
         except ClientGone:
             raise
         except Exception as exc:
-            return refuse(exc, request_id)
+            response = refuse(exc, request_id)
+        response.headers.update(quota)
+        return response
 
-    def _admit(self, attempt: Attempt, environ: Mapping[str, Any], path: Mapping[str, str]) -> Call:
+    def _admit(self, attempt: Attempt, actor: Actor, environ: Mapping[str, Any], path: Mapping[str, str]) -> Call:
         route = attempt.route
-        actor = self._authenticate(attempt, environ)
         self._authorize(attempt, actor)
         if "vmid" in path and attempt.vmid is None:
             raise GuestNotFound.for_vmid(path["vmid"][:64])
@@ -75,7 +78,8 @@ class Pipeline:
         query = parse_query(route.query, environ.get("QUERY_STRING", ""))
         raw, body = b"", None
         if route.body is not None:
-            raw = read_body(environ, self._services.config.web.max_body)
+            with self._door.admit_body(actor.token_id, environ):
+                raw = read_body(environ, self._services.config.web.max_body)
             body = parse_json(route.body, raw)
         return Call(
             request_id=attempt.request_id,
@@ -94,7 +98,8 @@ class Pipeline:
         try:
             if attempt.route.action is Action.PUBLIC:
                 return attempt.route.handler(self._services, call)
-            with self._shares.take(call.actor.token_id):
+            upload = self._door.admit_body(call.actor.token_id, call.environ) if attempt.route.upload else nullcontext()
+            with self._shares.take(call.actor.token_id), upload:
                 if attempt.route.change is not None:
                     self._services.policy.require(attempt.route.change(self._services, call))
                 return attempt.route.handler(self._services, call)
@@ -116,8 +121,11 @@ class Pipeline:
             found = Refused(Refusal.NO_TOKEN)
         if isinstance(found, Actor):
             return found
+        wait = self._door.note_bad_login(attempt.remote, found)
         if attempt.route.action is Action.PUBLIC:
             return ANONYMOUS
+        if wait:
+            raise TooManyLogins("too many invalid tokens came from this address or its network", retry_after=wait)
         self._denials.record_stranger(attempt, found)
         raise Unauthenticated(
             "send a valid token: `Authorization: Bearer pveg_...`; `pve-exec-gateway token create` makes one"
@@ -184,6 +192,6 @@ def _render(reply: Reply, request_id: str, *, head: bool) -> Response:
 
 
 def _respond(body: Any, status: int, media_type: str | None, headers: Mapping[str, str], request_id: str) -> Response:
-    fields = [*headers.items(), *_SAFE_HEADERS, ("X-Request-Id", request_id)]
+    fields = [*headers.items(), *SAFE_HEADERS, ("X-Request-Id", request_id)]
     live = isinstance(body, Live)  # as it is, for the server to see
     return Response(body, status=status, headers=fields, content_type=media_type, direct_passthrough=live)

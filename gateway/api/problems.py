@@ -8,7 +8,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.errors import FieldError, GatewayError, InvalidRequest, MalformedRequest
+from gateway.api.headers import show_quota
+from gateway.errors import FieldError, GatewayError, InvalidRequest, MalformedRequest, RateLimited
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_ERRORS = 20
@@ -47,6 +48,8 @@ def problem_headers(error: GatewayError) -> dict[str, str]:
         headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     if error.status in (429, 503):
         headers["Retry-After"] = str(error.evidence.get("retry_after", _RETRY_AFTER))
+    if isinstance(error, RateLimited):
+        headers |= show_quota(*(error.evidence[name] for name in ("limit", "remaining", "reset")))
     return headers
 
 

@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Iterable
 from enum import Enum, auto
 
 from gateway.web import refusal
@@ -76,7 +77,10 @@ class Connection:
         self.fd = sock.fileno()
         self.client = client
         self.server = server
-        self.key = address_key(client[0])
+        self.key = (
+            "" if limits.trusted_proxies and _is_in(client[0], limits.trusted_proxies) else address_key(client[0])
+        )
+        """Whom a limit per address counts; empty for a trusted proxy, whom none does."""
         self.buffer = bytearray()
         self.since = now
         self.head = 0
@@ -243,6 +247,12 @@ class Connection:
             if self._discarded > MAX_DISCARDED_BYTES:
                 break
         return Next.GONE
+
+
+def _is_in(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return any(ip in network for network in networks)
 
 
 def address_key(address: str) -> str:

@@ -78,7 +78,7 @@ class Crowd:
 
     def crowding(self, now: float) -> list[Connection]:
         """Per address, the oldest half-open ones over its limit, but none younger than a second."""
-        surplus = Counter(c.key for c in self._half_open.values() if c.phase is not Phase.CLOSING)
+        surplus = Counter(c.key for c in self._half_open.values() if c.key and c.phase is not Phase.CLOSING)
         surplus = Counter({key: n - self._max_per_address for key, n in surplus.items() if n > self._max_per_address})
         found = []
         for connection in self._half_open.values() if surplus else ():

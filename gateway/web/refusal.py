@@ -1,14 +1,17 @@
 """Refusal: the edge's own answers, given where no application can answer yet (RFC 9457)."""
 
 import json
+import logging
 from email.utils import formatdate
 from http import HTTPStatus
 
 import gunicorn.http.errors as parse_errors
 
 from gateway import ulid
+from gateway.web.safe import SAFE_HEADERS
 
 SERVER = "pve-exec-gateway"
+_SAFE = "".join(f"{name}: {value}\r\n" for name, value in SAFE_HEADERS)
 
 
 class Refusal(Exception):
@@ -42,10 +45,37 @@ class Refusal(Exception):
         head = (
             f"HTTP/1.1 {self.status} {title}\r\nServer: {SERVER}\r\nDate: {formatdate(usegmt=True)}\r\n"
             f"Connection: close\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-            f"X-Request-Id: {self.request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-            f"{retry}\r\n"
+            f"X-Request-Id: {self.request_id}\r\n{_SAFE}{retry}\r\n"
         )
         return head.encode("ascii") + body
+
+
+class RefusalLog:
+    """A line for each refused request, but no more than strangers should fill the journal with. For many threads.
+
+    `sum_up` is called twice a second: between two calls 10 lines are written, and it tells how many more there were.
+    """
+
+    LINES = 10
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._written = 0
+        self._omitted = 0
+
+    def note(self, address: str, no: Refusal) -> None:
+        """One was refused."""
+        if self._written >= self.LINES:
+            self._omitted += 1
+            return
+        self._written += 1
+        self._log.info("refused a request of %s: %s, %s", address, no.code, no.request_id)
+
+    def sum_up(self) -> None:
+        """Begins anew."""
+        omitted, self._omitted, self._written = self._omitted, 0, 0
+        if omitted:
+            self._log.info("refused %d more requests", omitted)
 
 
 def malformed() -> Refusal:

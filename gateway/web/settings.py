@@ -38,6 +38,8 @@ class WebSettings:
     """The same for all addresses together. One more closes the oldest, at once."""
     max_streams: int = 2000
     """Live replies at the same time, per worker; fewer where the limit of open files (hard) is below 16,000."""
+    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    """Whose connections are many clients': no limit per address holds for these."""
     max_body_bytes: int = 16 * 1024 * 1024
     """A longer body is refused with 413; of a chunked body, the chunks' framing counts, too. A PUT's is a stream:
     its application reads it piece by piece, and bounds what it keeps."""

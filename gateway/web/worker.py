@@ -28,7 +28,7 @@ from gateway.web.exchange import Exchange
 from gateway.web.flow import Flow
 from gateway.web.lane import Lane
 from gateway.web.pump import Pump
-from gateway.web.refusal import Refusal
+from gateway.web.refusal import Refusal, RefusalLog
 from gateway.web.settings import WebSettings
 from gateway.web.tls import ServerTls
 
@@ -60,6 +60,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self._tls: ServerTls | None = self.app.tls
         files = _raise_file_limit()
         streams = min(settings.max_streams, files // 2 // FILES_PER_STREAM)
+        self._refusals = RefusalLog(self.log)
         self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pump = Pump(limit=streams, log=self.log, done=self._give_back)
         self._exchange = Exchange(
@@ -203,7 +204,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             self._step(connection, now)
 
     def _refuse(self, connection: Connection, no: Refusal, now: float) -> None:
-        self.log.info("refused a request of %s: %s, %s", connection.client[0], no.code, no.request_id)
+        self._refusals.note(connection.client[0], no)
         connection.say(no.encode())
         connection.end(now)
         self._step(connection, now)
@@ -215,6 +216,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _tick(self, now: float) -> None:
         self.notify()
+        self._refusals.sum_up()
         for connection in self._crowd.expired(now):
             if connection.spoke:
                 self._refuse(connection, refusal.too_slow(connection.phase.name.lower()), now)
@@ -244,6 +246,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             if now >= began + STOP_WAITS_SECONDS:
                 os.eventfd_write(self._ending, 1)
         self._pump.stop()
+        self._refusals.sum_up()
 
     # The lanes' threads
 
@@ -282,7 +285,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             except ClientGone:
                 return Next.GONE
             except Refusal as no:
-                self.log.info("refused a request of %s: %s, %s", connection.client[0], no.code, no.request_id)
+                self._refusals.note(connection.client[0], no)
                 connection.say(no.encode())
                 return Next.GONE
 

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.api.call import Call, Reply
 from gateway.api.denials import DenialLog
+from gateway.api.door import Door
 from gateway.api.pipeline import Pipeline
 from gateway.api.route import CHANGES_GUESTS, Route
 from gateway.api.services import Services
@@ -83,7 +84,7 @@ def test_policy_stands_before_every_grant(
         return Reply({})
 
     environ = {"REQUEST_METHOD": "POST", "HTTP_AUTHORIZATION": f"Bearer {token}", "wsgi.input": io.BytesIO()}
-    pipeline = Pipeline(services, DenialLog(audit, "pve1", lambda: 0.0))
+    pipeline = Pipeline(services, DenialLog(audit, "pve1", lambda: 0.0), Door(config.web))
     response = pipeline.take(route(action, handler), environ, {"vmid": "101"})
     if key is None:
         assert response.status_code == 200 and len(reached) == 1 and audit.records == []

@@ -45,6 +45,21 @@ def test_protocol_error_is_a_problem(start_server: StartServer, tls: bool) -> No
     assert "canary" not in server.log.read_text()
 
 
+def test_refusals_do_not_flood_the_log(start_server: StartServer) -> None:
+    """Of 300 bad requests in a moment few have a line, and the others are counted."""
+    server = start_server(tls=False)
+    for _ in range(300):
+        with server.raw() as sock:
+            sock.sendall(b"nonsense\r\n\r\n")
+            assert sock.recv(100).startswith(b"HTTP/1.1 400")
+    assert server.stop() == 0
+    lines = [line for line in server.log.read_text().splitlines() if "refused" in line]
+    written = [line for line in lines if "malformed_request" in line]
+    counted = [int(line.split("refused ")[1].split()[0]) for line in lines if "more requests" in line]
+    assert len(written) + sum(counted) == 300
+    assert len(written) < 150
+
+
 def test_plain_http_on_the_tls_port_is_told_so(start_server: StartServer) -> None:
     """http:// to an https port is answered in clear, not with a broken connection."""
     server = start_server()

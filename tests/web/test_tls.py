@@ -11,6 +11,7 @@ import pytest
 
 from gateway.web.tls import ServerTls
 from tests.web.conftest import Server, StartServer, make_certificate, unverified_context
+from tests.web.test_lifecycle import Load
 
 
 def common_name(server: Server) -> str:
@@ -49,6 +50,27 @@ def test_new_certificate_is_served_without_a_restart(start_server: StartServer, 
         assert client.request("GET", "/").status == 200
     assert client.request("GET", "/").status == 200
     assert server.log.read_text().count("keeping the TLS certificate in use") == 1
+
+
+def test_no_request_is_lost_over_a_new_certificate(start_server: StartServer, tmp_path: Path) -> None:
+    """Clients on kept and on new connections go on without a failure while certificates change, halves of pairs too."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    names = ["one", "two", "three"]
+    pairs = [make_certificate(tmp_path, name) for name in names]
+    install(pairs[0], cert, key)
+    server = start_server(tls_cert=str(cert), tls_key=str(key))
+    assert common_name(server) == names[0]
+    with Load(server) as load:
+        for number in (1, 2):
+            install((pairs[number][0], pairs[number - 1][1]), cert, key)
+            load.await_more(50)
+            install(pairs[number], cert, key)
+            begin = time.monotonic()
+            while common_name(server) != names[number]:
+                assert time.monotonic() - begin < 10
+                load.await_more(1)
+            load.await_more(50)
+    assert load.failures == []
 
 
 def test_only_http_1_1_and_tls_1_2_up(start_server: StartServer) -> None:
