@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -332,7 +331,7 @@ async def _hand_over(supervisor: Supervisor, lock: int, stop: asyncio.Event) -> 
     notify("RELOADING=1")
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        if await _new_image_starts(supervisor.loop):
+        if await reexec.new_image_starts(supervisor.loop, _HANDOVER_SECONDS):
             await _become_new_image(supervisor, lock, stop)
         else:
             log.error("not reloaded: the new program or its configuration does not start; see its message above")
@@ -366,31 +365,6 @@ async def _become_new_image(supervisor: Supervisor, lock: int, stop: asyncio.Eve
         supervisor.server.listen(listener)
     for connection in connections:
         connection.go_on()
-
-
-async def _new_image_starts(loop: Loop) -> bool:
-    """Whether the program on the disk starts with the configuration on the disk, and can go on with what this one
-    leaves it: it says so itself."""
-    done: asyncio.Future[int] = loop.io.create_future()
-
-    def ended(status: int) -> None:
-        if not done.done():
-            done.set_result(status)
-
-    environment = {**os.environ, reexec.VERSION_ENV: str(reexec.VERSION)}
-    try:
-        pid = os.posix_spawn(
-            sys.executable, [*reexec.command_line(), "--check"], environment, setsigmask=[], setsid=True
-        )
-    except OSError as exc:  # the interpreter is being replaced, or the node is out of processes
-        log.error("cannot run %s: %s", sys.executable, exc.strerror)
-        return False
-    loop.children.watch(pid, ended)
-    await asyncio.wait([done], timeout=_HANDOVER_SECONDS)
-    if not done.done():
-        os.kill(pid, signal.SIGKILL)
-        return False
-    return done.result() == 0
 
 
 async def _shut_down(supervisor: Supervisor) -> None:
