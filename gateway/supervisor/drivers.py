@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.errors import GuestNotRunning
-from gateway.exec.agent import require_supported
+from gateway.errors import GuestNotRunning, NodeNotReady
+from gateway.exec.agent import AgentAway, require_supported
 from gateway.exec.order import Order
 from gateway.exec.spec import ExecSpec, OnFull, Placement
 from gateway.supervisor.agent_execution import AgentExecution
@@ -126,7 +126,10 @@ class AgentDriver:
 
     async def find(self, vmid: int) -> Entry:
         machine = self.machines.find(vmid)
-        await self.questions.ask(vmid, lambda agent: agent.check(vmid))
+        try:
+            await self.questions.ask(vmid, lambda agent: agent.check(vmid))
+        except AgentAway as away:
+            raise NodeNotReady(f"guest {vmid}'s agent: {away}; try again", missing=["resources"]) from away
         return _AgentEntry(self, machine)
 
 

@@ -50,6 +50,18 @@ class Followers:
             del self._places[follower]
             self._moved()
 
+    def places(self) -> list[tuple[object | None, dict[str, int]]]:
+        """For the next image of this program: who has taken what, in their order; None for one that was cut off."""
+        return [(who if place.left_at is None else None, place.offsets) for who, place in self._places.items()]
+
+    def resume(self, places: list[tuple[object | None, dict[str, int]]]) -> None:
+        """Goes on with those that an earlier image of this program had."""
+        for who, offsets in places:
+            follower = object() if who is None else who
+            self._places[follower] = _Place(dict(offsets))
+            if who is None:
+                self.left(follower)
+
     def holds(self, stream: str) -> int | None:
         """The offset from which on the stream's holder has not taken it; None when nobody follows it."""
         for place in self._places.values():

@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +43,7 @@ from gateway.supervisor.places import Places
 from gateway.supervisor.questions import Questions
 from gateway.supervisor.reboot import find_lost, note_boot, rebooted
 from gateway.supervisor.recovery import recover
-from gateway.supervisor.server import Server, bind
+from gateway.supervisor.server import Connection, Server, bind
 from gateway.supervisor.spool import Spool
 from gateway.supervisor.survivors import reopen_pipes
 from gateway.supervisor.tickets import Tickets
@@ -205,9 +204,20 @@ class Supervisor:
             "execs": [execution.to_state() for execution in self.execs.running.values()],
             "survivors": [left.to_state() for left in self.execs.surviving.values()],
             "connections": [connection.to_state() for connection in self.server.connections],
+            "followers": self._followers_state(),
             "tickets": self.tickets.to_state(),
             "audit": self.audit.unsettled(),
         }
+
+    def _followers_state(self) -> dict[str, list[list[Any]]]:
+        """Of each exec, its followers' connections by descriptor, and what they have taken."""
+        state: dict[str, list[list[Any]]] = {}
+        for exec_id, execution in self.execs.running.items():
+            state[exec_id] = [
+                [who.sock.fileno() if isinstance(who, Connection) else None, offsets]
+                for who, offsets in execution.streams.followers.places()
+            ]
+        return state
 
     def take_over(self, state: dict[str, Any]) -> None:
         """Goes on with everything that the image before this one had."""
@@ -215,7 +225,7 @@ class Supervisor:
             self.audit.post(record)
         guests = [Incarnation.from_state(reexec.take_all(entry), self.config.lxc) for entry in state["guests"]]
         for guest in guests:
-            self.guests.adopt(guest)
+            self._try(self.guests.adopt, guest)
         by_run = {(guest.vmid, guest.key): guest for guest in guests}
         machines = [Machine.from_state(reexec.take_all(entry)) for entry in state.get("machines", ())]
         for machine in machines:
@@ -225,22 +235,34 @@ class Supervisor:
             order = Order.from_wire(entry["order"])
             run = order.vmid, order.incarnation
             if order.kind is GuestKind.LXC:
-                self.execs.resume(reexec.take_all(entry), by_run[run])
+                self._try(self.execs.resume, reexec.take_all(entry), by_run.get(run))
             else:
-                self.execs.resume_in_machine(reexec.take_all(entry), by_machine[run])
+                self._try(self.execs.resume_in_machine, reexec.take_all(entry), by_machine.get(run))
         for entry in state["survivors"]:
             order = Order.from_wire(entry["order"])
             if order.kind is GuestKind.LXC:
-                self.execs.resume_survivors(reexec.take_all(entry), by_run)
+                self._try(self.execs.resume_survivors, reexec.take_all(entry), by_run)
             else:
                 run = order.vmid, order.incarnation
-                self.execs.resume_survivor_in_machine(entry, by_machine.get(run))
+                self._try(self.execs.resume_survivor_in_machine, entry, by_machine.get(run))
         self.tickets.resume(state["tickets"])
+        connections: dict[int | None, Connection] = {}
         for entry in sorted(state["connections"], key=_since):  # those that waited go on in their order
             sock = socket.socket(fileno=reexec.take(entry["fd"]))
-            connection = self.server.adopt(sock)
+            connection = connections[entry["fd"]] = self.server.adopt(sock)
             connection.resume(entry)
             self.operations.resumed(connection)
+        for exec_id, places in state.get("followers", {}).items():
+            if exec_id in self.execs.running:
+                followers = self.execs.running[exec_id].streams.followers
+                followers.resume([(connections.get(fd), offsets) for fd, offsets in places])
+
+    def _try(self, take_over: Callable[..., object], *arguments: object) -> None:
+        """One that cannot be taken over must not take the others along: `recover` ends what is left of it."""
+        try:
+            take_over(*arguments)
+        except Exception:
+            log.exception("cannot go on with something of the image before this one")
 
 
 def _since(connection: dict[str, Any]) -> float:
@@ -309,7 +331,7 @@ async def _hand_over(supervisor: Supervisor, lock: int, stop: asyncio.Event) -> 
     notify("RELOADING=1")
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        if await _new_image_starts(supervisor.loop):
+        if await reexec.new_image_starts(supervisor.loop, _HANDOVER_SECONDS):
             await _become_new_image(supervisor, lock, stop)
         else:
             log.error("not reloaded: the new program or its configuration does not start; see its message above")
@@ -343,31 +365,6 @@ async def _become_new_image(supervisor: Supervisor, lock: int, stop: asyncio.Eve
         supervisor.server.listen(listener)
     for connection in connections:
         connection.go_on()
-
-
-async def _new_image_starts(loop: Loop) -> bool:
-    """Whether the program on the disk starts with the configuration on the disk, and can go on with what this one
-    leaves it: it says so itself."""
-    done: asyncio.Future[int] = loop.io.create_future()
-
-    def ended(status: int) -> None:
-        if not done.done():
-            done.set_result(status)
-
-    environment = {**os.environ, reexec.VERSION_ENV: str(reexec.VERSION)}
-    try:
-        pid = os.posix_spawn(
-            sys.executable, [*reexec.command_line(), "--check"], environment, setsigmask=[], setsid=True
-        )
-    except OSError as exc:  # the interpreter is being replaced, or the node is out of processes
-        log.error("cannot run %s: %s", sys.executable, exc.strerror)
-        return False
-    loop.children.watch(pid, ended)
-    await asyncio.wait([done], timeout=_HANDOVER_SECONDS)
-    if not done.done():
-        os.kill(pid, signal.SIGKILL)
-        return False
-    return done.result() == 0
 
 
 async def _shut_down(supervisor: Supervisor) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 
-from gateway.exec.agent import Agent
+from gateway.exec.agent import Agent, AgentAway
 
 T = TypeVar("T")
 
@@ -33,7 +33,10 @@ class Questions:
         self._asking = 0
 
     async def ask(self, vmid: int, question: Callable[[Agent], T]) -> T:
-        """The answer. Raises what `question` raises. Once asked, it is asked, whoever stops waiting for the answer."""
+        """The answer. Raises what `question` raises, or AgentAway when it could not be asked.
+
+        Once asked, it is asked, whoever stops waiting for the answer.
+        """
         turn = self._turns.setdefault(vmid, _Turn())
         turn.takers += 1
         try:
@@ -68,8 +71,11 @@ class Questions:
             else:
                 self._hand_in(_set_result, answer, result)
 
+        try:
+            threading.Thread(target=work, name="agent", daemon=True).start()
+        except RuntimeError as exc:  # the node, or the service, is out of threads
+            raise AgentAway("it was not asked: the node is out of threads") from exc
         self._asking += 1
-        threading.Thread(target=work, name="agent", daemon=True).start()
         return answer
 
     def _hand_in(self, settle: Callable[..., None], *arguments: object) -> None:

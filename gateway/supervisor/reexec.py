@@ -7,13 +7,19 @@ a bounded time, until no exec is being started.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
+import logging
 import os
+import signal
 import sys
 from typing import Any
 
 from gateway.errors import ConfigError
+from gateway.supervisor.loop import Loop
+
+log = logging.getLogger(__name__)
 
 STATE_ENV = "PVE_EXEC_GATEWAY_STATE_FD"
 VERSION_ENV = "PVE_EXEC_GATEWAY_STATE_VERSION"
@@ -52,6 +58,29 @@ def inherited_state() -> dict[str, Any] | None:
     if state.get("version") != VERSION:
         raise OSError(f"the state of another version ({state.get('version')}) cannot be taken over")
     return state
+
+
+async def new_image_starts(loop: Loop, timeout: float) -> bool:
+    """Whether the program on the disk starts with the configuration on the disk, and can go on with what this one
+    leaves it: it says so itself, within `timeout` seconds."""
+    done: asyncio.Future[int] = loop.io.create_future()
+
+    def ended(status: int) -> None:
+        if not done.done():
+            done.set_result(status)
+
+    environment = {**os.environ, VERSION_ENV: str(VERSION)}
+    try:
+        pid = os.posix_spawn(sys.executable, [*command_line(), "--check"], environment, setsigmask=[], setsid=True)
+    except OSError as exc:  # the interpreter is being replaced, or the node is out of processes
+        log.error("cannot run %s: %s", sys.executable, exc.strerror)
+        return False
+    loop.children.watch(pid, ended)
+    await asyncio.wait([done], timeout=timeout)
+    if not done.done():
+        os.kill(pid, signal.SIGKILL)
+        return False
+    return done.result() == 0
 
 
 def check_version() -> None:

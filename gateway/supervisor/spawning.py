@@ -138,7 +138,8 @@ class Spawn:
             os.kill(self._attach_pid, signal.SIGKILL)
 
     def _forged(self, what: str) -> None:
-        log.warning("%s: ended, for its guest sent %s", self._name, what)
+        if not self._unwanted:  # else its launcher has just been killed, which looks the same
+            log.warning("%s: ended, for its guest sent %s", self._name, what)
         self._close_status()
         self._fail()
 

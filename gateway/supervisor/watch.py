@@ -18,8 +18,9 @@ class PriorityWatch:
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def add(self, fd: int, changed: Callable[[], None]) -> None:
-        """Calls `changed` at each change from now on; one that was before is not told."""
-        os.pread(fd, 1, 0)  # the kernel compares with the last read
+        """Calls `changed` at each change from now on, and once if its cgroup is gone already."""
+        with contextlib.suppress(OSError):  # ENODEV: gone, which the epoll tells at once
+            os.pread(fd, 1, 0)  # the kernel compares with the last read
         self._callbacks[fd] = changed
         self._epoll.register(fd, select.EPOLLPRI)
 

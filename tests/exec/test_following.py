@@ -145,6 +145,32 @@ def test_all_of_a_large_stream_arrives(client: SupervisorClient) -> None:
     assert digests["stderr"].hexdigest() == output["stderr"]["sha256"]
 
 
+def test_command_waits_for_its_follower_over_a_reload(client: SupervisorClient, gateway: Gateway) -> None:
+    """A follower that takes nothing while the supervisor becomes its new image finds no gap: it was waited for."""
+    size = 64 << 20
+    command = f"head -c {size} /dev/zero"
+    started, feed = client.start(101, spec(command, output={"limit": 2 << 20}, timeout=60), ORIGIN, attended=True)
+    feed.ask_events(0, seen=0, limit=1 << 20, wait=5)
+    first = answer(feed)
+    assert isinstance(first, EventBatch)
+
+    def come() -> int:
+        return client.output(started.view["id"], "stdout", ORIGIN, 0, 1).total
+
+    until(lambda: come() > 16 << 20, why="the spool is full")
+    gateway.services.reload("supervisor")
+    assert client.run(102, spec(["sleep", "0.5"]), ORIGIN, None).view["exit_code"] == 0
+    assert come() < size
+    position = first.cursor
+    for batch in follow(feed, position):
+        for event in batch.events:
+            assert isinstance(event, OutputEvent), event
+            assert event.offset == position
+            position += len(event.data)
+    feed.close()
+    assert position == size
+
+
 def test_without_a_follower_the_middle_is_dropped(client: SupervisorClient) -> None:
     """Nobody follows: the command is not kept waiting, and a later replay shows the gap with its size."""
     command = "yes 123456789 | head -c 80000000"

@@ -105,3 +105,26 @@ def test_storm_of_reloads(api: Api, gateway: Gateway) -> None:
         pass
     assert len(nurseries(gateway.services.pid("supervisor"))) == 1
     assert "Traceback" not in gateway.log("supervisor")
+
+
+def test_guest_that_stops_while_the_new_image_starts(
+    api: Api, gateway: Gateway, make_guest: Callable[..., guests.Guest]
+) -> None:
+    """Its cgroup is gone before the new image looks: that is the end of this guest, and of nothing else."""
+    guest, mark = make_guest(922), new_mark()
+    assert api.run(922, ["true"])["exit_code"] == 0
+    kept = detach(api, 101, ["sleep", mark], labels={"test": mark})
+    before = image(gateway)
+    begin_reload(gateway)
+    until(lambda: image(gateway) != before, why="the new image begins")
+    gateway.services.kill("supervisor", signal.SIGSTOP)
+    try:
+        guest.stop(kill=True)
+    finally:
+        gateway.services.kill("supervisor", signal.SIGCONT)
+    until(lambda: api.get("/health/ready").status == 200, why="it answers")
+    assert api.get(f"/execs/{kept}").json()["state"] == "running"
+    assert living(mark)
+    assert "Traceback" not in gateway.log("supervisor")
+    guest.start()
+    assert api.run(922, ["echo", "again"])["stdout"] == "again\n"
