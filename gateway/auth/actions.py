@@ -38,7 +38,7 @@ class Action(StrEnum):
 
 
 _LOOKS = frozenset({Action.GUEST_READ, Action.DEVICE_READ, Action.AUDIT_READ, Action.METRICS_READ})
-_OF_NODE = frozenset({Action.DEVICE_READ, Action.AUDIT_READ, Action.TOKEN_ADMIN, Action.METRICS_READ})
+_OF_NODE = frozenset({Action.DEVICE_READ, Action.TOKEN_ADMIN, Action.METRICS_READ})
 
 MEANINGS = {
     Action.GUEST_READ: "see guests: their state, configuration, addresses, snapshots, backups and tasks",
@@ -53,7 +53,7 @@ MEANINGS = {
     Action.FILE_READ: "read every file of the guests: all their data and secrets",
     Action.FILE_WRITE: "write every file of the guests, which is exec:run as root by another way",
     Action.DEVICE_READ: "look up the node's devices",
-    Action.AUDIT_READ: "read the audit log: who did what, of all tokens",
+    Action.AUDIT_READ: "read the audit log about the guests, of all tokens; all of it with `all` guests",
     Action.TOKEN_ADMIN: "make, edit and revoke tokens that may no more than its own",
     Action.METRICS_READ: "read the metrics",
 }

@@ -252,9 +252,11 @@ def covers(held: Iterable[Grant], wanted: Grant) -> bool:
 
 
 def _texts(data: Mapping[str, Any], name: str) -> list[str]:
-    items = data.get(name, [])
-    if not isinstance(items, list) or len(items) > MAX_LISTED or not all(isinstance(item, str) for item in items):
-        raise GrantInvalid(f"a grant's `{name}` is a list of at most {MAX_LISTED} texts")
+    if name not in data:
+        return []
+    items = data[name]  # an empty list is no word for "none", nor for "any": it is left out
+    if not isinstance(items, list) or not 1 <= len(items) <= MAX_LISTED or not all(isinstance(i, str) for i in items):
+        raise GrantInvalid(f"a grant's `{name}`, where it stands, is a list of 1 to {MAX_LISTED} texts")
     return items
 
 

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import posixpath
 import re
+from bisect import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -42,8 +44,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def within(vmid: int, ranges: Ranges) -> bool:
-    """Whether one of `ranges` holds `vmid`."""
-    return any(low <= vmid <= high for low, high in ranges)
+    """Whether one of `ranges` holds `vmid`. A pool may make thousands of them, and a listing asks for each exec."""
+    position = bisect(ranges, (vmid, math.inf))
+    return position > 0 and vmid <= ranges[position - 1][1]
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,9 @@ def ranges_from_wire(data: object) -> Ranges:
         isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair) for pair in data
     ):
         raise ValueError("ranges are pairs of whole numbers")
+    ends = [end for pair in data for end in pair]
+    if any(low > high for low, high in data) or ends != sorted(ends):
+        raise ValueError("ranges are sorted and disjoint")
     return tuple((low, high) for low, high in data)
 
 

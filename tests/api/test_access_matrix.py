@@ -46,6 +46,7 @@ NEEDS = {
     "showLive": None,
     "showReady": None,
     "showOpenapi": None,
+    "listAudit": "audit:read",
 }
 # By hand: which actions give more than themselves.
 GIVES = {

@@ -120,7 +120,7 @@ def test_a_damaged_grant_gives_nothing(data: object) -> None:
     "data",
     [
         {"actions": ["exec:run"], "guests": "100-199,205"},
-        {"actions": ["audit:read", "metrics:read"], "guests": ""},
+        {"actions": ["metrics:read", "token:admin"], "guests": ""},
         {"actions": ["guest:power"], "pools": ["prod/web", "web"]},
         {"actions": ["exec:run"], "guests": "all", "pools": ["web"]},
         {
@@ -144,7 +144,12 @@ def test_a_grant_is_its_json(data: dict[str, Any]) -> None:
     "changed",
     [
         {"guests": ""},
-        {"guests": "", "pools": []},
+        {"pools": []},
+        {"users": []},
+        {"commands": [["/bin/id"]], "users": []},
+        {"commands": [["/bin/id"]], "cwd": []},
+        {"commands": [["/bin/id"]], "env": []},
+        {"actions": ["audit:read"], "guests": ""},
         {"guests": None},
         {"more": 1},
         {"pools": "web"},
@@ -258,7 +263,7 @@ def test_origin_crosses_the_wire() -> None:
     assert Origin.from_wire(wire) == origin
     assert origin.sees("tk_1", 150) and origin.sees("tk_2", 101)
     assert not origin.sees("tk_2", 150) and not origin.sees("tk_1", 201)
-    ranges = ([[1, "2"]], [[True, 5]], [[1]], "all")
+    ranges = ([[1, "2"]], [[True, 5]], [[1]], "all", [[2, 1]], [[5, 6], [1, 2]], [[1, 5], [4, 6]])
     damaged: list[object] = [None, [], {}, {**wire, "admin": True}, *({**wire, "admin_guests": bad} for bad in ranges)]
     damaged += [{**wire, "permits": [{"guests": bad, "terms": None}]} for bad in ranges]
     for bad in damaged:
