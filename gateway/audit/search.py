@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gateway.audit.chain import Chain
+from gateway.audit.chain import Chain, Sealed
 from gateway.audit.clock import latest_before, moment_of
 from gateway.audit.files import open_files, read_begin
 from gateway.audit.keys import AuditKeys
