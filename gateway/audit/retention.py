@@ -91,7 +91,7 @@ class Retention:
         if excess >= 0 and self._limits.when_full is WhenFull.REFUSE:
             self.full = (
                 f"the audit log is full: it has {self._limits.max_bytes} bytes (audit.max_bytes), and nothing in it is"
-                f" older than {self._limits.keep_days:g} days (audit.keep_days); archive files of it, or raise the limit"
+                f" older than {self._limits.keep_days:g} days (audit.keep_days); move files away, or raise the limit"
             )
         return doomed
 

@@ -40,6 +40,7 @@ NEEDS = {
     "sendSignal": "exec:run",
     "resizeTerminal": "exec:run",
     "makeTicket": None,
+    "listAudit": "audit:read",
     "showSelf": None,
     "askSelf": None,
     "showLive": None,
