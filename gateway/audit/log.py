@@ -172,6 +172,7 @@ class AuditLog:
             raise FileExistsError(0, f"{self.path} is not a regular file")
         if info.st_mode & 0o077:
             os.fchmod(self._fd, 0o600)
+        self._lock()
         self._sync_directory()
         known = info.st_ino == self._inode
         if known and self._unsure:
@@ -188,6 +189,13 @@ class AuditLog:
         self._inode, self._end, self._reason = info.st_ino, tail.lines_end, "damaged"
         self.files_begun += 1
         self._retention.forget()
+
+    def _lock(self) -> None:
+        """The directory's lock goes with a deleted directory; this one does not."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise BlockingIOError(exc.errno, "another writer has its file") from exc
 
     def _cut_back(self) -> None:
         """Remove what the failed batch left, and only that."""

@@ -22,10 +22,12 @@ from gateway.audit.settings import AuditSettings
 
 AT_ONCE = 4
 _SEND_SECONDS = 5.0
+_NICE = 5
 
 
 def main() -> int:
     settings = AuditSettings.from_json(sys.argv[1])
+    os.nice(_NICE)  # the writer, and what waits for it, goes first
     with socket.socket(fileno=int(sys.argv[2])) as writer:
         os.set_inheritable(writer.fileno(), False)
         serve(writer, settings, load_keys(settings.key_file))
@@ -69,9 +71,8 @@ def _answer(peer: socket.socket, message: dict[str, Any], settings: AuditSetting
         traceback.print_exc()
         peer.sendall(_refusal(message, Code.UNAVAILABLE, "the audit reader has a defect; its log tells which"))
     else:
-        for record in page.records:
-            peer.sendall(encode_frame({"id": message["id"], "found": record}))
-        peer.sendall(encode_frame({"id": message["id"], "page": {"next": page.next}}))
+        frames = [encode_frame({"id": message["id"], "found": record}) for record in page.records]
+        peer.sendall(b"".join([*frames, encode_frame({"id": message["id"], "page": {"next": page.next}})]))
 
 
 def _refusal(message: dict[str, Any], code: Code, detail: str) -> bytes:

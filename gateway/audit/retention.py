@@ -83,15 +83,16 @@ class Retention:
             if tail is None or tail.head is None:
                 continue
             if self._limits.when_full is WhenFull.REFUSE and not self._is_old(tail.ts):
-                self.full = (
-                    f"the audit log is full: it has {self._limits.max_bytes} bytes (audit.max_bytes), and its oldest"
-                    f" file is to be kept for {self._limits.keep_days:g} days (audit.keep_days)"
-                )
                 break
             doomed.append((path, tail))
             excess -= tail.size
             assert self._closed_bytes is not None
             self._closed_bytes -= tail.size
+        if excess >= 0 and self._limits.when_full is WhenFull.REFUSE:
+            self.full = (
+                f"the audit log is full: it has {self._limits.max_bytes} bytes (audit.max_bytes), and nothing in it is"
+                f" older than {self._limits.keep_days:g} days (audit.keep_days); move files away, or raise the limit"
+            )
         return doomed
 
     def _is_old(self, ts: str) -> bool:

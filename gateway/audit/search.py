@@ -30,6 +30,8 @@ _CLOSE = 256 << 10
 _EVENTS = frozenset(map(str, Event))
 
 Ranges = tuple[tuple[int, int], ...]
+IsWorth = Callable[[bytes], bool]
+"""Whether a block can hold what is looked for, or has to be looked at for it is late."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +97,18 @@ def search(directory: Path, keys: AuditKeys, query: Query, seconds: float = SECO
     """One page of the log in `directory`. Raises OSError."""
     deadline = time.monotonic() + seconds
     chain = Chain(keys.chain)
-    may_match, matches = _sieve(query), _matcher(query)
+    needles = _needles(query)
+    may_match, matches = _sieve(query, needles), _matcher(query)
     page = Page()
-    seen: Sealed | None = None
+    late = False
+
+    def is_worth(block: bytes) -> bool:
+        nonlocal late
+        late = late or time.monotonic() > deadline
+        return late or all(needle in block for needle in needles)
+
     with open_files(directory, chain) as opened:
-        for block in _blocks([_seekable(file) for file in opened], chain, query):
-            late = time.monotonic() > deadline
+        for block in _blocks([_seekable(file) for file in opened], chain, query, is_worth):
             for line in block:
                 candidate = may_match(line)
                 if not candidate and not late:
@@ -108,12 +116,11 @@ def search(directory: Path, keys: AuditKeys, query: Query, seconds: float = SECO
                 sealed = chain.open(line)
                 if sealed is None or not _behind(sealed.head.seq, query):
                     continue
-                seen = sealed
                 if candidate and matches(sealed.record):
                     page.records.append({**sealed.record, "mac": sealed.head.mac})
                     page.bytes += len(line)
                 if late or len(page.records) >= query.limit or page.bytes >= PAGE_BYTES:
-                    page.next = seen.head.seq
+                    page.next = sealed.head.seq
                     return page
     return page
 
@@ -127,7 +134,7 @@ def _behind(seq: int, query: Query) -> bool:
 # -- which lines
 
 
-def _blocks(files: list[BinaryIO], chain: Chain, query: Query) -> Iterator[list[bytes]]:
+def _blocks(files: list[BinaryIO], chain: Chain, query: Query, is_worth: IsWorth) -> Iterator[list[bytes]]:
     """The lines that can matter, in the order asked for, some at a time."""
     begins = [read_begin(file, chain) for file in files]
     order = range(len(files) - 1, -1, -1) if query.newest_first else range(len(files))
@@ -150,7 +157,7 @@ def _blocks(files: list[BinaryIO], chain: Chain, query: Query) -> Iterator[list[
                 if behind and behind.head.seq <= query.after:
                     continue
                 begin = _find(file, chain, query.after, size)
-        yield from _read_back(file, end) if query.newest_first else _read_on(file, begin)
+        yield from _read_back(file, end, is_worth) if query.newest_first else _read_on(file, begin, is_worth)
 
 
 def _find(file: BinaryIO, chain: Chain, seq: int, size: int) -> int:
@@ -177,26 +184,32 @@ def _genuine_from(file: BinaryIO, chain: Chain, offset: int, end: int) -> tuple[
     return at, None
 
 
-def _read_back(file: BinaryIO, end: int) -> Iterator[list[bytes]]:
+def _read_back(file: BinaryIO, end: int, is_worth: IsWorth) -> Iterator[list[bytes]]:
     """Whole lines before `end`, the last first. What stands between the last newline and `end` is left out."""
-    rest, whole = b"", False
+    rest = b""
+    begun = False
     while end > 0:
         begin = max(0, end - _BLOCK)
         file.seek(begin)
-        lines = (file.read(end - begin) + rest).split(b"\n")
-        if not whole:
-            lines.pop()  # half a line, or nothing behind the last newline
-        whole, end = bool(lines), begin
-        rest = lines.pop(0) if lines and begin else b""
-        yield lines[::-1]
+        block, end = file.read(end - begin) + rest, begin
+        if not begun:
+            block = block[: block.rfind(b"\n") + 1]
+            begun = bool(block)
+        cut = block.find(b"\n") + 1 if begin else 0
+        rest = block[:cut]
+        if is_worth(block):
+            yield block[cut:].split(b"\n")[-2::-1]
 
 
-def _read_on(file: BinaryIO, begin: int) -> Iterator[list[bytes]]:
+def _read_on(file: BinaryIO, begin: int, is_worth: IsWorth) -> Iterator[list[bytes]]:
     file.seek(begin)
     rest = b""
     while block := file.read(_BLOCK):
-        *lines, rest = (rest + block).split(b"\n")
-        yield lines
+        block = rest + block
+        cut = block.rfind(b"\n") + 1
+        rest = block[cut:]
+        if is_worth(block):
+            yield block[:cut].split(b"\n")[:-1]
 
 
 def _seekable(file: BinaryIO) -> BinaryIO:
@@ -209,15 +222,20 @@ def _seekable(file: BinaryIO) -> BinaryIO:
 # -- which records
 
 
-def _sieve(query: Query) -> Callable[[bytes], bool]:
-    """Quick, on bytes: False for most lines that do not match, never for one that does."""
+def _needles(query: Query) -> list[bytes]:
+    """What stands in every line that matches."""
     texts = (query.token_id, query.exec_id, query.request_id, query.audit_id, query.outcome)
     needles = [_quote(text) for text in texts if text is not None]
     if query.vmid is not None:
         needles.append(b'"vmid":%d,' % query.vmid)
-    events = [b'"event":' + _quote(event) for event in query.events]
     if query.guests is not None:
         needles.append(b'"vmid":')
+    return needles
+
+
+def _sieve(query: Query, needles: list[bytes]) -> Callable[[bytes], bool]:
+    """Quick, on bytes: False for most lines that do not match, never for one that does."""
+    events = [b'"event":' + _quote(event) for event in query.events]
     since, until = query.since, query.until
 
     def may_match(line: bytes) -> bool:
@@ -243,7 +261,8 @@ def _matcher(query: Query) -> Callable[[Fields], bool]:
         data = data if isinstance(data, dict) else {}
         if query.guests is not None and not any(low <= record.get("vmid", -1) <= high for low, high in query.guests):
             return False
-        tokens = (record.get("actor", {}).get("token_id"), data.get("token_id"))
+        changed = data.get("token")
+        tokens = (record.get("actor", {}).get("token_id"), changed.get("id") if isinstance(changed, dict) else None)
         return (
             (not query.events or record["event"] in query.events)
             and (query.token_id is None or query.token_id in tokens)

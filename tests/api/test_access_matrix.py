@@ -41,6 +41,7 @@ NEEDS = {
     "resizeTerminal": "exec:run",
     "listAudit": "audit:read",
     "makeTicket": None,
+    "listAudit": "audit:read",
     "showSelf": None,
     "askSelf": None,
     "showLive": None,

@@ -146,7 +146,9 @@ def test_foreign_lines_stay_and_are_named(settings: AuditSettings) -> None:
 
 def test_a_log_of_another_key_is_not_written_to(settings: AuditSettings) -> None:
     """With a lost key nothing is chained behind records that nobody can check any more."""
-    open_log(settings).append([intent(1)])
+    log = open_log(settings)
+    log.append([intent(1)])
+    log.close()
     settings.key_file.write_bytes(b"another key of 32 bytes, exactly")
     before = path_of(settings).read_bytes()
     with pytest.raises(AuditUnavailable, match="this key"):
@@ -349,6 +351,21 @@ def test_zeros_at_the_end_are_no_record(settings: AuditSettings, cut: int) -> No
     with path_of(settings).open("ab") as file:
         file.write(b"\0" * cut)
     open_log(settings).append([intent(2)])
+    assert is_good(settings)
+
+
+def test_two_writers_never_share_a_file(settings: AuditSettings) -> None:
+    """Whatever became of the directory's lock: the second one is refused until the first has left."""
+    first, second = open_log(settings), open_log(settings)
+    first.append([intent(1)])
+    with pytest.raises(AuditUnavailable):
+        second.append([intent(2)])
+    first.append([intent(3)])
+    first.close()
+    second.append([intent(4)])
+    with pytest.raises(AuditUnavailable):
+        first.append([intent(5)])
+    assert [sealed.record.get("exec_id") for sealed in read_log(settings)] == [None, "ex_1", "ex_3", None, "ex_4"]
     assert is_good(settings)
 
 

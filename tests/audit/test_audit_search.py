@@ -175,9 +175,9 @@ def test_old_files_are_not_read_for_recent_times(log: AuditSettings, everything:
         read: list[str] = []
         real = searching._read_back
 
-        def noting(file: Any, end: int) -> Iterator[list[bytes]]:
+        def noting(file: Any, end: int, is_worth: Any) -> Iterator[list[bytes]]:
             read.append(Path(getattr(file, "name", "packed")).name)
-            return real(file, end)
+            return real(file, end, is_worth)
 
         patch.setattr(searching, "_read_back", noting)
         found(log, since=since)

@@ -13,7 +13,6 @@ from gateway.auth.grants import ALL_GUESTS
 def list_records(services: Services, call: Call) -> Reply:
     """A page of records. One who may not read about every guest sees only records about guests that he may."""
     asked: AuditQuery = call.query
-    since, until = asked.moments()
     reach = call.actor.reach(Action.AUDIT_READ)
     page = services.audit.search(
         Query(
@@ -24,8 +23,8 @@ def list_records(services: Services, call: Call) -> Reply:
             request_id=asked.request_id,
             audit_id=asked.audit_id,
             outcome=asked.outcome,
-            since=since,
-            until=until,
+            since=asked.since,
+            until=asked.until,
             guests=None if reach == ALL_GUESTS else reach,
             newest_first=asked.order is Order.NEWEST,
             after=asked.after,

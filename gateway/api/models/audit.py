@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, TypedDict
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field, TypeAdapter, WithJsonSchema
 
 from gateway.api.models.audit_records import AuditEntry
 from gateway.api.models.execs import EXEC_ID, PAGE_MAX, Query
 from gateway.audit.record import Event
+
+
+def _as_recorded(text: object) -> str:
+    """Raises ValueError for what is no time, or has no zone."""
+    moment = _TIME.validate_python(text)
+    try:
+        return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    except OverflowError:
+        raise ValueError("out of range") from None
+
+
+_TIME = TypeAdapter[datetime](AwareDatetime)
+Moment = Annotated[str, BeforeValidator(_as_recorded), WithJsonSchema({"type": "string", "format": "date-time"})]
+"""A time of any zone, as records carry theirs."""
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -34,20 +48,13 @@ class AuditQuery(Query):
     outcome: Id | None = Field(
         default=None, description="`exited`, `timeout`, ...: the reason of an end, of a denial or of an abort."
     )
-    since: AwareDatetime | None = Field(default=None, description="Written at this time or later (RFC 3339).")
-    until: AwareDatetime | None = Field(default=None, description="Written before this time.")
+    since: Moment | None = Field(default=None, description="Written at this time or later (RFC 3339).")
+    until: Moment | None = Field(default=None, description="Written before this time.")
     order: Order = Field(default=Order.NEWEST, description="`oldest` and `after` follow the log as it grows.")
     limit: int = Field(default=100, ge=1, le=PAGE_MAX, description="How many at most.")
     after: Annotated[int, Field(ge=0, lt=1 << 53)] | None = Field(
         default=None, description="`next` of the page before, or any `seq`: begin behind it."
     )
-
-    def moments(self) -> tuple[str | None, str | None]:
-        """`since` and `until` as records carry moments."""
-        return tuple(  # type: ignore[return-value]
-            moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z") if moment else None
-            for moment in (self.since, self.until)
-        )
 
 
 class AuditPage(TypedDict):
