@@ -21,14 +21,20 @@ from gateway.errors import (
     MalformedRequest,
     PayloadTooLarge,
     PolicyRefused,
+    TokenStoreError,
     TooManyRequests,
     Unauthenticated,
     UnsupportedMediaType,
 )
 
 _BYTES = "application/octet-stream"
-_PARAMETER_TEXT = {"vmid": "The guest's cluster-wide number.", "id": "The exec's id."}
+_PARAMETER_TEXT = {
+    "vmid": "The guest's cluster-wide number.",
+    "id": "The exec's id.",
+    "token_id": "The token's id, which is no secret.",
+}
 _ASKED = {
+    "If-Match": "The ETag of the version that is meant; if there is another by now, nothing is changed (412).",
     "Range": "One range, like `bytes=0-99`; several are ignored.",
     "Prefer": "`respond-async` starts the exec and answers 202 at once, where Accept takes JSON.",
     "Idempotency-Key": "1 to 255 visible ASCII characters. The same key with the same request, from the same token, "
@@ -39,8 +45,9 @@ _ASKED = {
 }
 _TOLD = {
     "Content-Range": "The range that this is, and the stream's length: `*` while the command runs.",
+    "ETag": "The token's version, for If-Match.",
     "Idempotency-Replayed": "`true` when an earlier request with this Idempotency-Key began the exec.",
-    "Location": "The exec (202).",
+    "Location": "The exec (202), the token (201).",
     "Preference-Applied": "`respond-async` (202).",
     "Sec-WebSocket-Protocol": "`pvex.v1`.",
     "X-Output-Bytes": "The stream's length so far, dropped bytes counted.",
@@ -186,6 +193,7 @@ def _content(route: Route, status: int, schemas: dict[str, Schema]) -> Schema:
 _DESCRIPTIONS = {
     101: "The WebSocket is open.",
     200: "Done.",
+    201: "Made.",
     202: "Accepted; it is not finished yet.",
     204: "Nothing more will come.",
     206: "The range that was asked for.",
@@ -211,7 +219,7 @@ def _problems(route: Route) -> Schema:
 def _pipeline_errors(route: Route) -> list[type[GatewayError]]:
     errors: list[type[GatewayError]] = [MalformedRequest, InvalidRequest, InternalError]
     if route.action is not Action.PUBLIC:
-        errors += [Unauthenticated, TooManyRequests]
+        errors += [Unauthenticated, TooManyRequests, TokenStoreError]
     if route.action not in (Action.PUBLIC, Action.ANY_TOKEN):
         errors.append(Forbidden)
     if route.change is not None:

@@ -28,6 +28,8 @@ from gateway.errors import (
     GatewayError,
     GuestNotFound,
     InternalError,
+    TokenNotFound,
+    TokenStoreError,
     Unauthenticated,
 )
 from gateway.web.live import Live
@@ -72,6 +74,8 @@ class Pipeline:
             raise GuestNotFound.for_vmid(path["vmid"][:64])
         if "id" in path and attempt.exec_id is None:
             raise ExecNotFound.for_id(path["id"][:64])
+        if "token_id" in path and not PARAMETERS["token_id"].fullmatch(path["token_id"]):
+            raise TokenNotFound.for_id(path["token_id"][:64])
         query = parse_query(route.query, environ.get("QUERY_STRING", ""))
         raw, body = b"", None
         if route.body is not None:
@@ -84,6 +88,7 @@ class Pipeline:
             environ=environ,
             vmid=attempt.vmid or 0,
             exec_id=attempt.exec_id or "",
+            token_id=path.get("token_id", ""),
             query=query,
             body=body,
             raw=raw,
@@ -119,6 +124,8 @@ class Pipeline:
         if attempt.route.action is Action.PUBLIC:
             return ANONYMOUS
         self._denials.record_stranger(attempt, found)
+        if found.reason is Refusal.STORE_UNAVAILABLE:
+            raise TokenStoreError("no token can be verified on this node now; its log tells why")
         raise Unauthenticated(
             "send a valid token: `Authorization: Bearer pveg_...`; `pve-exec-gateway token create` makes one"
         )

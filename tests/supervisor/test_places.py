@@ -353,6 +353,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.running: list[One] = []
         self.held = False
         self.number = 0
+        self.most: dict[str, int] = {}
 
     @initialize(claims=st.lists(st.sampled_from([Claim("a", 1), Claim("b", 2), Claim("c", 3, True)]), unique=True))
     def resume(self, claims: list[Claim]) -> None:
@@ -362,16 +363,23 @@ class AnyOrder(RuleBasedStateMachine):
             self.running.append(One(self.number, claim, self.loop.create_task(asyncio.sleep(0, 0.0)), []))
 
     @rule(
-        token=st.sampled_from("abc"), vmid=st.integers(1, 3), exclusive=st.booleans(), timeout=st.sampled_from([3, 99])
+        token=st.sampled_from("abc"),
+        vmid=st.integers(1, 3),
+        exclusive=st.booleans(),
+        timeout=st.sampled_from([3, 99]),
+        most=st.sampled_from([None, 1, 99]),
     )
-    def ask(self, token: str, vmid: int, exclusive: bool, timeout: float) -> None:
+    def ask(self, token: str, vmid: int, exclusive: bool, timeout: float, most: int | None) -> None:
         self.number += 1
-        claim = Claim(token, vmid, exclusive)
+        if any(one.claim.token_id == token for one in self.waiting):
+            most = self.most.get(token)  # a limit that changes under waiters has a test of its own
+        self.most[token] = min(most or TOKEN, TOKEN)
+        claim = Claim(token, vmid, exclusive, most)
         turn: list[Turn] = []
         task = self.loop.create_task(self.places.take(claim, timeout, turn.append))
         one = One(self.number, claim, task, turn)
         same_line = any(other.claim[:2] == claim[:2] for other in self.waiting)
-        one.first_in_guest = exclusive and not same_line and self.count(token=token) < TOKEN
+        one.first_in_guest = exclusive and not same_line and self.count(token=token) < self.most[token]
         self.waiting.append(one)
         self.settle()
 
@@ -440,13 +448,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     def could_run(self, one: One) -> bool:
         """Whether no limit, and no older exclusive one, stands in its way."""
-        token, vmid, exclusive = one.claim
+        token, vmid, exclusive, _ = one.claim
         others = [other.claim.exclusive for other in self.running if other.claim.vmid == vmid]
         ahead = [other for other in self.waiting if other.number < one.number and other.claim.vmid == vmid]
         return (
             not self.held
             and len(self.running) < NODE
-            and self.count(token=token) < TOKEN
+            and self.count(token=token) < self.most[token]
             and len(others) < (1 if exclusive else GUEST)
             and not any(others)
             and not any(other.claim.exclusive for other in ahead)
