@@ -221,7 +221,14 @@ def _describe(administration: Administration, record: TokenRecord) -> dict[str, 
 
 
 def _format_grant(grant: dict[str, Any]) -> str:
-    return f"{','.join(grant['actions'])} on {grant['guests']}"
+    """On a line: actions and guests, and that there are limits to commands. All of it: `token show`."""
+    places = [grant["guests"]] if grant.get("guests") else []
+    places += [f"pool {pool}" for pool in grant.get("pools", ())]
+    patterns = len(grant.get("commands", ()))
+    limits = [f"{patterns} command pattern{'s' if patterns != 1 else ''}"] if patterns else []
+    limits += [f"{len(grant[name])} {name}" for name in ("users", "cwd", "env") if grant.get(name)]
+    where = f" on {', '.join(places)}" if places else ""
+    return f"{','.join(grant['actions'])}{where}{' by ' if limits else ''}{', '.join(limits)}"
 
 
 def _tell(administration: Administration, record: TokenRecord, secret: str | None, as_json: bool) -> None:
