@@ -289,6 +289,59 @@ def test_resumed_ones_have_their_places() -> None:
     on_a_loop(test)
 
 
+def test_a_tokens_own_limit() -> None:
+    """It holds below the configured one, is named, is never above it, and holds up no other token."""
+
+    async def test(places: Places) -> None:
+        own = A._replace(most=1)
+        await places.take(own, 0)
+        with pytest.raises(TooManyExecs) as refusal:
+            await places.take(own, 0)
+        assert refusal.value.evidence["limit"] == "token.max_running"
+        await places.take(B, 0)
+        wide = B._replace(most=99)
+        await places.take(wide, 0)
+        with pytest.raises(TooManyExecs) as refusal:
+            await places.take(wide, 0)
+        assert refusal.value.evidence["limit"] == "exec.max_running_per_token"
+
+    on_a_loop(test, places=9, token=2)
+
+
+def test_a_raised_limit_lets_waiters_pass() -> None:
+    """The token was given more meanwhile: the next who asks brings the news, and goes behind those who waited."""
+
+    async def test(places: Places) -> None:
+        own = A._replace(most=1)
+        await places.take(own, 0)
+        first = begin(places, own)
+        await settle()
+        assert not first.done()
+        second = begin(places, A._replace(most=2))
+        await settle()
+        assert first.done() and not second.done()
+        second.cancel()
+
+    on_a_loop(test, places=9, token=5)
+
+
+def test_a_limit_is_kept_while_its_token_waits_for_a_guest() -> None:
+    """None of the token's runs yet: two places that come free in the guest are one for it all the same."""
+
+    async def test(places: Places) -> None:
+        for _ in range(2):
+            places.occupy(B)
+        tasks = [begin(places, A._replace(most=1)) for _ in range(2)]
+        await settle()
+        for _ in range(2):
+            places.give_back(B)
+        await settle()
+        assert [task.done() for task in tasks] == [True, False]
+        tasks[1].cancel()
+
+    on_a_loop(test, places=9, token=5, guest=2)
+
+
 def test_many_wait_and_all_is_quick() -> None:
     """Ten thousand, of a hundred tokens and in a hundred guests, have their turn without long looks at the others."""
 
