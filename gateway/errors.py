@@ -202,6 +202,12 @@ class TokenLive(GatewayError):
     code, status, title = "token_live", 409, "Token is active"
 
 
+class TooManyTokens(GatewayError):
+    """The store holds as many tokens as it may."""
+
+    code, status, title = "too_many_tokens", 409, "Too many tokens"
+
+
 class RotationUnderWay(GatewayError):
     """The secret before the current one is valid still; `until` says how long."""
 

@@ -58,6 +58,7 @@ from gateway.errors import (
     TokenDead,
     TokenLive,
     TooManyExecs,
+    TooManyTokens,
     UpgradeRequired,
     WriterTaken,
 )
@@ -314,7 +315,7 @@ ROUTES: tuple[Route, ...] = (
         reply=TokenView,
         statuses=(201,),
         tells=("ETag", "Location"),
-        errors=_TO_GIVE,
+        errors=(TooManyTokens, *_TO_GIVE),
         handler=tokens.create_token,
     ),
     Route(

@@ -26,11 +26,13 @@ from gateway.errors import (
     TokenLive,
     TokenNotFound,
     TokenStoreError,
+    TooManyTokens,
     Unauthenticated,
 )
 
-MAX_RECORD_BYTES = 16 << 10
-"""Two of them fit into one audit record."""
+MAX_RECORD_BYTES = 8 << 10
+MAX_TOKENS = 10_000
+"""All of them at their largest leave room in /etc/pve (128 MiB), which the whole cluster needs."""
 
 
 class Changes(TypedDict, total=False):
@@ -74,7 +76,7 @@ class Administration:
     def create(self, changes: Changes) -> tuple[TokenRecord, str]:
         """A new token: its record, and the token itself, which nobody can be shown again.
 
-        Raises GrantInvalid, PrivilegeExceeded, AuditUnavailable, TokenStoreError.
+        Raises GrantInvalid, PrivilegeExceeded, TooManyTokens, AuditUnavailable, TokenStoreError.
         """
         record = replace(
             self.store.prepare(changes["name"], changes["grants"], lifetime=None),
@@ -85,6 +87,8 @@ class Administration:
         self.store.create()
         with self._changing() as (held, holder):
             self._check_given(record, holder)
+            if len(self.store.ids()) >= MAX_TOKENS:
+                raise TooManyTokens(f"{MAX_TOKENS} tokens are stored; delete dead ones (`token prune`, DELETE /tokens)")
             record, token = self.store.sign(record)
             with self.trail.announced(Event.TOKEN_CREATE, {"token": record.to_json()}):
                 self.store.write(held, record)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -35,6 +35,8 @@ ID_PREFIX = "tk_"
 _ID = re.compile(r"tk_[0-9A-HJKMNP-TV-Z]{26}")
 
 Clock = Callable[[], datetime]
+
+log = logging.getLogger(__name__)
 
 
 class Refusal(StrEnum):
@@ -210,14 +212,19 @@ class TokenStore:
         return sorted(name[:-5] for name in names if name.endswith(".json") and _ID.fullmatch(name[:-5]))
 
     def list(self) -> list[TokenRecord]:
-        """Every record, the oldest first. Raises TokenStoreError when one cannot be trusted."""
+        """Every record, the oldest first. Raises TokenStoreError."""
         return list(self.read(self.ids()))
 
     def read(self, token_ids: Iterable[str]) -> Iterator[TokenRecord]:
-        """The records of `token_ids`, but those deleted meanwhile. Raises TokenStoreError."""
+        """The records of `token_ids`, but those deleted meanwhile, and those that cannot be trusted: they give nothing,
+        the log names them."""
         for token_id in token_ids:
-            with suppress(TokenNotFound):
+            try:
                 yield self.get(token_id)
+            except TokenNotFound:
+                continue
+            except TokenStoreError as exc:
+                log.error("left out, and of no use: %s", exc.detail)
 
     def _find(self, token_id: str, remote: str, verified: Verified | None) -> Actor | Refused:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -30,10 +32,11 @@ from gateway.errors import (
     TokenLive,
     TokenNotFound,
     TokenStoreError,
+    TooManyTokens,
     Unauthenticated,
 )
 
-from .changes import HOME, Log, by, root
+from .changes import HOME, Log, by, ring, root
 from .test_tokens import Clock, refusal
 
 DAY = timedelta(days=1)
@@ -413,7 +416,7 @@ def _with_implied(grant: Grant) -> frozenset[str]:
         {"rate": float("inf")},
         {"max_running": 0},
         {"max_running": True},
-        {"grants": tuple(grants(commands=[["/bin/" + "x" * 200]])[0] for _ in range(100))},
+        {"grants": tuple(grants(commands=[["/bin/" + "x" * 200]])[0] for _ in range(60))},
     ],
 )
 def test_what_is_no_token(store: TokenStore, changes: Changes) -> None:
@@ -422,6 +425,64 @@ def test_what_is_no_token(store: TokenStore, changes: Changes) -> None:
     with pytest.raises(GrantInvalid):
         root(store).edit(record.id, changes)
     assert store.get(record.id) == replace(record, created=store.get(record.id).created)
+
+
+def test_the_store_is_bounded(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who administers tokens cannot fill /etc/pve with them; revoked ones count until they are deleted."""
+    monkeypatch.setattr("gateway.auth.administration.MAX_TOKENS", 2)
+    first, _ = make(root(store))
+    make(root(store))
+    root(store).revoke(first.id)
+    with pytest.raises(TooManyTokens):
+        make(root(store))
+    root(store).delete(first.id)
+    make(root(store))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_text("{}"),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_bytes(b"x" * (65 << 10)),
+        lambda path: path.chmod(0o644),
+        lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+        lambda path: (path.unlink(), os.mkfifo(path, 0o600)),
+        lambda path: (path.unlink(), path.mkdir(0o700)),
+    ],
+    ids=["empty", "nested", "large", "open", "link", "fifo", "directory"],
+)
+def test_one_spoilt_record_harms_no_other(store: TokenStore, spoil: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """It gives nothing and is named in the log; the others are listed, changed and valid as before."""
+    bad, bad_token = make(root(store))
+    good, good_token = make(root(store))
+    spoil(store._path(bad.id))
+    assert refusal(store, bad_token) is Refusal.BAD_RECORD and valid(store, good_token)
+    assert [record.id for record in root(store).all()] == [good.id] and bad.id in caplog.text
+    ring(store).rotate()
+    root(store).revoke(good.id)
+    assert [record.id for record in root(store).prune(timedelta())] == [good.id]
+
+
+def test_a_record_under_another_name_gives_nothing(store: TokenStore) -> None:
+    """A stronger token's record copied over a weak one's, or two swapped, make neither stronger."""
+    weak, token = make(root(store))
+    strong, _ = make(root(store), grants("all", "all"))
+    store._path(weak.id).write_bytes(store._path(strong.id).read_bytes())
+    assert refusal(store, token) is Refusal.BAD_RECORD
+
+
+def test_a_retired_key_signs_nothing(store: TokenStore) -> None:
+    """Whoever stole an old key forges tokens of that key's secrets alone, and none once it is retired."""
+    old = TokenStore(store._directory, store.keys._path.with_name("stolen"), clock=store.clock)
+    record, token = make(root(store))
+    shutil.copy(store.keys._path, old.keys._path)
+    ring(store).rotate()
+    moved, _ = root(store).rotate(record.id)
+    forged, _ = old.keys.sign(record.id, moved.secrets[0].generation)
+    assert refusal(store, forged) is Refusal.REPLACED  # signed by a key of the ring, but not this secret's
+    ring(store).retire(old.keys.list()[0].id)
+    assert refusal(store, forged) is refusal(store, token) is Refusal.BAD_SIGNATURE
 
 
 def test_a_store_that_is_locked_is_told(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
