@@ -21,13 +21,13 @@ from gateway.api.pipeline import Pipeline, list_methods, refuse
 from gateway.api.routes import ROUTES
 from gateway.api.services import Audit, Services, Supervisor
 from gateway.api.shares import start_shares, stream_shares
+from gateway.app_tokens import build_tokens
 from gateway.audit.client import AuditClient
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
-from gateway.pve.pools import PoolFile
 from gateway.supervisor.client import SupervisorClient
 
 if TYPE_CHECKING:
@@ -41,16 +41,6 @@ def build(config: Config) -> Flask:
         supervisor=SupervisorClient(config.supervisor.socket, GuestMap(config.pve.etc, config.node)),
         audit=AuditClient(config.audit.socket),
         tokens=build_tokens(config),
-    )
-
-
-def build_tokens(config: Config) -> TokenStore:
-    """The token store where the configuration says it is."""
-    return TokenStore(
-        config.tokens.directory,
-        config.tokens.key_file,
-        protected=config.guests.protected,
-        pools=PoolFile(config.pve.etc / "user.cfg").read,
     )
 
 

@@ -14,6 +14,7 @@ import click
 from gateway import __version__
 from gateway.cli_audit import audit, start_writer
 from gateway.cli_context import DEFAULT_PATH, Command, configured
+from gateway.cli_keys import keys
 from gateway.cli_token import token
 from gateway.errors import ConfigError
 
@@ -41,6 +42,7 @@ def main(context: click.Context, path: Path) -> None:
 
 
 main.add_command(token)
+main.add_command(keys)
 main.add_command(audit)
 
 
@@ -49,7 +51,8 @@ main.add_command(audit)
 @click.pass_obj
 def serve(path: Path, config: Config) -> None:
     """Serve the API (the unit pve-exec-gateway)."""
-    from gateway.app import build, build_tokens
+    from gateway.app import build
+    from gateway.app_tokens import build_tokens
     from gateway.config import load
     from gateway.web.server import serve as serve_web
 

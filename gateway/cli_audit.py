@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 def moment(text: str) -> str:
     """A time as records carry it, from RFC 3339 or from how long ago it was."""
-    from gateway.auth.records import parse_lifetime
+    from gateway.auth.terms import parse_duration
 
     try:
-        if text[-1:] in "mhdw" and (ago := parse_lifetime(text)):
-            found = datetime.now(UTC) - ago
+        if text.endswith(("s", "m", "h", "d", "w")):
+            found = datetime.now(UTC) - parse_duration(text)
         else:
             found = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError, GatewayError):

@@ -30,6 +30,13 @@ class Command(click.Group):
         raise click.exceptions.Exit(2)
 
 
+def print_json(data: Any) -> None:
+    """One JSON document on stdout."""
+    import json
+
+    click.echo(json.dumps(data, indent=2))
+
+
 def configured(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives the command the configuration as `config`. ConfigError ends it."""
 

@@ -139,6 +139,8 @@ class TokensConfig(Section):
 
     directory: FilePath = Path("/var/lib/pve-exec-gateway/tokens")
     key_file: FilePath = Path("/var/lib/pve-exec-gateway/keys/token.keys")
+    last_used: FilePath = Path("/var/lib/pve-exec-gateway/last-used")
+    require_quorum: bool = False
 
 
 class PveConfig(Section):

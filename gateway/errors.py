@@ -91,6 +91,12 @@ class PolicyRefused(GatewayError):
         return cls(f"the node's configuration does not allow: {named}"[:2000], refused=listed[:20])
 
 
+class PrivilegeExceeded(GatewayError):
+    """The token that was asked for could do more than the caller itself; `exceeds` names in what."""
+
+    code, status, title = "privilege_exceeded", 403, "More than the caller may grant"
+
+
 class OriginRefused(GatewayError):
     """A page of another site asked a browser for this WebSocket; `web.allowed_origins` names those that may."""
 
@@ -123,6 +129,17 @@ class ExecNotFound(GatewayError):
     def for_id(cls, exec_id: str) -> ExecNotFound:
         """The one body for an exec that does not exist, is another token's, or has an impossible id."""
         return cls("no such exec of this token, or its retention has passed; see GET /execs", exec_id=exec_id)
+
+
+class TokenNotFound(GatewayError):
+    """No such token, or one that may do more than the caller, who cannot administer it then: the two look the same."""
+
+    code, status, title = "token_not_found", 404, "No such token"
+
+    @classmethod
+    def for_id(cls, token_id: str, **evidence: Any) -> TokenNotFound:
+        """The one body for a token that does not exist, is out of reach, or has an impossible id."""
+        return cls("no such token within this token's own grants; see GET /tokens", token_id=token_id, **evidence)
 
 
 class MethodNotAllowed(GatewayError):
@@ -173,6 +190,36 @@ class ExecQueued(GatewayError):
     code, status, title, retryable = "exec_queued", 409, "Exec has not begun", True
 
 
+class TokenDead(GatewayError):
+    """The token is revoked, or has expired, and cannot be changed so; `state` names it."""
+
+    code, status, title = "token_dead", 409, "Token is not active"
+
+
+class TokenLive(GatewayError):
+    """The token is active: it is revoked before its record is deleted."""
+
+    code, status, title = "token_live", 409, "Token is active"
+
+
+class TooManyTokens(GatewayError):
+    """The store holds as many tokens as it may."""
+
+    code, status, title = "too_many_tokens", 409, "Too many tokens"
+
+
+class RotationUnderWay(GatewayError):
+    """The secret before the current one is valid still; `until` says how long."""
+
+    code, status, title = "rotation_under_way", 409, "Rotation under way"
+
+
+class KeyRingRefused(GatewayError):
+    """The key ring cannot be changed so: an unknown key, the one that signs, or one that live tokens need."""
+
+    code, status, title = "key_ring_refused", 409, "Key ring not changed"
+
+
 class StdinOffset(GatewayError):
     """The input does not go on where the input so far ends; `expected` is the offset to go on from."""
 
@@ -219,6 +266,12 @@ class NotAcceptable(GatewayError):
     """No media type of the Accept header is one that this operation can answer in."""
 
     code, status, title = "not_acceptable", 406, "Not acceptable"
+
+
+class PreconditionFailed(GatewayError):
+    """If-Match names another version than the one there is; `etag` is its own."""
+
+    code, status, title = "precondition_failed", 412, "Changed meanwhile"
 
 
 class PayloadTooLarge(GatewayError):

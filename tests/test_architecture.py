@@ -33,7 +33,7 @@ ALLOWED = {
         "supervisor.feed",
         "supervisor.readiness",
     },
-    "auth": {"auth", "exec"},
+    "auth": {"auth", "exec", "audit.record"},
     "audit": {"audit"},
     "policy": {"policy", "config"},
     "exec": {"exec", "config"},

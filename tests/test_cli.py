@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,7 +27,10 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
     path.write_text(
         f"node: pve1\n"
-        f"tokens: {{directory: {tmp_path}/tokens, key_file: {tmp_path}/keys/token.keys}}\n"
+        f"tokens:\n"
+        f"  directory: {tmp_path}/tokens\n"
+        f"  key_file: {tmp_path}/keys/token.keys\n"
+        f"  last_used: {tmp_path}/last-used\n"
         f"audit:\n"
         f"  directory: {tmp_path}/log\n"
         f"  socket: {tmp_path}/run/audit.sock\n"
@@ -86,10 +90,96 @@ def test_token_life(config: Path, tmp_path: Path, writer: None) -> None:
     assert "revoked" in run(config, "token", "list").stdout
     events = [record["event"] for record in records(tmp_path)]
     assert [event for event in events if str(event).startswith("token:")] == ["token:create", "token:revoke"]
-    secret = token.split(".")[1]
+    secret = token.rpartition(".")[2]
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and secret in path.read_text(errors="replace")]
     assert run(config, "audit", "verify").returncode == 0
     assert run(config, "audit", "hash", stdin="x\n").stdout.startswith("hmac-sha256:")
+
+
+def make_token(config: Path, *more: str) -> dict[str, Any]:
+    """A token by the command, as --json prints it."""
+    given = ("--name", "ci", "--allow", "exec:run", "--guests", "101", "--expires", "1d", "--json")
+    made = run(config, "token", "create", *given, *more)
+    assert made.returncode == 0, made.stderr
+    view: dict[str, Any] = json.loads(made.stdout)
+    return view
+
+
+def test_token_commands(config: Path, tmp_path: Path, writer: None) -> None:
+    """show, edit, rotate, delete, prune and list --json: each has its record, and tells programs the same as people."""
+    made = make_token(config, "--rate", "5", "--max-running", "2", "--network", "10.0.0.0/8")
+    assert made["limits"] == {"rate": 5.0, "max_running": 2}
+    token_id, token = made["id"], made.pop("token")
+    assert json.loads(run(config, "token", "show", token_id).stdout) == made
+    grants = tmp_path / "grants.json"
+    grants.write_text('[{"actions": ["exec:run"], "guests": "105", "commands": [["/bin/true"]]}]')
+    edited = run(
+        config,
+        *("token", "edit", token_id, "--grants", str(grants), "--rate", "none", "--network", "any", "--json"),
+    )
+    view = json.loads(edited.stdout)
+    assert view["grants"] == json.loads(grants.read_text()) and view["networks"] == []
+    assert view["limits"] == {"rate": None, "max_running": 2} and view["revision"] == 2
+    assert "exec:run on 105 by 1 command pattern" in run(config, "token", "list").stdout
+    rotated = run(config, "token", "rotate", token_id, "--overlap", "1h")
+    assert rotated.stdout.startswith(f"pveg_{token_id}.2.") and rotated.stdout.strip() != token
+    refused = run(config, "token", "rotate", token_id, "--overlap", "1h")
+    assert refused.returncode == 2 and "overlap `0`" in refused.stderr
+    assert run(config, "token", "delete", token_id).returncode == 2
+    assert run(config, "token", "revoke", token_id).returncode == 0
+    assert run(config, "token", "prune").stdout == ""
+    revoked = json.loads(run(config, "token", "list", "--json", "--state", "revoked").stdout)["tokens"]
+    assert [item["id"] for item in revoked] == [token_id]
+    assert run(config, "token", "delete", token_id).returncode == 0
+    assert json.loads(run(config, "token", "list", "--json").stdout) == {"tokens": []}
+    events = [str(record["event"]) for record in records(tmp_path) if str(record["event"]).startswith("token:")]
+    assert events == ["token:create", "token:edit", "token:rotate", "token:revoke", "token:delete"]
+
+
+def test_keys_commands(config: Path, tmp_path: Path, writer: None) -> None:
+    """A new key ends no token; the old one goes when no live token needs it, or by force; each has its record."""
+    made = make_token(config)
+    (first,) = json.loads(run(config, "keys", "list", "--json").stdout)["keys"]
+    assert first["signs"] and first["live_tokens"] == 1
+    assert run(config, "keys", "rotate").returncode == 0
+    assert run(config, "keys", "list").stdout.splitlines()[1].startswith(first["id"])
+    refused = run(config, "keys", "retire", first["id"])
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and "--force" in refused.stderr
+    assert made["id"] in run(config, "token", "list", "--key", first["id"]).stdout
+    assert run(config, "token", "rotate", made["id"]).returncode == 0
+    assert run(config, "keys", "retire", first["id"]).returncode == 0
+    (second,) = json.loads(run(config, "keys", "list", "--json").stdout)["keys"]
+    assert second["id"] != first["id"] and second["live_tokens"] == 1
+    assert run(config, "keys", "retire", second["id"], "--force").returncode == 2
+    assert "hex" not in run(config, "keys", "list").stdout
+    events = [str(record["event"]) for record in records(tmp_path) if "key-" in str(record["event"])]
+    assert events == ["token:key-rotate", "token:key-retire"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("token", "edit", "tk_" + "0" * 26),
+        ("token", "edit", "tk_" + "0" * 26, "--guests", "101"),
+        ("token", "edit", "tk_" + "0" * 26, "--rate", "fast"),
+        ("token", "edit", "tk_" + "0" * 26, "--max-running", "1.5"),
+        ("token", "edit", "tk_" + "0" * 26, "--name", "x"),
+        ("token", "rotate", "tk_" + "0" * 26, "--overlap", "5y"),
+        ("token", "rotate", "tk_" + "0" * 26, "--overlap", "400d"),
+        ("token", "show", "../../etc/passwd"),
+        ("token", "delete", "x"),
+        ("token", "prune", "--dead-for", "long"),
+        ("token", "create", "--name", "x", "--expires", "1d"),
+        ("token", "create", "--name", "x", "--expires", "1d", "--grants", "/dev/null"),
+        ("keys", "retire", "x"),
+        ("keys", "list"),
+    ],
+)
+def test_bad_input_is_one_line(config: Path, arguments: tuple[str, ...]) -> None:
+    """Exit code 2, one line on stderr, nothing on stdout, whatever is wrong."""
+    done = run(config, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("pve-exec-gateway: ") and len(done.stderr.splitlines()) == 1
 
 
 def test_no_record_no_token(config: Path, tmp_path: Path) -> None:
@@ -97,7 +187,7 @@ def test_no_record_no_token(config: Path, tmp_path: Path) -> None:
     made = run(config, "token", "create", "--name", "ci", "--allow", "all", "--guests", "all", "--expires", "never")
     assert (made.returncode, made.stdout) == (2, "")
     assert "pve-exec-gateway-audit" in made.stderr and len(made.stderr.splitlines()) == 1
-    assert not (tmp_path / "tokens").exists()
+    assert not list((tmp_path / "tokens").glob("*.json"))
 
 
 @pytest.mark.parametrize(

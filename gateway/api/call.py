@@ -16,10 +16,10 @@ from gateway.exec.origin import Origin
 class Call:
     """One authenticated, authorized and valid request.
 
-    `vmid` and `exec_id` are those of the path (0 and empty where it has none); `query` and `body` are instances of
-    the route's models (`body` None where it has none); `raw` is the JSON that `body` was read from. `refuse` records an
-    error if it is a denial, and gives it as the caller may see it: for what a handler leaves behind; what it raises
-    goes that way by itself.
+    `vmid`, `exec_id` and `token_id` are those of the path (0 and empty where it has none); `query` and `body` are
+    instances of the route's models (`body` None where it has none); `raw` is the JSON that `body` was read from.
+    `refuse` records an error if it is a denial, and gives it as the caller may see it: for what a handler leaves
+    behind; what it raises goes that way by itself.
     """
 
     request_id: str
@@ -28,6 +28,7 @@ class Call:
     environ: Mapping[str, Any]
     vmid: int
     exec_id: str
+    token_id: str
     query: Any
     body: Any
     raw: bytes

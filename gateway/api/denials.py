@@ -20,6 +20,8 @@ from gateway.errors import (
     GuestNotFound,
     OriginRefused,
     PolicyRefused,
+    PrivilegeExceeded,
+    TokenNotFound,
 )
 
 _DENIALS: Mapping[type[GatewayError], Denial] = {
@@ -28,6 +30,8 @@ _DENIALS: Mapping[type[GatewayError], Denial] = {
     CommandNotGranted: Denial.COMMAND_NOT_GRANTED,
     PolicyRefused: Denial.POLICY_REFUSED,
     OriginRefused: Denial.FOREIGN_ORIGIN,
+    TokenNotFound: Denial.UNKNOWN_TOKEN,
+    PrivilegeExceeded: Denial.PRIVILEGE_EXCEEDED,
 }
 """The errors of handlers, and of what is below them, that deny a known caller something."""
 
@@ -93,7 +97,9 @@ class DenialLog:
         if reason is None:
             return error
         more: dict[str, Any] = {
-            name: error.evidence[name] for name in ("field", "program", "refused") if name in error.evidence
+            name: error.evidence[name]
+            for name in ("field", "program", "refused", "token_id", "exceeds")
+            if name in error.evidence
         }
         audit_id = self.record_actor(attempt, reason, actor, more)
         if isinstance(error, GuestNotFound) and attempt.vmid is not None:

@@ -13,6 +13,7 @@ JSON = "application/json"
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_REVISION = re.compile(r'"([0-9]{1,18})"', re.ASCII)
 _SEQ = re.compile(r"[0-9]{1,18}")
 
 
@@ -44,6 +45,17 @@ def read_idempotency_key(environ: Mapping[str, Any]) -> str | None:
     if key is not None and not _KEY.fullmatch(key):
         raise _invalid("Idempotency-Key", "a key is 1 to 255 visible ASCII characters")
     return key
+
+
+def read_if_match(environ: Mapping[str, Any]) -> int | None:
+    """The revision in If-Match (RFC 9110, 13.1.1); None where any will do. Raises InvalidRequest."""
+    text = _field(environ, "HTTP_IF_MATCH")
+    if text in ("", "*"):
+        return None
+    match = _REVISION.fullmatch(text)
+    if not match:
+        raise _invalid("If-Match", 'it is the one ETag that the token was shown with, like `"3"`')
+    return int(match[1])
 
 
 def read_last_event_id(environ: Mapping[str, Any]) -> int:

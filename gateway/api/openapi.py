@@ -22,6 +22,7 @@ from gateway.errors import (
     PayloadTooLarge,
     PolicyRefused,
     RateLimited,
+    TokenStoreError,
     TooManyLogins,
     TooManyRequests,
     Unauthenticated,
@@ -29,8 +30,13 @@ from gateway.errors import (
 )
 
 _BYTES = "application/octet-stream"
-_PARAMETER_TEXT = {"vmid": "The guest's cluster-wide number.", "id": "The exec's id."}
+_PARAMETER_TEXT = {
+    "vmid": "The guest's cluster-wide number.",
+    "id": "The exec's id.",
+    "token_id": "The token's id, which is no secret.",
+}
 _ASKED = {
+    "If-Match": "The ETag of the version that is meant; if there is another by now, nothing is changed (412).",
     "Range": "One range, like `bytes=0-99`; several are ignored.",
     "Prefer": "`respond-async` starts the exec and answers 202 at once, where Accept takes JSON.",
     "Idempotency-Key": "1 to 255 visible ASCII characters. The same key with the same request, from the same token, "
@@ -41,8 +47,9 @@ _ASKED = {
 }
 _TOLD = {
     "Content-Range": "The range that this is, and the stream's length: `*` while the command runs.",
+    "ETag": "The token's version, for If-Match.",
     "Idempotency-Replayed": "`true` when an earlier request with this Idempotency-Key began the exec.",
-    "Location": "The exec (202).",
+    "Location": "The exec (202), the token (201).",
     "Preference-Applied": "`respond-async` (202).",
     "Sec-WebSocket-Protocol": "`pvex.v1`.",
     "X-Output-Bytes": "The stream's length so far, dropped bytes counted.",
@@ -188,6 +195,7 @@ def _content(route: Route, status: int, schemas: dict[str, Schema]) -> Schema:
 _DESCRIPTIONS = {
     101: "The WebSocket is open.",
     200: "Done.",
+    201: "Made.",
     202: "Accepted; it is not finished yet.",
     204: "Nothing more will come.",
     206: "The range that was asked for.",
@@ -213,7 +221,7 @@ def _problems(route: Route) -> Schema:
 def _pipeline_errors(route: Route) -> list[type[GatewayError]]:
     errors: list[type[GatewayError]] = [MalformedRequest, InvalidRequest, InternalError, RateLimited]
     if route.action is not Action.PUBLIC:
-        errors += [Unauthenticated, TooManyLogins, TooManyRequests]
+        errors += [Unauthenticated, TooManyLogins, TooManyRequests, TokenStoreError]
     if route.action not in (Action.PUBLIC, Action.ANY_TOKEN):
         errors.append(Forbidden)
     if route.change is not None:

@@ -30,6 +30,8 @@ from gateway.errors import (
     GatewayError,
     GuestNotFound,
     InternalError,
+    TokenNotFound,
+    TokenStoreError,
     TooManyLogins,
     Unauthenticated,
 )
@@ -75,6 +77,8 @@ class Pipeline:
             raise GuestNotFound.for_vmid(path["vmid"][:64])
         if "id" in path and attempt.exec_id is None:
             raise ExecNotFound.for_id(path["id"][:64])
+        if "token_id" in path and not PARAMETERS["token_id"].fullmatch(path["token_id"]):
+            raise TokenNotFound.for_id(path["token_id"][:64])
         query = parse_query(route.query, environ.get("QUERY_STRING", ""))
         raw, body = b"", None
         if route.body is not None:
@@ -88,6 +92,7 @@ class Pipeline:
             environ=environ,
             vmid=attempt.vmid or 0,
             exec_id=attempt.exec_id or "",
+            token_id=path.get("token_id", ""),
             query=query,
             body=body,
             raw=raw,
@@ -127,6 +132,8 @@ class Pipeline:
         if wait:
             raise TooManyLogins("too many invalid tokens came from this address or its network", retry_after=wait)
         self._denials.record_stranger(attempt, found)
+        if found.reason is Refusal.STORE_UNAVAILABLE:
+            raise TokenStoreError("no token can be verified on this node now; its log tells why")
         raise Unauthenticated(
             "send a valid token: `Authorization: Bearer pveg_...`; `pve-exec-gateway token create` makes one"
         )

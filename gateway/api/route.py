@@ -14,19 +14,24 @@ from gateway.api.models.execs import Query
 from gateway.api.services import Services
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
-from gateway.errors import ExecNotFound, GatewayError, GuestNotFound
+from gateway.errors import ExecNotFound, GatewayError, GuestNotFound, TokenNotFound
 from gateway.policy.change import GuestChange
 
 PARAMETERS = {
     "vmid": re.compile(r"[1-9][0-9]{2,8}"),
     "id": re.compile(r"ex_[0-9A-HJKMNP-TV-Z]{26}"),
+    "token_id": re.compile(r"tk_[0-9A-HJKMNP-TV-Z]{26}"),
 }
-"""What may stand in a path. Anything else is answered like a guest or exec that does not exist."""
+"""What may stand in a path. Anything else is answered like a guest, exec or token that does not exist."""
 
 CHANGES_GUESTS = frozenset({Action.GUEST_CREATE, Action.GUEST_CONFIG, Action.GUEST_ROOT_CONFIG})
 """What these do may give a guest something of the node, so node policy is asked."""
 
-_NOT_FOUND: dict[str, type[GatewayError]] = {"vmid": GuestNotFound, "id": ExecNotFound}
+_NOT_FOUND: dict[str, type[GatewayError]] = {
+    "vmid": GuestNotFound,
+    "id": ExecNotFound,
+    "token_id": TokenNotFound,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

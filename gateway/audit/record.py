@@ -36,7 +36,12 @@ class Event(StrEnum):
     EXEC_DENIED = "exec:denied"
     REQUEST_DENIED = "request:denied"
     TOKEN_CREATE = "token:create"
+    TOKEN_EDIT = "token:edit"
+    TOKEN_ROTATE = "token:rotate"
     TOKEN_REVOKE = "token:revoke"
+    TOKEN_DELETE = "token:delete"
+    TOKEN_KEY_ROTATE = "token:key-rotate"
+    TOKEN_KEY_RETIRE = "token:key-retire"
     TOKEN_ABORTED = "token:aborted"
     AUDIT_OPENED = "audit:opened"
     AUDIT_ROTATED = "audit:rotated"
@@ -48,7 +53,18 @@ class Event(StrEnum):
     AUDIT_LOST = "audit:lost"
 
 
-ANNOUNCEMENTS = frozenset({Event.EXEC_INTENT, Event.TOKEN_CREATE, Event.TOKEN_REVOKE})
+ANNOUNCEMENTS = frozenset(
+    {
+        Event.EXEC_INTENT,
+        Event.TOKEN_CREATE,
+        Event.TOKEN_EDIT,
+        Event.TOKEN_ROTATE,
+        Event.TOKEN_REVOKE,
+        Event.TOKEN_DELETE,
+        Event.TOKEN_KEY_ROTATE,
+        Event.TOKEN_KEY_RETIRE,
+    }
+)
 """They say what is about to be done. If their caller was told no, an `aborted` record takes them back."""
 
 

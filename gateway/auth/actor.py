@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.auth.actions import Action
 from gateway.auth.grants import merge
+from gateway.auth.terms import NO_LIMITS, Limits
 from gateway.exec.origin import Origin
 from gateway.exec.permit import Permit, Ranges, find_permit, within
 
@@ -27,6 +28,8 @@ class Denial(StrEnum):
     COMMAND_NOT_GRANTED = "command_not_granted"
     POLICY_REFUSED = "policy_refused"
     FOREIGN_ORIGIN = "foreign_origin"
+    UNKNOWN_TOKEN = "unknown_token"
+    PRIVILEGE_EXCEEDED = "privilege_exceeded"
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,15 @@ class Denied:
 
 @dataclass(frozen=True)
 class Actor:
-    """One verified caller. `permits` holds an entry for every action that it has at all (grants.reachable)."""
+    """One verified caller. `permits` holds an entry for every action that it has at all (grants.reachable); `limits`
+    are its own."""
 
     token_id: str
     token_name: str
     permits: Mapping[Action, tuple[Permit, ...]]
     expires: str | None
     protected: frozenset[int] = frozenset()
+    limits: Limits = NO_LIMITS
 
     def holds(self, action: Action) -> bool:
         """Whether the actor may do `action` to any guest at all; if not, the answer is 403."""
@@ -82,6 +87,7 @@ class Actor:
             admin_guests=self.reach(Action.EXEC_ADMIN),
             remote=remote,
             request_id=request_id,
+            max_running=self.limits.max_running,
         )
 
 

@@ -1,10 +1,12 @@
-"""The token store: issues tokens, verifies them on every request, revokes them; one private file each."""
+"""The token store: verifies tokens on every request, and keeps their records, one private file each."""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -13,22 +15,28 @@ from pathlib import Path
 from gateway import ulid
 from gateway.auth.actor import Actor
 from gateway.auth.grants import Grant, PoolMap, reachable
-from gateway.auth.keyring import KeyRing
+from gateway.auth.keyring import KeyRing, Verified
+from gateway.auth.last_used import LastUsed
+from gateway.auth.lock import Held, StoreLock
 from gateway.auth.private import (
     Stamp,
     check_directory,
+    delete_private,
     make_directory,
     read_private,
     stamp_file,
     write_private,
 )
-from gateway.auth.records import Network, TokenRecord, format_time, parse_name
-from gateway.errors import TokenStoreError
+from gateway.auth.records import Secret, TokenRecord, format_time
+from gateway.auth.terms import Network, parse_name
+from gateway.errors import TokenNotFound, TokenStoreError
 
 ID_PREFIX = "tk_"
 _ID = re.compile(r"tk_[0-9A-HJKMNP-TV-Z]{26}")
 
 Clock = Callable[[], datetime]
+
+log = logging.getLogger(__name__)
 
 
 class Refusal(StrEnum):
@@ -39,9 +47,11 @@ class Refusal(StrEnum):
     UNKNOWN_TOKEN = "unknown_token"
     REVOKED = "revoked"
     EXPIRED = "expired"
+    REPLACED = "replaced"
     WRONG_NETWORK = "wrong_network"
-    STORE_UNAVAILABLE = "store_unavailable"
+    BAD_RECORD = "bad_record"
     BAD_TICKET = "bad_ticket"
+    STORE_UNAVAILABLE = "store_unavailable"
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,9 @@ class TokenStore:
     """The records under `directory` and the key ring beside them. Safe for use by many threads.
 
     A record is looked at (lstat) on every request and read again when it changed, so a revocation holds for
-    the next request. Whatever is absent, damaged or open to others gives nothing: it fails closed.
+    the next request. Whatever is absent, damaged or open to others gives nothing: it fails closed. With
+    `require_quorum` so does a store that cannot be written, as pmxcfs without quorum: it may miss revocations.
+    Changes are `administration`'s, made under `lock`; `cluster_lock` is its path where the store is a cluster's.
     """
 
     def __init__(
@@ -73,43 +85,55 @@ class TokenStore:
         protected: Iterable[int] = (),
         pools: Callable[[], PoolMap] = dict,
         clock: Clock = utc_now,
+        require_quorum: bool = False,
+        cluster_lock: Path | None = None,
+        last_used: LastUsed | None = None,
     ) -> None:
         """`pools` gives the pools as they are now: the same object for as long as they are the same."""
         self._directory = directory
-        self._keys = KeyRing(key_file)
         self._protected = frozenset(protected)
         self._pools = pools
-        self._clock = clock
+        self._require_quorum = require_quorum
         self._cache: dict[str, tuple[Stamp, TokenRecord, Actor, PoolMap | None]] = {}
+        self.keys = KeyRing(key_file)
+        self.lock = StoreLock(directory / ".lock", cluster_lock)
+        self.clock = clock
+        self.last_used = last_used
 
     def verify(self, token: str, remote: str) -> Actor | Refused:
         """The actor that `token` stands for when it comes from address `remote`, or why it is refused."""
         try:
-            token_id = self._keys.verify(token)
+            self.check_store()
+            verified = self.keys.verify(token)
         except TokenStoreError as exc:
             return Refused(Refusal.STORE_UNAVAILABLE, None, exc.detail)
-        if token_id is None:
+        if verified is None:
             return Refused(Refusal.BAD_SIGNATURE)
-        return self.recall(token_id, remote)
+        found = self._find(verified.token_id, remote, verified)
+        if isinstance(found, Actor) and self.last_used is not None:
+            self.last_used.note(found.token_id)
+        return found
 
     def recall(self, token_id: str, remote: str) -> Actor | Refused:
         """The same for one whose token has been verified before: it may have been revoked since."""
         try:
-            check_directory(self._directory)
-            record, actor = self._load(token_id)
-        except FileNotFoundError:
-            return Refused(Refusal.UNKNOWN_TOKEN, token_id)
+            self.check_store()
         except TokenStoreError as exc:
             return Refused(Refusal.STORE_UNAVAILABLE, token_id, exc.detail)
-        refusals = (
-            (record.revoked is not None, Refusal.REVOKED),
-            (record.expires is not None and record.expires <= self._clock(), Refusal.EXPIRED),
-            (not _comes_from(remote, record.networks), Refusal.WRONG_NETWORK),
-        )
-        for refused, reason in refusals:
-            if refused:
-                return Refused(reason, token_id)
-        return actor
+        return self._find(token_id, remote, None)
+
+    def check_store(self) -> None:
+        """Raises TokenStoreError when no token of any kind could be verified now."""
+        writable = check_directory(self._directory)
+        if self._require_quorum and not writable:
+            raise TokenStoreError(
+                f"{self._directory} is read-only: this node has no quorum, and tokens.require_quorum asks for it"
+            )
+
+    def check(self) -> None:
+        """The same, the key ring included."""
+        self.check_store()
+        self.keys.verify("")
 
     def prepare(
         self,
@@ -120,7 +144,7 @@ class TokenStore:
         networks: Iterable[Network] = (),
     ) -> TokenRecord:
         """A record for a new token, not stored yet: its audit record comes first. Raises GrantInvalid."""
-        now = self._clock()
+        now = self.clock()
         return TokenRecord(
             id=ulid.new(ID_PREFIX),
             name=parse_name(name),
@@ -132,43 +156,95 @@ class TokenStore:
 
     def create(self) -> None:
         """Makes the directory and the key ring where they are missing. Raises TokenStoreError."""
+        if self.keys.exists and self._directory.exists():
+            return  # that is all on a node without quorum, too
         make_directory(self._directory)
-        self._keys.create()
+        with self.lock.hold() as held:
+            held.check()
+            self.keys.create(self.clock())
 
     def issue(self, record: TokenRecord) -> str:
-        """Stores a prepared record; the token, which exists nowhere else. Raises TokenStoreError."""
-        check_directory(self._directory)
-        token = self._keys.sign(record.id)
-        write_private(self._path(record.id), record.dump())
+        """Stores `record` with its first secret; the token, which is shown once and stored nowhere."""
+        with self.lock.hold() as held:
+            signed, token = self.sign(record)
+            self.write(held, signed)
         return token
 
+    def sign(self, record: TokenRecord, until: datetime | None = None) -> tuple[TokenRecord, str]:
+        """`record` with one more secret, and the token of it. The secret before it is valid up to `until`."""
+        now = record.secrets[0] if record.secrets else None
+        generation = now.generation + 1 if now else 1
+        token, key = self.keys.sign(record.id, generation)
+        before = (replace(now, until=until),) if now and until else ()
+        return replace(record, secrets=(Secret(generation=generation, key=key), *before)), token
+
+    def write(self, held: Held, record: TokenRecord) -> None:
+        """Stores `record` in place of what there is. Raises TokenStoreError."""
+        held.check()
+        write_private(self._path(record.id), record.dump())
+
+    def delete(self, held: Held, token_id: str) -> None:
+        """Removes a record; its token is unknown from now on. Raises TokenStoreError."""
+        held.check()
+        delete_private(self._path(token_id))
+        self._cache.pop(token_id, None)
+        if self.last_used is not None:
+            self.last_used.forget(token_id)
+
     def get(self, token_id: str) -> TokenRecord:
-        """The record of `token_id`. Raises TokenStoreError, also when there is none."""
+        """The record of `token_id`. Raises TokenNotFound, or TokenStoreError when it cannot be trusted."""
         try:
             if _ID.fullmatch(token_id):
                 return self._load(token_id)[0]
         except FileNotFoundError:
             pass
-        raise TokenStoreError(f"no token {token_id[:64]!r} in {self._directory}; see `token list`")
+        raise TokenNotFound.for_id(token_id[:64])
 
-    def revoke(self, record: TokenRecord) -> TokenRecord:
-        """Marks `record` revoked for good; its file stays, so that the list still tells of it."""
-        revoked = record if record.revoked else replace(record, revoked=self._clock())
-        write_private(self._path(record.id), revoked.dump())
-        return revoked
-
-    def list(self) -> list[TokenRecord]:
-        """Every record, the oldest first. Raises TokenStoreError when one cannot be trusted."""
+    def ids(self) -> list[str]:
+        """Every token's id, the oldest first. Raises TokenStoreError."""
         if not self._directory.exists():
             return []
         check_directory(self._directory)
-        ids = sorted(path.stem for path in self._directory.glob(f"{ID_PREFIX}*.json"))
-        return [self.get(token_id) for token_id in ids]
+        try:
+            names = os.listdir(self._directory)
+        except OSError as exc:
+            raise TokenStoreError(f"cannot list {self._directory}: {exc.strerror}") from exc
+        return sorted(name[:-5] for name in names if name.endswith(".json") and _ID.fullmatch(name[:-5]))
 
-    def check(self) -> None:
-        """Raises TokenStoreError when no token could be verified now."""
-        check_directory(self._directory)
-        self._keys.verify("")
+    def list(self) -> list[TokenRecord]:
+        """Every record, the oldest first. Raises TokenStoreError."""
+        return list(self.read(self.ids()))
+
+    def read(self, token_ids: Iterable[str]) -> Iterator[TokenRecord]:
+        """The records of `token_ids`, but those deleted meanwhile, and those that cannot be trusted: they give nothing,
+        the log names them."""
+        for token_id in token_ids:
+            try:
+                yield self.get(token_id)
+            except TokenNotFound:
+                continue
+            except TokenStoreError as exc:
+                log.error("left out, and of no use: %s", exc.detail)
+
+    def _find(self, token_id: str, remote: str, verified: Verified | None) -> Actor | Refused:
+        try:
+            record, actor = self._load(token_id)
+        except FileNotFoundError:
+            self._cache.pop(token_id, None)
+            return Refused(Refusal.UNKNOWN_TOKEN, token_id)
+        except TokenStoreError as exc:
+            return Refused(Refusal.BAD_RECORD, token_id, exc.detail)
+        now = self.clock()
+        refusals = (
+            (record.revoked is not None, Refusal.REVOKED),
+            (record.expires is not None and record.expires <= now, Refusal.EXPIRED),
+            (verified is not None and not _is_current(record, verified, now), Refusal.REPLACED),
+            (not _comes_from(remote, record.networks), Refusal.WRONG_NETWORK),
+        )
+        for refused, reason in refusals:
+            if refused:
+                return Refused(reason, token_id)
+        return actor
 
     def _load(self, token_id: str) -> tuple[TokenRecord, Actor]:
         path = self._path(token_id)
@@ -178,7 +254,7 @@ class TokenStore:
             stamp, data = read_private(path)
             try:
                 record = TokenRecord.parse(data)
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 raise TokenStoreError(f"{path}: {exc}") from exc
             if record.id != token_id:
                 raise TokenStoreError(f"{path}: the record is of another token")
@@ -193,10 +269,21 @@ class TokenStore:
         """What the record's grants come to, and the pools that this rests on, if any."""
         pools = self._pools() if any(grant.pools for grant in record.grants) else None
         permits = reachable(record.grants, self._protected, pools)
-        return Actor(record.id, record.name, permits, format_time(record.expires), self._protected), pools
+        expires = format_time(record.expires)
+        return Actor(record.id, record.name, permits, expires, self._protected, record.limits), pools
 
     def _path(self, token_id: str) -> Path:
         return self._directory / f"{token_id}.json"
+
+
+def _is_current(record: TokenRecord, verified: Verified, now: datetime) -> bool:
+    """Whether the secret is one that the record knows, signed by the key it was made with, and not replaced."""
+    return any(
+        secret.generation == verified.generation
+        and secret.key == verified.key
+        and (secret.until is None or now < secret.until)
+        for secret in record.secrets
+    )
 
 
 def _comes_from(remote: str, networks: tuple[Network, ...]) -> bool:

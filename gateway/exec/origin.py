@@ -18,6 +18,7 @@ class Origin:
 
     `permits` say in which it may run which commands; `admin_guests` are those in which it sees and ends every
     token's execs (`exec:admin`). Not a bool: a token may administer one guest and only use another.
+    `max_running` bounds its execs at one time, below what the configuration lets any token have.
     """
 
     token_id: str
@@ -26,6 +27,7 @@ class Origin:
     admin_guests: Ranges
     remote: str
     request_id: str
+    max_running: int | None = None
 
     def may_run(self, vmid: int) -> bool:
         """Whether this caller may run any command in guest `vmid`."""
@@ -65,21 +67,26 @@ class Origin:
             "admin_guests": [list(pair) for pair in self.admin_guests],
             "remote": self.remote,
             "request_id": self.request_id,
+            "max_running": self.max_running,
         }
 
     @classmethod
     def from_wire(cls, data: object) -> Origin:
         """The origin that `to_wire` described. Raises ValueError for anything else."""
         if not isinstance(data, dict) or data.keys() != cls.__dataclass_fields__.keys():
-            raise ValueError("an origin has exactly its six members")
+            raise ValueError("an origin has exactly its seven members")
         texts = {name: data[name] for name in ("token_id", "token_name", "remote", "request_id")}
         if not all(isinstance(text, str) and len(text) <= 256 for text in texts.values()):
             raise ValueError("an origin's names are short strings")
         permits = data["permits"]
         if not isinstance(permits, list):
             raise ValueError("an origin's permits are a list")
+        max_running = data["max_running"]
+        if max_running is not None and not (type(max_running) is int and max_running > 0):
+            raise ValueError("max_running is a whole number above 0")
         return cls(
             **texts,
             permits=tuple(Permit.from_wire(permit) for permit in permits),
             admin_guests=ranges_from_wire(data["admin_guests"]),
+            max_running=max_running,
         )

@@ -129,7 +129,7 @@ class Acceptance:
         over_default = 0 if spooled else max(0, limits.output_limit - self._config.exec.output_limit)
         self._memory.promise(order.id, 2 * size + 2 * over_default)
         try:
-            queued = await self._take_place(order, attempt)
+            queued = await self._take_place(order, attempt, origin.max_running)
             self.under_way += 1
             try:
                 if queued:
@@ -154,7 +154,7 @@ class Acceptance:
         entry.begin(order, spec, captures)
         self._wait_over(order)
 
-    async def _take_place(self, order: Order, attempt: Attempt) -> float:
+    async def _take_place(self, order: Order, attempt: Attempt, most: int | None) -> float:
         """How many seconds it has waited, under an earlier image of this program too. Meanwhile it is `queued`."""
         now = self._io.time
 
@@ -166,7 +166,7 @@ class Acceptance:
         timeout = order.limits.queue_timeout
         if attempt.since is not None:
             timeout = max(0.0, timeout - (now() - attempt.since))
-        await self._places.take(claim_of(order), timeout, wait)
+        await self._places.take(claim_of(order)._replace(most=most), timeout, wait)
         return now() - attempt.since if attempt.since is not None else 0.0
 
     def _wait_over(self, order: Order) -> None:

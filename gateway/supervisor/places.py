@@ -13,6 +13,8 @@ from typing import NamedTuple
 from gateway.errors import TooManyExecs
 
 _RETRY_AFTER = 1
+_PER_TOKEN = "exec.max_running_per_token"
+_OWN = "token.max_running"
 
 Turn = asyncio.Future[None]
 """Done when the one who waits for it has a place. `Withdrawn` set on it takes that one out of the line."""
@@ -23,11 +25,13 @@ class Withdrawn(Exception):
 
 
 class Claim(NamedTuple):
-    """What a place is asked for. `exclusive`: while no other exec has one in the guest."""
+    """What a place is asked for. `exclusive`: while no other exec has one in the guest. `most`: the token's own limit
+    where it has one."""
 
     token_id: str
     vmid: int
     exclusive: bool = False
+    most: int | None = None
 
 
 class Waiting(NamedTuple):
@@ -73,6 +77,7 @@ class Places:
         Raises Withdrawn, or TooManyExecs, whose `limit` is the one that leaves no place: after `timeout` seconds, or
         at once where that is 0 or too many wait already.
         """
+        self._bound(claim)
         line = self._lines.get((claim.token_id, claim.vmid))
         limit = line.limit if line is not None else self._obstacle(claim, self._last + 1)
         if limit is None:
@@ -83,6 +88,19 @@ class Places:
         name = limit.name_for(claim) if timeout <= 0 else "exec.max_queued"
         self._forget_unused(claim)
         raise _refusal(claim, name)
+
+    def _bound(self, claim: Claim) -> None:
+        """The token's own limit as it is now: who asks brings it. One that was raised lets waiters pass."""
+        node, token, _ = self._limits(claim)
+        before, now = token.most, self._token_limit(claim)
+        token.most, token.name = now.most, now.name
+        if token.most > before and token.lines:
+            self._serve((node, token))
+
+    def _token_limit(self, claim: Claim) -> _Limit:
+        if claim.most is not None and claim.most < self._per_token:
+            return _Limit(_OWN, claim.most)
+        return _Limit(_PER_TOKEN, self._per_token)
 
     def occupy(self, claim: Claim) -> None:
         """Takes a place for one that runs already, over the bounds if need be."""
@@ -223,10 +241,10 @@ class Places:
     # ---- the limits of one claim
 
     def _limits(self, claim: Claim) -> tuple[_Limit, _Limit, _Guest]:
-        token_id, vmid, _ = claim
+        token_id, vmid = claim.token_id, claim.vmid
         token = self._tokens.get(token_id)
         if token is None:
-            token = self._tokens[token_id] = _Limit("exec.max_running_per_token", self._per_token)
+            token = self._tokens[token_id] = self._token_limit(claim)
         guest = self._guests.get(vmid)
         if guest is None:
             guest = self._guests[vmid] = _Guest("exec.max_running_per_guest", self._per_guest)
@@ -314,7 +332,8 @@ def _has_come(turn: Turn) -> bool:
 
 _WHY = {
     "exec.max_running": "as many execs run as exec.max_running allows",
-    "exec.max_running_per_token": "as many execs of this token run as exec.max_running_per_token allows",
+    _OWN: "as many execs of this token run as its own limit, max_running, allows",
+    _PER_TOKEN: "as many execs of this token run as exec.max_running_per_token allows",
     "exec.max_running_per_guest": "as many execs run in guest {vmid} as exec.max_running_per_guest allows",
     "exec.max_queued": "as many execs wait for a place as exec.max_queued allows",
     "exclusive": "in guest {vmid} an exclusive exec runs, or has to wait until no other does",

@@ -7,7 +7,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from gateway.api.routes import ROUTES
 
-from .fakes import Api, assert_problem
+from .fakes import Api, assert_problem, without_ids
 
 
 def test_request_ids_are_ours(api: Api) -> None:
@@ -96,12 +96,14 @@ def test_the_table_is_what_is_served(api: Api) -> None:
     assert rules - {("HEAD", path) for _, path in rules} == {(route.method, route.path) for route in ROUTES}
 
 
-def test_broken_store_is_401_and_not_500(api: Api) -> None:
-    """With the token store gone or open to others every token is refused, like any other."""
+def test_broken_store_is_503_for_every_token(api: Api) -> None:
+    """With the store open to others no token can be told good or bad: each is refused alike, and may come again."""
     token = api.token()
     directory = api.tokens._directory
     directory.chmod(0o755)
-    assert_problem(api.request("GET", "/execs", token), 401, "unauthenticated")
+    good = assert_problem(api.request("GET", "/execs", token), 503, "token_store_unavailable")
+    bad = assert_problem(api.request("GET", "/execs", "pveg_x"), 503, "token_store_unavailable")
+    assert without_ids(good) == without_ids(bad) and str(directory) not in good["detail"]
     assert api.audit.records[-1]["data"]["reason"] == "store_unavailable"
     directory.chmod(0o700)
     assert api.request("GET", "/execs", token).status_code == 200

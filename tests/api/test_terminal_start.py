@@ -13,7 +13,9 @@ import pytest
 
 from gateway.api.terminal import Terminal
 from gateway.app import create_app
+from gateway.auth.administration import Administration
 from gateway.auth.tokens import TokenStore
+from gateway.auth.trail import Trail
 from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, GuestNotRunning, SupervisorUnavailable, TooManyExecs
 from gateway.exec.origin import Origin
@@ -295,7 +297,7 @@ def test_ticket_of_a_revoked_token_opens_nothing(api: Api, open_terminal: Open) 
     token = api.token("exec:terminal")
     ticket = api.request("POST", "/tickets", token, json={"path": "/exec/101/terminal"}).json["ticket"]
     (record,) = api.tokens.list()
-    api.tokens.revoke(record)
+    Administration(api.tokens, Trail(api.audit, "pve1")).revoke(record.id)
     assert refused(open_terminal, f"/exec/101/terminal?ticket={ticket}") == (401, "unauthenticated")
 
 

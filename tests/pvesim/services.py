@@ -185,7 +185,11 @@ class Services:
                 "socket": f"{sockets}/a/audit.sock",
                 "key_file": f"{self.state}/keys/audit.key",
             },
-            "tokens": {"directory": f"{self.state}/tokens", "key_file": f"{self.state}/keys/token.keys"},
+            "tokens": {
+                "directory": f"{self.state}/tokens",
+                "key_file": f"{self.state}/keys/token.keys",
+                "last_used": f"{self.state}/last-used",
+            },
             "spool": {"directory": f"{self.spool}"},
             "lxc": {"launcher": f"{REPOSITORY}/build/launcher", "pct": f"{REPOSITORY}/tests/pvesim/pct.py"},
         }

@@ -289,6 +289,59 @@ def test_resumed_ones_have_their_places() -> None:
     on_a_loop(test)
 
 
+def test_a_tokens_own_limit() -> None:
+    """It holds below the configured one, is named, is never above it, and holds up no other token."""
+
+    async def test(places: Places) -> None:
+        own = A._replace(most=1)
+        await places.take(own, 0)
+        with pytest.raises(TooManyExecs) as refusal:
+            await places.take(own, 0)
+        assert refusal.value.evidence["limit"] == "token.max_running"
+        await places.take(B, 0)
+        wide = B._replace(most=99)
+        await places.take(wide, 0)
+        with pytest.raises(TooManyExecs) as refusal:
+            await places.take(wide, 0)
+        assert refusal.value.evidence["limit"] == "exec.max_running_per_token"
+
+    on_a_loop(test, places=9, token=2)
+
+
+def test_a_raised_limit_lets_waiters_pass() -> None:
+    """The token was given more meanwhile: the next who asks brings the news, and goes behind those who waited."""
+
+    async def test(places: Places) -> None:
+        own = A._replace(most=1)
+        await places.take(own, 0)
+        first = begin(places, own)
+        await settle()
+        assert not first.done()
+        second = begin(places, A._replace(most=2))
+        await settle()
+        assert first.done() and not second.done()
+        second.cancel()
+
+    on_a_loop(test, places=9, token=5)
+
+
+def test_a_limit_is_kept_while_its_token_waits_for_a_guest() -> None:
+    """None of the token's runs yet: two places that come free in the guest are one for it all the same."""
+
+    async def test(places: Places) -> None:
+        for _ in range(2):
+            places.occupy(B)
+        tasks = [begin(places, A._replace(most=1)) for _ in range(2)]
+        await settle()
+        for _ in range(2):
+            places.give_back(B)
+        await settle()
+        assert [task.done() for task in tasks] == [True, False]
+        tasks[1].cancel()
+
+    on_a_loop(test, places=9, token=5, guest=2)
+
+
 def test_many_wait_and_all_is_quick() -> None:
     """Ten thousand, of a hundred tokens and in a hundred guests, have their turn without long looks at the others."""
 
@@ -353,6 +406,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.running: list[One] = []
         self.held = False
         self.number = 0
+        self.most: dict[str, int] = {}
 
     @initialize(claims=st.lists(st.sampled_from([Claim("a", 1), Claim("b", 2), Claim("c", 3, True)]), unique=True))
     def resume(self, claims: list[Claim]) -> None:
@@ -362,16 +416,23 @@ class AnyOrder(RuleBasedStateMachine):
             self.running.append(One(self.number, claim, self.loop.create_task(asyncio.sleep(0, 0.0)), []))
 
     @rule(
-        token=st.sampled_from("abc"), vmid=st.integers(1, 3), exclusive=st.booleans(), timeout=st.sampled_from([3, 99])
+        token=st.sampled_from("abc"),
+        vmid=st.integers(1, 3),
+        exclusive=st.booleans(),
+        timeout=st.sampled_from([3, 99]),
+        most=st.sampled_from([None, 1, 99]),
     )
-    def ask(self, token: str, vmid: int, exclusive: bool, timeout: float) -> None:
+    def ask(self, token: str, vmid: int, exclusive: bool, timeout: float, most: int | None) -> None:
         self.number += 1
-        claim = Claim(token, vmid, exclusive)
+        if any(one.claim.token_id == token for one in self.waiting):
+            most = self.most.get(token)  # a limit that changes under waiters has a test of its own
+        self.most[token] = min(most or TOKEN, TOKEN)
+        claim = Claim(token, vmid, exclusive, most)
         turn: list[Turn] = []
         task = self.loop.create_task(self.places.take(claim, timeout, turn.append))
         one = One(self.number, claim, task, turn)
         same_line = any(other.claim[:2] == claim[:2] for other in self.waiting)
-        one.first_in_guest = exclusive and not same_line and self.count(token=token) < TOKEN
+        one.first_in_guest = exclusive and not same_line and self.count(token=token) < self.most[token]
         self.waiting.append(one)
         self.settle()
 
@@ -440,13 +501,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     def could_run(self, one: One) -> bool:
         """Whether no limit, and no older exclusive one, stands in its way."""
-        token, vmid, exclusive = one.claim
+        token, vmid, exclusive, _ = one.claim
         others = [other.claim.exclusive for other in self.running if other.claim.vmid == vmid]
         ahead = [other for other in self.waiting if other.number < one.number and other.claim.vmid == vmid]
         return (
             not self.held
             and len(self.running) < NODE
-            and self.count(token=token) < TOKEN
+            and self.count(token=token) < self.most[token]
             and len(others) < (1 if exclusive else GUEST)
             and not any(others)
             and not any(other.claim.exclusive for other in ahead)

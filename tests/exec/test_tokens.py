@@ -1,0 +1,124 @@
+"""Tokens at a whole gateway: made and ended by API and command while commands run, and seen at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.exec.api import Api
+from tests.exec.gateways import Gateway
+
+ACTIONS = "exec:run,guest:read,token:admin"
+NEW: dict[str, Any] = {
+    "name": "child",
+    "grants": [{"actions": ["exec:run"], "guests": "101-110"}],
+    "expires": "1h",
+}
+
+
+As = Callable[[str], Api]
+
+
+@pytest.fixture
+def hold(gateway: Gateway) -> Iterator[As]:
+    """The API as a token, for as long as the test."""
+    opened: list[Api] = []
+
+    def open_api(token: str) -> Api:
+        opened.append(gateway.api(token))
+        return opened[-1]
+
+    yield open_api
+    for api in opened:
+        api.close()
+
+
+@pytest.fixture
+def admin(gateway: Gateway, hold: As) -> Api:
+    """One who may run commands in all guests and administer tokens."""
+    return hold(gateway.token("admin", actions=ACTIONS))
+
+
+def create(admin: Api, **more: Any) -> dict[str, Any]:
+    answer = admin.request("POST", "/tokens", {**NEW, **more})
+    assert answer.status == 201, answer.body
+    view: dict[str, Any] = answer.json()
+    return view
+
+
+def seconds_until_refused(api: Api) -> float:
+    """How long the gateway takes the token yet."""
+    begun = time.monotonic()
+    while api.get("/execs").status == 200:
+        assert time.monotonic() - begun < 5
+    return time.monotonic() - begun
+
+
+def test_a_made_token_runs_commands_within_its_grant(admin: Api, hold: As) -> None:
+    """What was given works in its guests and nowhere else, from the next request on."""
+    child = hold(create(admin)["token"])
+    assert child.run(101, ["/bin/true"])["exit_code"] == 0
+    assert child.post(201, {"command": ["/bin/true"]}).status == 404
+    assert child.get("/tokens").status == 403
+
+
+def test_revocation_holds_at_once(gateway: Gateway, admin: Api, hold: As) -> None:
+    """By API or by command: within a second on this node, also for a connection that is kept open."""
+    for way in ("api", "command"):
+        made = create(admin)
+        child = hold(made["token"])
+        assert child.get("/execs").status == 200
+        if way == "api":
+            assert admin.request("POST", f"/tokens/{made['id']}/revoke").status == 200
+        else:
+            gateway.services.command("token", "revoke", made["id"])
+        assert seconds_until_refused(child) < 1
+        assert child.get("/execs").code == "unauthenticated"
+
+
+def test_a_tokens_own_limit_of_execs(admin: Api, hold: As) -> None:
+    """One more than the token may run is 429 and names the limit; an edit that raises it holds for the next."""
+    made = create(admin, limits={"max_running": 1})
+    child = hold(made["token"])
+    body = {"command": ["sleep", "30"], "queue_timeout": 0}
+    first = child.post(101, body, headers={"Prefer": "respond-async"})
+    assert first.status == 202
+    refused = child.post(101, {**body, "command": ["true"]})
+    assert refused.status == 429 and refused.json()["limit"] == "token.max_running"
+    other = hold(create(admin, limits={"max_running": 1})["token"])
+    assert other.post(101, {**body, "command": ["true"]}).status == 200
+    assert admin.request("PATCH", f"/tokens/{made['id']}", {"limits": {"max_running": 2}}).status == 200
+    assert child.post(101, {**body, "command": ["true"]}).status == 200
+    assert child.request("DELETE", f"/execs/{first.json()['id']}?wait=10").status == 200
+
+
+def test_rotation_under_load(gateway: Gateway, admin: Api, hold: As) -> None:
+    """Secret and keys are rotated while the token is used: with overlap not one request is refused."""
+    made = create(admin)
+    old = hold(made["token"])
+    new = hold(admin.request("POST", f"/tokens/{made['id']}/rotate", {"overlap": "10m"}).json()["token"])
+    gateway.services.command("keys", "rotate")
+    for api in (old, new, admin):
+        assert api.get("/execs").status == 200
+    admin.request("POST", f"/tokens/{made['id']}/rotate", {})
+    assert [api.get("/execs").status for api in (old, new, admin)] == [401, 401, 200]
+
+
+def test_last_use_is_told_and_no_secret_is_kept(gateway: Gateway, admin: Api, hold: As) -> None:
+    """The command shows that the web has seen the token; no file of the gateway holds it."""
+    made = create(admin)
+    child = hold(made["token"])
+    assert admin.get(f"/tokens/{made['id']}").json()["last_used"] is None
+    assert child.get("/tokens/self").status == 200
+    shown = json.loads(gateway.services.command("token", "show", made["id"]))
+    assert shown["last_used"] is not None
+    secret = made["token"].rpartition(".")[2].encode()
+    files = [path for path in Path(gateway.directory).rglob("*") if path.is_file()]
+    assert files and not [path for path in files if secret in path.read_bytes()]
+    named = [record for record in gateway.records() if made["id"] in json.dumps(record)]
+    assert {record["event"] for record in named} >= {"token:create"}
