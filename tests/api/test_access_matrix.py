@@ -41,7 +41,6 @@ NEEDS = {
     "resizeTerminal": "exec:run",
     "listAudit": "audit:read",
     "makeTicket": None,
-    "listAudit": "audit:read",
     "showSelf": None,
     "askSelf": None,
     "listTokens": "token:admin",
@@ -54,7 +53,6 @@ NEEDS = {
     "showLive": None,
     "showReady": None,
     "showOpenapi": None,
-    "listAudit": "audit:read",
 }
 # By hand: which actions give more than themselves.
 GIVES = {
