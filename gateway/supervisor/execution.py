@@ -23,21 +23,18 @@ from gateway.supervisor.guests import Incarnation
 from gateway.supervisor.launch import LAUNCH_FAILED, Launcher, Terminal
 from gateway.supervisor.loop import Loop
 from gateway.supervisor.spawning import Spawn, attach_failed
+from gateway.supervisor.stray import LOOK_SECONDS, StraySignal, may_be_stray
 from gateway.supervisor.streams import Streams
 from gateway.supervisor.survivors import Survivors
 from gateway.supervisor.timers import Timers
 
 log = logging.getLogger(__name__)
 
-_SETTLE = 0.05
-"""Seconds between two looks, as at the guest after a stray signal: a hard stop kills the command before its init."""
-_SHUTDOWN = 2.5
-"""Seconds for which such looks go on while init seems to shut down: busybox' lives 2 s past the TERM it sends."""
 _REAPED_WITHIN = 0.2
 _EMPTY_RETRY = 0.002
 _HANGUP = 0.2
 """Seconds that a terminal without processes is given to say its last: the kernel hands that over a little later."""
-_STRAY_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+_LOOK_AGAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -299,23 +296,19 @@ class Execution:
             self._explain_missing_command()
         self._course.phase = Phase.LINGERING
         self._timers.disarm("spawn")
-        if status & 0x7F in _STRAY_SIGNALS and self._course.ends_by_itself:
-            if self.guest.stopping():
-                self._course.end_reason = Reason.CONTAINER_STOPPED
-            else:
-                self._timers.arm("settle", self._course.command_ended + _SETTLE, self._look_at_guest)
-        self._progress()
+        if may_be_stray(status) and self._course.ends_by_itself:
+            self._look_at_guest(StraySignal(self.guest, self._course.command_ended))
+        else:
+            self._progress()
 
-    def _look_at_guest(self) -> None:
-        """Whether a stray signal was the guest's end: init is given the time that it takes to shut down."""
-        course = self._course
-        assert course.command_ended is not None
-        now = self._io.time()
-        if course.end_reason is None and self.guest.stopping():
-            course.end_reason = Reason.CONTAINER_STOPPED
-        elif course.end_reason is None and now < course.command_ended + _SHUTDOWN and self.guest.seems_to_shut_down():
-            self._timers.arm("settle", now + _SETTLE, self._look_at_guest)
+    def _look_at_guest(self, stray: StraySignal) -> None:
+        """Whether a stray signal was the guest's end, unless somebody has ended the exec meanwhile."""
+        ended = stray.ended_the_guest(self._io.time())
+        if self._course.end_reason is None and ended is None:
+            self._timers.arm("settle", self._io.time() + LOOK_SECONDS, lambda: self._look_at_guest(stray))
             return
+        if self._course.end_reason is None and ended:
+            self._course.end_reason = Reason.CONTAINER_STOPPED
         self._progress()
 
     def _progress(self) -> None:
@@ -328,7 +321,7 @@ class Execution:
             self._try_to_finish()
         except OSError as exc:  # out of descriptors or memory: what was not done now is done later
             log.error("%s: cannot end it yet: %s", self.order.id, exc.strerror)
-            self._timers.arm("empty", self._io.time() + _SETTLE, self._progress)
+            self._timers.arm("empty", self._io.time() + _LOOK_AGAIN, self._progress)
 
     def _try_to_finish(self) -> None:
         self.streams.drain()
@@ -365,7 +358,7 @@ class Execution:
     def _wait_empty(self) -> None:
         fd = self._tree.events_fd()
         if fd is None:
-            self._timers.arm("empty", self._io.time() + _SETTLE, self._progress)
+            self._timers.arm("empty", self._io.time() + _LOOK_AGAIN, self._progress)
         elif self._watched_events is None:
             self._watched_events = fd
             self._services.loop.events.add(fd, self._events_changed)

@@ -92,6 +92,13 @@ class Incarnation:
             return _pids_below(self.ns) == [self.init_pid]
         return not any(word in where for word in _AT_REST)
 
+    def writes_back(self) -> bool:
+        """Whether its init waits for a disk, as in the sync(2) before the end, which takes as long as it takes."""
+        try:
+            return read_stat(self.proc / str(self.init_pid)).state == b"D"
+        except OSError:
+            return False
+
     def mirror_freeze(self) -> None:
         """Freezes or thaws our execs as the guest is: liblxc freezes `ns` only."""
         frozen = self.frozen()
