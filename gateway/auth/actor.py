@@ -51,6 +51,8 @@ class Actor:
     expires: str | None
     protected: frozenset[int] = frozenset()
     limits: Limits = NO_LIMITS
+    secret: tuple[int, str] | None = None
+    """The secret that was shown, by its number and its key's id; None where a ticket stood for it."""
 
     def holds(self, action: Action) -> bool:
         """Whether the actor may do `action` to any guest at all; if not, the answer is 403."""

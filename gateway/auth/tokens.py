@@ -114,6 +114,17 @@ class TokenStore:
             self.last_used.note(found.token_id)
         return found
 
+    def is_valid_still(self, actor: Actor, remote: str) -> bool:
+        """Whether what `actor` was let in by is good yet. In doubt it is: a store that cannot be read at this moment
+        lets nobody in, and ends nothing that is under way."""
+        try:
+            self.check_store()
+        except TokenStoreError:
+            return True
+        verified = Verified(actor.token_id, *actor.secret) if actor.secret else None
+        found = self._find(actor.token_id, remote, verified)
+        return isinstance(found, Actor) or found.reason is Refusal.BAD_RECORD
+
     def recall(self, token_id: str, remote: str) -> Actor | Refused:
         """The same for one whose token has been verified before: it may have been revoked since."""
         try:
@@ -244,7 +255,7 @@ class TokenStore:
         for refused, reason in refusals:
             if refused:
                 return Refused(reason, token_id)
-        return actor
+        return replace(actor, secret=(verified.generation, verified.key)) if verified else actor
 
     def _load(self, token_id: str) -> tuple[TokenRecord, Actor]:
         path = self._path(token_id)
