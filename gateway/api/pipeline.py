@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from flask import Response
@@ -14,6 +15,7 @@ from gateway import ulid
 from gateway.api.call import Call, Reply
 from gateway.api.denials import Attempt, DenialLog
 from gateway.api.door import Door
+from gateway.api.lease import Leases
 from gateway.api.parse import parse_json, parse_query, read_body
 from gateway.api.problems import MEDIA_TYPE, build_problem, problem_headers
 from gateway.api.route import PARAMETERS, Route
@@ -50,6 +52,7 @@ class Pipeline:
         self._services = services
         self._door = door
         self._denials = denials
+        self._leases = Leases(services.tokens)
         self._shares = Shares("requests", each=max(2, services.config.web.threads * 3 // 4))
 
     def take(self, route: Route, environ: Mapping[str, Any], path: Mapping[str, str]) -> Response:
@@ -61,7 +64,7 @@ class Pipeline:
             actor = self._authenticate(attempt, environ)
             quota = self._door.count(actor.token_id) if actor is not ANONYMOUS else {}
             call = self._admit(attempt, actor, environ, path)
-            reply = self._handle(attempt, call)
+            reply = self._lease(self._handle(attempt, call), call)
             response = _render(reply, request_id, head=environ["REQUEST_METHOD"] == "HEAD")
         except ClientGone:
             raise
@@ -115,6 +118,12 @@ class Pipeline:
             if refused is error:
                 raise
             raise refused from None
+
+    def _lease(self, reply: Reply, call: Call) -> Reply:
+        """What goes on after this ends with the caller's token."""
+        if not isinstance(reply.body, Live) or not call.actor.token_id:
+            return reply
+        return replace(reply, body=self._leases.hold(reply.body, call.actor, call.remote))
 
     def _authenticate(self, attempt: Attempt, environ: Mapping[str, Any]) -> Actor:
         scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")

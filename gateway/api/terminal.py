@@ -45,7 +45,7 @@ A refusal has 4000 plus the HTTP status that the same problem has elsewhere.
     1000  the exec has ended: `end` was sent     1002, 1007  not WebSocket          1009  a message is over its limit
     1001  the gateway's web service restarts: attach again with `from`, the exec goes on
     4400  no JSON, no such message or channel    4404  no such exec or guest        4408  no `start` in time, or idle
-    4403  the command is not granted
+    4401  the token has ended                4403  the command is not granted
     4409  writer_taken; exec_queued, exec_ended, stdin_closed on attach with write; guest_not_running, guest_frozen
     4416  `from` is past the end of the output   4422  `start` has wrong fields     4429  too many execs or starts
     4503  the supervisor or the audit log is away     1011  a fault of the gateway: attach again with `from`
@@ -160,6 +160,9 @@ class Terminal(Live):
         if self._reads and self._socket.behind:
             return 0.0
         return min(self._socket.wake_at, self._give_up_at)
+
+    def refuse(self, error: GatewayError) -> None:
+        self._fail(error)
 
     def gone(self) -> None:
         self._let_go(left=True)

@@ -51,6 +51,8 @@ class Actor:
     expires: str | None
     protected: frozenset[int] = frozenset()
     limits: Limits = NO_LIMITS
+    secret: tuple[int, str] | None = None
+    """The secret that was shown, by its number and its key's id; None where a ticket stood for it."""
 
     def holds(self, action: Action) -> bool:
         """Whether the actor may do `action` to any guest at all; if not, the answer is 403."""
@@ -63,6 +65,18 @@ class Actor:
     def reach(self, action: Action) -> Ranges:
         """Every guest to which the actor may do `action`, on whatever terms: what a listing or nextid keeps to."""
         return merge(pair for permit in self.permits.get(action, ()) for pair in permit.guests)
+
+    def has_all_of(self, other: Actor) -> bool:
+        """Whether every action that `other` has on a guest, and on which terms, this one has too, on those or none."""
+        return all(
+            any(
+                mine.terms in (None, theirs.terms)
+                and all(any(a <= low and high <= b for a, b in mine.guests) for low, high in theirs.guests)
+                for mine in self.permits.get(action, ())
+            )
+            for action, permits in other.permits.items()
+            for theirs in permits
+        )
 
     def decide(self, action: Action, vmid: int | None = None, spec: ExecSpec | None = None) -> Denied | None:
         """Whether the actor may do `action`, to guest `vmid` where one is named, by running `spec` where one is: None

@@ -114,6 +114,17 @@ class TokenStore:
             self.last_used.note(found.token_id)
         return found
 
+    def look_again(self, actor: Actor, remote: str) -> Actor | Refused | None:
+        """What became of a caller who was let in by a token. None in doubt: a store that cannot be read at this moment
+        lets nobody in, and ends nothing that is under way."""
+        try:
+            self.check_store()
+        except TokenStoreError:
+            return None
+        verified = Verified(actor.token_id, *actor.secret) if actor.secret else None
+        found = self._find(actor.token_id, remote, verified)
+        return None if isinstance(found, Refused) and found.reason is Refusal.BAD_RECORD else found
+
     def recall(self, token_id: str, remote: str) -> Actor | Refused:
         """The same for one whose token has been verified before: it may have been revoked since."""
         try:
@@ -244,7 +255,7 @@ class TokenStore:
         for refused, reason in refusals:
             if refused:
                 return Refused(reason, token_id)
-        return actor
+        return replace(actor, secret=(verified.generation, verified.key)) if verified else actor
 
     def _load(self, token_id: str) -> tuple[TokenRecord, Actor]:
         path = self._path(token_id)

@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gateway.errors import GatewayError
+
 ROOM = "gateway.web.has_room"
 """Where a request's WSGI environ says whether there is room for another Live: a function; see `has_room`."""
 
@@ -45,6 +47,11 @@ class Live(ABC):
     def wants_input(self) -> bool:
         """Whether more of the client's bytes may be read now; only with `upgrades`."""
         return True
+
+    def refuse(self, error: GatewayError) -> None:
+        """The caller may have no more of it. Here as if it had left, and the connection is cut: raises `error`."""
+        self.gone()
+        raise error
 
     def gone(self) -> None:  # noqa: B027 - most have nobody to tell
         """The client has left before the end. `close` follows."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from gateway.api.terminal import Terminal
 from gateway.app import create_app
 from gateway.auth.administration import Administration
 from gateway.auth.tokens import TokenStore
@@ -22,6 +21,7 @@ from gateway.exec.origin import Origin
 from gateway.exec.reply import Started
 from gateway.supervisor.client import Watch
 from gateway.supervisor.feed import Feed
+from gateway.web.live import Live
 
 from .fake_exec import FakeExec
 from .fakes import Api, FakeAudit, FakeSupervisor
@@ -69,7 +69,7 @@ def open_terminal(api: Api) -> Iterator[Open]:
             head.extend((status, headers))
 
         body = api.client.application(environ | changed, start_response)
-        if not isinstance(body, Terminal):
+        if not isinstance(body, Live):
             problem = json.loads(b"".join(body))
             raise Refused(int(head[0][:3]), problem["code"], dict(head[1]))
         opened.append(Client(body))

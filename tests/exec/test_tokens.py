@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -107,6 +108,40 @@ def test_rotation_under_load(gateway: Gateway, admin: Api, hold: As) -> None:
         assert api.get("/execs").status == 200
     admin.request("POST", f"/tokens/{made['id']}/rotate", {})
     assert [api.get("/execs").status for api in (old, new, admin)] == [401, 401, 200]
+
+
+def test_what_is_under_way_ends_with_its_token(gateway: Gateway, admin: Api, hold: As) -> None:
+    """A stream of a running command is cut within a second of the revocation, and its command ends as if the client had
+    left; one that runs detached goes on."""
+    made = create(admin)
+    child = hold(made["token"])
+    body = {"command": "echo on; exec sleep 60", "kill_grace": 1}
+    detached = child.post(101, body, headers={"Prefer": "respond-async"}).json()["id"]
+    connection = child.connect(timeout=10)
+    try:
+        head = {
+            "Authorization": f"Bearer {child.token}",
+            "Accept": "application/x-ndjson",
+            "Content-Type": "application/json",
+        }
+        connection.request("POST", "/exec/101", json.dumps(body), head)
+        reply = connection.getresponse()
+        assert reply.status == 200
+        first = json.loads(reply.readline())
+        gateway.services.command("token", "revoke", made["id"])
+        begun = time.monotonic()
+        with pytest.raises((http.client.HTTPException, OSError)):
+            while reply.readline():
+                pass
+            raise http.client.IncompleteRead(b"")
+        assert time.monotonic() - begun < 2
+    finally:
+        connection.close()
+    seer = hold(gateway.token("seer", actions="exec:admin"))
+    ended = seer.get(f"/execs/{first['exec']['id']}?wait=10").json()
+    assert (ended["state"], ended["reason"]) == ("ended", "client_gone")
+    assert seer.get(f"/execs/{detached}").json()["state"] == "running"
+    assert seer.request("DELETE", f"/execs/{detached}?wait=10").status == 200
 
 
 def test_last_use_is_told_and_no_secret_is_kept(gateway: Gateway, admin: Api, hold: As) -> None:
