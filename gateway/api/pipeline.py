@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from flask import Response
@@ -19,6 +20,7 @@ from gateway.api.problems import MEDIA_TYPE, build_problem, problem_headers
 from gateway.api.route import PARAMETERS, Route
 from gateway.api.services import Services
 from gateway.api.shares import Shares
+from gateway.api.standing import Standing
 from gateway.api.terminal_handshake import find_ticket
 from gateway.auth.actions import Action
 from gateway.auth.actor import ANONYMOUS, Actor, Denial
@@ -50,6 +52,7 @@ class Pipeline:
         self._services = services
         self._door = door
         self._denials = denials
+        self._standing = Standing(services.tokens.recall)
         self._shares = Shares("requests", each=max(2, services.config.web.threads * 3 // 4))
 
     def take(self, route: Route, environ: Mapping[str, Any], path: Mapping[str, str]) -> Response:
@@ -62,6 +65,8 @@ class Pipeline:
             quota = self._door.count(actor.token_id) if actor is not ANONYMOUS else {}
             call = self._admit(attempt, actor, environ, path)
             reply = self._handle(attempt, call)
+            if isinstance(reply.body, Live):
+                reply = replace(reply, body=self._standing.hold(reply.body, call.actor, attempt.remote))
             response = _render(reply, request_id, head=environ["REQUEST_METHOD"] == "HEAD")
         except ClientGone:
             raise

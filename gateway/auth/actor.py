@@ -64,6 +64,18 @@ class Actor:
         """Every guest to which the actor may do `action`, on whatever terms: what a listing or nextid keeps to."""
         return merge(pair for permit in self.permits.get(action, ()) for pair in permit.guests)
 
+    def has_all_of(self, other: Actor) -> bool:
+        """Whether every action that `other` has on a guest, and on which terms, this one has too, on those or none."""
+        return all(
+            any(
+                mine.terms in (None, theirs.terms)
+                and all(any(a <= low and high <= b for a, b in mine.guests) for low, high in theirs.guests)
+                for mine in self.permits.get(action, ())
+            )
+            for action, permits in other.permits.items()
+            for theirs in permits
+        )
+
     def decide(self, action: Action, vmid: int | None = None, spec: ExecSpec | None = None) -> Denied | None:
         """Whether the actor may do `action`, to guest `vmid` where one is named, by running `spec` where one is: None
         if it may, else why not. It is decided by this alone, whether the guest exists or not. (The supervisor asks

@@ -22,6 +22,7 @@ from gateway.exec.origin import Origin
 from gateway.exec.permit import Permit
 from gateway.supervisor.feed import Feed
 from gateway.supervisor.protocol import PREFIX, decode_header, encode, frame_size, split
+from gateway.web.live import Live
 
 from .fakes import make_view
 
@@ -127,7 +128,7 @@ class Supervised:
 class Client:
     """A client, and the pump between it and the Terminal."""
 
-    def __init__(self, terminal: Terminal, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, terminal: Live, now: Callable[[], float] = time.monotonic) -> None:
         self.terminal = terminal
         self.now = now
         self.ws = Connection(ConnectionType.CLIENT)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.terminal import Terminal
+from gateway.api.standing import HeldLive
 from gateway.app import create_app
 from gateway.auth.administration import Administration
 from gateway.auth.tokens import TokenStore
@@ -69,7 +69,7 @@ def open_terminal(api: Api) -> Iterator[Open]:
             head.extend((status, headers))
 
         body = api.client.application(environ | changed, start_response)
-        if not isinstance(body, Terminal):
+        if not isinstance(body, HeldLive):
             problem = json.loads(b"".join(body))
             raise Refused(int(head[0][:3]), problem["code"], dict(head[1]))
         opened.append(Client(body))
