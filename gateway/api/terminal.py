@@ -36,8 +36,9 @@ sends more is not read until there is room again, its own `ack` messages neither
 the client for gone. `web.terminal_idle` (default: never) closes a connection over which no input or output went.
 
 **Leaving.** A client that closes, or is gone, has left: what becomes of the exec that it started is said by
-`on_disconnect`. An attached client's leaving changes nothing. When the gateway's web process ends (1001), or fails
-(4503, 1011), no client has left: attach again.
+`on_disconnect`. An attached client's leaving changes nothing. A client whose token is revoked has left; one whose
+token has lost grants is cut, and may attach again as far as they reach. When the gateway's web process ends (1001), or
+fails (4503, 1011), no client has left: attach again.
 
 **Close codes.** The reason is a problem's code; an `error` message with its detail comes before it, where it is one.
 A refusal has 4000 plus the HTTP status that the same problem has elsewhere.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from gateway.config import load
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import ended, living, new_mark
+from tests.exec.waiting import until
 from tests.exec.websocket import NotUpgraded, Session, WebSocket
 from tests.pvesim import pmxcfs
 from tests.pvesim.guests import Guest
@@ -241,3 +243,28 @@ def test_the_pct_driver_passes_the_same_check(make_gateway: Callable[..., Gatewa
 
 def _without_ids(answer: Answer) -> dict[str, Any]:
     return {name: value for name, value in answer.json().items() if name not in ("request_id", "audit_id", "vmid")}
+
+
+def test_a_revoked_token_types_no_more(gateway: Gateway) -> None:
+    """C3: an open terminal of a token that is revoked takes nothing more after two seconds, and its shell is ended."""
+    token = gateway.token_for({"actions": ["exec:run", "exec:terminal"], "guests": "101"})
+    api, mark = gateway.api(token), new_mark()
+    session = Session(api, "/exec/101/terminal")
+    session.say("start", command=["/bin/sh", "-c", f"cat; : {mark}"], tty={"rows": 24, "cols": 80})
+    session.receive_until("started")
+    until(lambda: living(mark), why="the shell runs")
+    store = gateway.tokens()
+    actor: Any = store.verify(token, "127.0.0.1")
+    path = load(gateway.services.config).tokens.directory / f"{actor.token_id}.json"
+    path.unlink()
+    revoked = time.monotonic()
+    with contextlib.suppress(OSError):
+        while time.monotonic() < revoked + 5:
+            session.send_input(0, b"typed\n")
+            if not living(mark):
+                break
+            time.sleep(0.05)
+    assert time.monotonic() - revoked < 3, "nothing was cut"
+    until(lambda: not living(mark), why="the shell ends as if its client had left")
+    session.close()
+    api.close()
