@@ -62,7 +62,7 @@ class Pipeline:
         try:
             attempt = Attempt(route, _read_vmid(path), _read_exec_id(path), self._door.let_in(environ), request_id)
             actor = self._authenticate(attempt, environ)
-            quota = self._door.count(actor.token_id) if actor is not ANONYMOUS else {}
+            quota = self._door.count(actor.token_id, actor.limits.rate) if actor is not ANONYMOUS else {}
             call = self._admit(attempt, actor, environ, path)
             reply = self._lease(self._handle(attempt, call), call)
             response = _render(reply, request_id, head=environ["REQUEST_METHOD"] == "HEAD")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.api.door import Door
 from gateway.api.proxies import find_client
 from gateway.app import create_app
 from gateway.auth.administration import Administration
+from gateway.auth.grants import Grant, parse_actions, parse_guests
+from gateway.auth.terms import Limits, parse_networks
 from gateway.auth.tokens import TokenStore
 from gateway.auth.trail import Trail
 from gateway.config import Config, WebConfig
@@ -80,6 +84,15 @@ def test_token_is_told_what_it_may_still_ask(make: Make, clock: Clock) -> None:
     assert ask(api, api.token()).status_code == 200  # another token
     clock.now += 0.5
     assert ask(api, token).status_code == 200
+
+
+def test_tokens_own_rate_goes_before_the_common_one(make: Make) -> None:
+    """Lower or higher than that of the configuration, or where it has none."""
+    for common in (1000.0, 0.1, None):
+        api = make(rate_per_token=common)
+        grant = Grant(parse_actions(["exec:run"]), parse_guests("101"))
+        token = api.tokens.issue(replace(api.tokens.prepare("own", [grant], lifetime=DAY), limits=Limits(rate=1.5)))
+        assert [ask(api, token).status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_token_is_counted_from_all_addresses(make: Make) -> None:
@@ -174,8 +187,7 @@ def test_slowed_logins_look_all_alike(make: Make) -> None:
     """Expired, revoked, forged: one body for all of them, slowed too."""
     api = make()
     revoked = api.token()
-    record = api.tokens.list()[0]
-    Administration(api.tokens, Trail(api.audit, "pve1")).revoke(record.id)
+    Administration(api.tokens, Trail(api.audit, "pve1")).revoke(api.tokens.list()[0].id)
     for _ in range(10):
         ask(api, BAD)
     bodies = {str(without_ids(ask(api, token).json)) for token in (BAD, revoked, "x", f"{BAD}x")}
@@ -187,8 +199,6 @@ def test_slowed_logins_look_all_alike(make: Make) -> None:
 
 def test_one_token_leaves_others_the_means_to_upload() -> None:
     """Half of the threads that read long bodies; short ones are not counted."""
-    from gateway.api.door import Door
-
     door = Door(WebConfig(threads=16))
     long = {"CONTENT_LENGTH": "100000"}
     with contextlib.ExitStack() as stack:
@@ -241,7 +251,7 @@ def test_client_behind_proxies(remote: str, forwarded: str | None, client: str) 
 def test_address_behind_a_proxy_is_the_one_that_counts(make: Make) -> None:
     """For rates, records, and the networks of a token."""
     api = make(rate_per_address=1.0, trusted_proxies=["192.0.2.7/32"])
-    token = api.token(networks=networks("203.0.113.0/24"))
+    token = api.token(networks=parse_networks(["203.0.113.0/24"]))
     forwarded = {"X-Forwarded-For": "203.0.113.9"}
     assert ask(api, token, "192.0.2.7", **forwarded).status_code == 200
     assert ask(api, token, "192.0.2.8", **forwarded).status_code == 401  # no proxy of ours
@@ -249,12 +259,6 @@ def test_address_behind_a_proxy_is_the_one_that_counts(make: Make) -> None:
     assert ask(api, token, "192.0.2.7", **forwarded).status_code == 200
     assert ask(api, token, "192.0.2.7", **forwarded).status_code == 429
     assert ask(api, token, "192.0.2.7", **{"X-Forwarded-For": "203.0.113.10"}).status_code == 200
-
-
-def networks(*texts: str) -> tuple[Any, ...]:
-    from gateway.auth.terms import parse_networks
-
-    return parse_networks(texts)
 
 
 def test_lifetime_is_not_touched(make: Make) -> None:
