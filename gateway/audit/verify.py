@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class _Walk:
     fault: Fault | None = None
     missing: int = 0
     pruned: set[Head] = field(default_factory=set)
+    runs: list[list[int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -87,7 +88,7 @@ def verify(directory: Path, keys: AuditKeys, anchors: Iterable[Anchor] = ()) -> 
             _step(walk, line)
     if walk.suspect and not walk.fault:
         _settle_suspect(walk, walk.suspect, None)
-    fault = _check_begin(walk) or walk.fault or _check_end(walk)
+    fault = _choose(walk, _check_begin(walk), walk.fault or _check_end(walk))
     first = walk.first.head.seq if walk.first else 0
     return Verdict(fault, len(files), walk.records, first, walk.at.seq, len(walk.anchors), tuple(walk.notes))
 
@@ -116,6 +117,7 @@ def _step(walk: _Walk, line: Line) -> None:
     sealed = line.sealed
     if sealed:
         walk.records += 1
+        _note_seq(walk.runs, sealed.head.seq)
         _collect(walk, line, sealed)
     if walk.fault:
         _refine(walk, sealed)
@@ -132,6 +134,13 @@ def _step(walk: _Walk, line: Line) -> None:
         _check_anchor(walk, line, sealed.head)
     else:
         _misplaced(walk, line, sealed)
+
+
+def _note_seq(runs: list[list[int]], seq: int) -> None:
+    if runs and runs[-1][1] == seq - 1:
+        runs[-1][1] = seq
+    else:
+        runs.append([seq, seq])
 
 
 def _collect(walk: _Walk, line: Line, sealed: Sealed) -> None:
@@ -184,6 +193,17 @@ def _settle_suspect(walk: _Walk, suspect: Line, after: Sealed | None) -> None:
     else:
         wrong, detail = Wrong.CHANGED, "the line is not as the writer wrote it"
     walk.fault = Fault(suspect.file, suspect.number, expected, wrong, detail)
+
+
+def _choose(walk: _Walk, begin: Fault | None, later: Fault | None) -> Fault | None:
+    """The first of two faults, unless the later one explains the other: it may have hit the very record that says what
+    was pruned. It has not, if the record that belongs at the begin stands somewhere else."""
+    if begin is None or later is None:
+        return begin or later
+    belongs = max((head.seq for head in walk.pruned), default=0) + 1
+    if any(low <= belongs <= high for low, high in walk.runs):
+        return begin
+    return replace(later, detail=f"{later.detail}; besides, {begin.detail}")
 
 
 def _check_begin(walk: _Walk) -> Fault | None:

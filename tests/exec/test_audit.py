@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,6 +166,60 @@ def test_spool_is_closed_to_others(api: Api, gateway: Gateway) -> None:
     api.run(101, "echo something; echo more >&2")
     for path in [gateway.spool, *gateway.spool.rglob("*")]:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+HOSTILE = "x\n<34>1 forged\r\x1b[2J\x00\u2028\u202e\x9b ERROR gateway: forged"
+
+
+def test_no_text_of_a_caller_makes_a_line(api: Api, gateway: Gateway) -> None:
+    """C8: whatever stands in labels, arguments, paths, queries and headers: logs stay printable, one line a message,
+    and every line of the audit log is a record of the writer's, which verifies."""
+    text = HOSTILE.replace("\0", "")
+    ran = api.run(101, ["echo", text], labels={"job": text}, env={"A": text}, cwd="/tmp")
+    api.run(101, ["true"], redact=[0], labels={"l": '","event":"audit:opened","seq":1'})
+    for body in ({"command": ["true"], "user": HOSTILE}, {"command": ["true"], HOSTILE: 1}, {"command": HOSTILE}):
+        api.post(101, body)
+    quoted = urllib.parse.quote(HOSTILE)
+    for path in (
+        f"/execs/{quoted}",
+        f"/exec/{quoted}",
+        f"/{quoted}",
+        f"/audit?token={quoted}",
+        f"/execs?label=a={quoted}",
+    ):
+        api.get(path)
+    plain = text.replace("\n", " ").replace("\r", "").encode("ascii", "ignore").decode()
+    api.get("/execs", headers={"User-Agent": plain, "X-Request-Id": plain, "X-Forwarded-For": plain})
+    Api(api.port, gateway.services.ca, f"pveg_{plain}").get("/execs")
+    until(lambda: gateway.records(exec_id=ran["id"], event="exec:outcome"))
+    for line in gateway.audit_log.read_bytes().splitlines():
+        assert line.isascii() and line.decode().isprintable() and json.loads(line)["seq"]
+    gateway.services.command("audit", "verify")
+    for service in ("web", "supervisor", "audit"):
+        for logged in gateway.log(service).split("\n"):
+            assert logged.replace("\t", " ").isprintable(), (service, logged)
+            assert not logged.startswith(("<34>1 forged", "ERROR gateway: forged")), service
+
+
+def test_reading_the_log_over_the_api(api: Api, gateway: Gateway) -> None:
+    """GET /audit: what was done is found by its exec; who may read about other guests alone finds nothing of it."""
+    ran = api.run(101, ["echo", "found"])
+    until(lambda: gateway.records(exec_id=ran["id"], event="exec:outcome"))
+    reader = gateway.api(gateway.token("reader", actions="audit:read", guests="all"))
+    near = gateway.api(gateway.token("near", actions="audit:read", guests="101"))
+    far = gateway.api(gateway.token("far", actions="audit:read", guests="102"))
+    try:
+        for allowed in (reader, near):
+            page = allowed.get(f"/audit?exec_id={ran['id']}").json()
+            assert [record["event"] for record in page["records"]] == ["exec:outcome", "exec:intent"]
+            assert page["next"] is None
+        assert far.get(f"/audit?exec_id={ran['id']}").json()["records"] == []
+        assert {record.get("vmid") for record in near.get("/audit").json()["records"]} == {101}
+        assert None in {record.get("vmid") for record in reader.get("/audit?order=oldest").json()["records"]}
+        assert api.get("/audit").status == 403
+    finally:
+        for opened in (reader, near, far):
+            opened.close()
 
 
 def _encode(body: dict[str, Any]) -> bytes:
