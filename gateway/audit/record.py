@@ -33,7 +33,6 @@ class Event(StrEnum):
     EXEC_SIGNAL = "exec:signal"
     EXEC_INPUT = "exec:input"
     EXEC_ABORTED = "exec:aborted"
-    EXEC_DENIED = "exec:denied"
     REQUEST_DENIED = "request:denied"
     TOKEN_CREATE = "token:create"
     TOKEN_EDIT = "token:edit"
@@ -56,6 +55,9 @@ class Event(StrEnum):
 ANNOUNCEMENTS = frozenset(
     {
         Event.EXEC_INTENT,
+        Event.EXEC_CANCEL,
+        Event.EXEC_SIGNAL,
+        Event.EXEC_INPUT,
         Event.TOKEN_CREATE,
         Event.TOKEN_EDIT,
         Event.TOKEN_ROTATE,

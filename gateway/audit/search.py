@@ -262,7 +262,8 @@ def _matcher(query: Query) -> Callable[[Fields], bool]:
         if query.guests is not None and not any(low <= record.get("vmid", -1) <= high for low, high in query.guests):
             return False
         changed = data.get("token")
-        tokens = (record.get("actor", {}).get("token_id"), changed.get("id") if isinstance(changed, dict) else None)
+        target = changed.get("id") if isinstance(changed, dict) else None
+        tokens = (record.get("actor", {}).get("token_id"), data.get("token_id"), target)
         return (
             (not query.events or record["event"] in query.events)
             and (query.token_id is None or query.token_id in tokens)

@@ -18,7 +18,7 @@ from gateway.audit import aio
 from gateway.audit.aio import AsyncAuditClient
 from gateway.audit.client import AuditClient
 from gateway.audit.protocol import FrameBuffer, encode_frame
-from gateway.audit.record import Event, Fields, build_record
+from gateway.audit.record import ANNOUNCEMENTS, Event, Fields, build_record
 from gateway.audit.settings import AuditSettings
 from gateway.audit.verify import verify
 from gateway.errors import AuditUnavailable, InternalError
@@ -210,10 +210,11 @@ def test_posts_have_a_bound(settings: AuditSettings) -> None:
     run_async(settings, story)
 
 
-def test_an_intent_answered_too_late_is_taken_back(settings: AuditSettings) -> None:
-    """The caller gave up, the receipt came after all: an aborted record follows, naming the intent."""
+@pytest.mark.parametrize("event", sorted(ANNOUNCEMENTS))
+def test_what_was_answered_too_late_is_taken_back(settings: AuditSettings, event: Event) -> None:
+    """The caller gave up, the receipt came after all: an aborted record follows, naming what was announced."""
     slow = SlowWriter(settings.socket)
-    record = intent(7)
+    record = {**intent(7), "event": str(event)}
 
     async def story(client: AsyncAuditClient) -> None:
         with pytest.raises(AuditUnavailable):
@@ -226,8 +227,9 @@ def test_an_intent_answered_too_late_is_taken_back(settings: AuditSettings) -> N
     run_async(settings, story)
     slow.close()
     _, message = slow.requests[1]
-    assert message["record"]["event"] == "exec:aborted" and not message["wait"]
+    assert message["record"]["event"] == f"{event.partition(':')[0]}:aborted" and not message["wait"]
     assert message["record"]["audit_id"] == record["audit_id"]
+    assert message["record"]["data"]["aborted"] == event
 
 
 def test_a_cancelled_caller_takes_its_intent_back(settings: AuditSettings) -> None:

@@ -162,12 +162,14 @@ class DeniedData(Member):
     field: str | None = None
     program: Text | None = None
     refused: Any = None
+    token_id: str | None = None
+    exceeds: Any = None
 
 
 class Denied(AuditRecord):
     """A request was refused."""
 
-    event: Literal[Event.REQUEST_DENIED, Event.EXEC_DENIED]
+    event: Literal[Event.REQUEST_DENIED]
     data: DeniedData | Cut
 
 
