@@ -42,11 +42,10 @@ class Door:
 
     def count(self, token_id: str, rate: float | None = None) -> dict[str, str]:
         """The header fields that tell a token how much it may still ask; `rate` is its own. Raises RateLimited."""
-        if rate is None:
-            rate = self._token_rate
-        if rate is None:
+        rates = [bound for bound in (rate, self._token_rate) if bound is not None]
+        if not rates:
             return {}
-        quota = self._tokens.take(token_id, rate)
+        quota = self._tokens.take(token_id, min(rates))
         _check(quota, "token")
         return show_quota(quota.limit, quota.remaining, quota.reset)
 

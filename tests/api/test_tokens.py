@@ -44,6 +44,17 @@ def test_a_token_is_made_and_works(api: Api, admin: str) -> None:
     assert token.rpartition(".")[2] not in listed + json.dumps([dict(record) for record in api.audit.records])
 
 
+def test_a_tokens_own_rate(api: Api, admin: str) -> None:
+    """Two seconds' worth at once, then 429 with when to come again; nobody else is slowed; an edit lifts it."""
+    made = create(api, admin, limits={"rate": 2})
+    answers = [api.request("GET", "/execs", made["token"]) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [200] * 4 + [429]
+    assert_problem(answers[-1], 429, "rate_limited")
+    assert api.request("GET", "/execs", admin).status_code == 200
+    api.request("PATCH", f"/tokens/{made['id']}", admin, json={"limits": {"rate": None}})
+    assert api.request("GET", "/execs", made["token"]).status_code == 200
+
+
 def test_edit_rotate_revoke_delete(api: Api, admin: str) -> None:
     """A token's whole life; each step shows its version, and the record of each names both tokens by id."""
     made = create(api, admin)
@@ -215,7 +226,10 @@ def test_every_401_is_one(api: Api, admin: str) -> None:
         create(api, admin, networks=["10.0.0.0/8"])["token"],
         *(made["token"] for made in (revoked, replaced, gone, damaged)),
     ]
-    responses = [api.request("GET", "/execs", token) for token in tokens] + [api.request("GET", "/execs")]
+    responses = [
+        api.request("GET", "/execs", token, environ_overrides={"REMOTE_ADDR": f"198.{number}.0.1"})
+        for number, token in enumerate([*tokens, None])  # of one address so many would be slowed down
+    ]
     told = {
         (json.dumps(without_ids(assert_problem(response, 401, "unauthenticated"))), *sorted(_headers(response)))
         for response in responses

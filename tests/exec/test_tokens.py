@@ -13,6 +13,7 @@ import pytest
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
+from tests.exec.websocket import Session
 
 ACTIONS = "exec:run,guest:read,token:admin"
 NEW: dict[str, Any] = {
@@ -142,6 +143,28 @@ def test_what_is_under_way_ends_with_its_token(gateway: Gateway, admin: Api, hol
     assert (ended["state"], ended["reason"]) == ("ended", "client_gone")
     assert seer.get(f"/execs/{detached}").json()["state"] == "running"
     assert seer.request("DELETE", f"/execs/{detached}?wait=10").status == 200
+
+
+def test_a_terminal_ends_with_its_secret(gateway: Gateway, admin: Api, hold: As) -> None:
+    """Whoever typed by a secret that was replaced without overlap types no more: 4401 within a second or two, the shell
+    ends as if the client had left; who typed by the new one goes on."""
+    grants = [{"actions": ["exec:run", "exec:terminal"], "guests": "101"}]
+    administrator = hold(gateway.token("terminals", actions=f"{ACTIONS},exec:terminal,exec:admin"))
+    made = create(administrator, grants=grants)
+    with Session(hold(made["token"]), "/exec/101/terminal") as old:
+        exec_id = old.start(["/bin/sh"], tty={"rows": 24, "cols": 80}, env={"PS1": "ready> "}, kill_grace=1)
+        old.until_shown("ready> ")
+        rotated = administrator.request("POST", f"/tokens/{made['id']}/rotate", {}).json()
+        with Session(hold(rotated["token"]), "/exec/101/terminal") as new:
+            new.start(["/bin/sh"], tty={"rows": 24, "cols": 80}, env={"PS1": "ready> "}, kill_grace=1)
+            assert old.until_closed(within=3) == (4401, "unauthenticated")
+            new.until_shown("ready> ")
+            new.type("echo st''ill\n")
+            new.until_shown("still")
+            new.type("exit\n")
+            assert new.until_closed()[0] == 1000
+    ended = administrator.get(f"/execs/{exec_id}?wait=10").json()
+    assert (ended["state"], ended["reason"]) == ("ended", "client_gone")
 
 
 def test_last_use_is_told_and_no_secret_is_kept(gateway: Gateway, admin: Api, hold: As) -> None:
