@@ -51,13 +51,18 @@ def _has_no_link(path: str, top: str) -> bool:
 
 
 def is_device(path: str) -> bool:
-    """Whether it is a device below /dev, or a link to one: those in /dev are udev's."""
+    """Whether it is a device below /dev, or a link to one: such links are udev's.
+
+    Where others than root can make links (/dev/shm) nothing is a device.
+    """
     try:
+        above = [os.lstat(place) for place in PurePosixPath(path).parents if is_below(str(place), "/dev")]
         real = os.path.realpath(path, strict=True)
         mode = os.stat(real).st_mode
     except OSError:
         return False
-    return is_below(real, "/dev") and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode))
+    ours = all(stat.S_ISDIR(place.st_mode) and not place.st_mode & 0o022 for place in above)
+    return ours and bool(above) and is_below(real, "/dev") and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode))
 
 
 def matches(path: str, pattern: str) -> bool:

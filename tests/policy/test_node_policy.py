@@ -185,6 +185,17 @@ def test_devices(patterns: list[str], path: str, allowed: bool) -> None:
         assert (refusals(node, mounts=(path,)) == []) is allowed
 
 
+def test_a_link_that_anybody_made_is_no_device() -> None:
+    """/dev/shm is everybody's: a link there to a disk is nothing of udev's."""
+    link = Path("/dev/shm/pveg-test-null")
+    link.unlink(missing_ok=True)
+    link.symlink_to("/dev/null")
+    try:
+        assert refusals(policy(devices=["/dev/shm/*", "/dev/*/*"]), devices=(str(link),)) == ["policy.devices"]
+    finally:
+        link.unlink()
+
+
 def test_words_pass_exactly() -> None:
     """Features, hookscripts and option names are compared as they are; privileged guests are one switch."""
     node = policy(
