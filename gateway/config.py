@@ -131,6 +131,8 @@ class AuditConfig(Section):
     def _room_for_a_closed_file(self) -> AuditConfig:
         if self.max_bytes < 4 * self.rotate_bytes:
             raise PydanticCustomError("small_log", "max_bytes must be at least four times rotate_bytes")
+        if self.max_bytes > 512 * self.rotate_bytes:
+            raise PydanticCustomError("many_files", "max_bytes must be at most 512 times rotate_bytes; raise that, too")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -163,6 +164,10 @@ def acts() -> list[Callable[[Scene], str | None]]:
     return [act for ways in ACTS.values() for act in ways]
 
 
+def works_again(act: Callable[[Scene], str | None], scene: Scene) -> bool:
+    return act(scene) in (None, "exec_ended")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_is_done_without_a_record(scene: Scene, gateway: Gateway, disk: Path, fault: str) -> None:
     """Refused at every one of them, in time; nothing has happened; then all of it works by itself."""
@@ -179,7 +184,8 @@ def test_nothing_is_done_without_a_record(scene: Scene, gateway: Gateway, disk: 
         assert scene.api.get("/health/ready").status == 503
     until(lambda: scene.run() is None, within=15, why="it recovers")
     for act in acts():
-        assert act(scene) in (None, "exec_ended"), act
+        # One that attached has left, but may still count as the writer for a moment.
+        until(functools.partial(works_again, act, scene), within=5)
     gateway.services.wait_ready()
     if fault != "disk full":
         gateway.services.command("audit", "verify")
