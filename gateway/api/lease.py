@@ -2,43 +2,94 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable
+from queue import SimpleQueue
 
 from gateway.auth.actor import Actor
 from gateway.auth.tokens import Refused, TokenStore
 from gateway.errors import GatewayError, Unauthenticated
 from gateway.web.live import Live
 
+log = logging.getLogger(__name__)
+
 CHECK_SECONDS = 0.5
 _MAX_KNOWN = 4096
 Found = Actor | Refused | None
 """What TokenStore.look_again gives."""
+Step = Callable[[], None]
 
 
 class Leases:
     """Whether callers are valid still, asked of the store twice a second for each, however many streams they have.
 
-    Used by the one thread that drives live replies.
+    Used by the one thread that drives live replies. The store is asked on another: where it stands on /etc/pve it can
+    hang with that, and holds up no stream then.
     """
 
-    def __init__(self, tokens: TokenStore, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        tokens: TokenStore,
+        monotonic: Callable[[], float] = time.monotonic,
+        ask: Callable[[Step], object] | None = None,
+    ) -> None:
+        """`ask` has a step done, soon, in the order of the calls."""
         self._tokens = tokens
         self._monotonic = monotonic
-        self._known: dict[tuple[object, ...], tuple[float, Found]] = {}
+        self._ask = ask or Asker().ask
+        self._known: dict[tuple[object, ...], Known] = {}
 
     def hold(self, live: Live, actor: Actor, remote: str) -> Lease:
         """`live` for as long as `actor` is valid from `remote`."""
         return Lease(live, actor, lambda now: self._look_up(actor, remote, now), self._monotonic)
 
     def _look_up(self, actor: Actor, remote: str, now: float) -> Found:
-        key = (actor.token_id, actor.secret, remote)
-        known = self._known.get(key)
-        if known is None or now >= known[0] + CHECK_SECONDS:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            known = self._known[key] = now, self._tokens.look_again(actor, remote)
-        return known[1]
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        known = self._known.setdefault((actor.token_id, actor.secret, remote), Known())
+        if not known.asked and now >= known.next:
+            known.next, known.asked = now + CHECK_SECONDS, True
+            self._ask(lambda: self._look_again(known, actor, remote))
+        return known.found
+
+    def _look_again(self, known: Known, actor: Actor, remote: str) -> None:
+        try:
+            known.found = self._tokens.look_again(actor, remote)
+        finally:
+            known.asked = False
+
+
+class Known:
+    """What the store said of one caller when it was last asked; nothing yet is no reason to end anything."""
+
+    def __init__(self) -> None:
+        self.found: Found = None
+        self.next = 0.0
+        self.asked = False
+
+
+class Asker:
+    """A thread, begun with its first step, that ends with the process whatever it waits for."""
+
+    def __init__(self) -> None:
+        self._steps: SimpleQueue[Step] = SimpleQueue()
+        self._begun = False
+
+    def ask(self, step: Step) -> None:
+        self._steps.put(step)
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._run, name="leases", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            step = self._steps.get()
+            try:
+                step()
+            except Exception:  # it concerns one caller; the others are to be asked after all the same
+                log.exception("a caller's token could not be looked at again")
 
 
 class Lease(Live):

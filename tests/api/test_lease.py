@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -66,7 +67,7 @@ def lease(store: TokenStore, token: str, watch: Watch) -> tuple[Lease, Stream]:
     actor = store.verify(token, HOME)
     assert isinstance(actor, Actor)
     stream = Stream()
-    return Leases(store, watch).hold(stream, actor, HOME), stream
+    return Leases(store, watch, ask=lambda step: step()).hold(stream, actor, HOME), stream
 
 
 Ending = Callable[[Administration, str], object]
@@ -168,10 +169,41 @@ def test_many_streams_of_one_token_are_one_question(store: TokenStore, monkeypat
     _, token = make(root(store))
     actor = store.verify(token, HOME)
     assert isinstance(actor, Actor)
-    leases = Leases(store, watch)
+    leases = Leases(store, watch, ask=lambda step: step())
     lives = [leases.hold(Stream(), actor, HOME) for _ in range(1000)]
     for second in range(1, 4):
         watch.now = float(second)
         for live in lives:
             live.produce()
     assert len(asked) == 3
+
+
+def test_a_store_that_hangs_holds_up_nobody(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is under way goes on while the store does not answer, and is judged once it does."""
+    go, asked = threading.Event(), threading.Semaphore(0)
+    look_again = store.look_again
+
+    def hang(actor: Actor, remote: str) -> Found:
+        asked.release()
+        assert go.wait(10)
+        return look_again(actor, remote)
+
+    monkeypatch.setattr(store, "look_again", hang)
+    watch = Watch()
+    record, token = make(root(store))
+    actor = store.verify(token, HOME)
+    assert isinstance(actor, Actor)
+    stream = Stream()
+    live = Leases(store, watch).hold(stream, actor, HOME)
+    for _ in range(10):
+        watch.now += 1
+        assert live.produce() == b"x"
+    assert asked.acquire(timeout=10) and not asked.acquire(blocking=False)
+    root(store).revoke(record.id)
+    go.set()
+    with pytest.raises(Unauthenticated):
+        for _ in range(10_000):
+            watch.now += 1
+            live.produce()
+            threading.Event().wait(0.001)
+    assert stream.heard == ["gone"]
