@@ -8,6 +8,7 @@ agent_survivor). What the agent cannot tell any more has no ending:
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ from gateway.exec.ending import TIMEOUT_EXIT_CODE, Ending, signal_name, timestam
 from gateway.exec.order import Order
 from gateway.exec.view import Reason, SpawnError
 from gateway.supervisor.agent_survivor import AgentSurvivor
-from gateway.supervisor.launch import failed_exit_code
+from gateway.supervisor.launch import failed_exit_code, spawn_error
 from gateway.supervisor.machines import Machine
 from gateway.supervisor.questions import Questions
 from gateway.supervisor.streams import Streams
@@ -41,7 +42,7 @@ class Owner(Protocol):
     """Who is told what becomes of it."""
 
     def mark_go(self, order: Order, pid: int) -> None:
-        """Called before the command may begin: from then on nobody can know that it did not."""
+        """Called before the command may begin: from then on nobody can know that it did not. OSError: it must not."""
 
     def on_ended(self, execution: AgentExecution, left: AgentSurvivor | None) -> None:
         """Called once, when the outcome is known. `left`: the command lives on."""
@@ -85,7 +86,11 @@ class AgentExecution:
 
     def begin(self, argv: list[str], stdin: bytes) -> None:
         """Has the agent start the command."""
-        self._owner.mark_go(self.order, 0)
+        try:
+            self._owner.mark_go(self.order, 0)
+        except OSError as exc:
+            self._failed(spawn_error("spool", exc.errno or errno.EIO))
+            return
         self._watch_time()
         self._life = self._io.create_task(self._live(argv, stdin))
 

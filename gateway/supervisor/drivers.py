@@ -14,12 +14,13 @@ from gateway.supervisor.capture import Capture
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.execs import Execs
-from gateway.supervisor.execution import Execution, Services
+from gateway.supervisor.execution import Execution
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.launch import build_spec
 from gateway.supervisor.loop import Loop
 from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.questions import Questions
+from gateway.supervisor.services import Services
 from gateway.supervisor.streams import Streams
 
 Captures = tuple[Capture, Capture]

@@ -21,7 +21,7 @@ from gateway.supervisor.agent_survivor import AgentSurvivor
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
-from gateway.supervisor.execution import Execution, Services
+from gateway.supervisor.execution import Execution
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.memory import Memory
@@ -31,6 +31,7 @@ from gateway.supervisor.questions import Questions
 from gateway.supervisor.queued import Queued
 from gateway.supervisor.recording import NOTHING, Recording
 from gateway.supervisor.running import Left, Run, Running
+from gateway.supervisor.services import Services
 from gateway.supervisor.spool import Remembered, Spool
 from gateway.supervisor.streams import Streams
 from gateway.supervisor.survivors import Survivors
@@ -83,7 +84,7 @@ class Execs:
         self._ends[execution.order.id] = self._services.loop.io.create_future()
 
     def mark_go(self, order: Order, pid: int) -> None:
-        """The command may begin from here on."""
+        """The command may begin from here on. Raises OSError when that cannot be noted: then it may not."""
         placed = order.placement is Placement.GUEST  # then no cgroup will tell which processes are its own
         self._spool.mark_go(order, pid, read_stat(self._proc / str(pid)).start if placed else 0)
 

@@ -7,10 +7,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gateway.config import ExecConfig
 from gateway.errors import ExecEnded, NotATerminal
 from gateway.exec.ending import Ending
 from gateway.exec.order import Order
@@ -20,8 +18,8 @@ from gateway.supervisor.cgroup import Tree, read_event
 from gateway.supervisor.course import Course, Phase
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.guests import Incarnation
-from gateway.supervisor.launch import LAUNCH_FAILED, Launcher, Terminal
-from gateway.supervisor.loop import Loop
+from gateway.supervisor.launch import LAUNCH_FAILED, Terminal, spawn_error
+from gateway.supervisor.services import Services
 from gateway.supervisor.spawning import Spawn, attach_failed
 from gateway.supervisor.stray import LOOK_SECONDS, StraySignal, may_be_stray
 from gateway.supervisor.streams import Streams
@@ -37,20 +35,12 @@ _HANGUP = 0.2
 _LOOK_AGAIN = 0.05
 
 
-@dataclass(frozen=True)
-class Services:
-    """What every execution needs of its supervisor."""
-
-    loop: Loop
-    config: ExecConfig
-    launcher: Launcher
-
-
 class Owner(Protocol):
     """Who is told what becomes of an execution."""
 
     def mark_go(self, order: Order, pid: int) -> None:
-        """Called with the command's pid before it may begin: from then on nobody can know that it did not."""
+        """Called with the command's pid before it may begin: from then on nobody can know that it did not. OSError:
+        it must not."""
 
     def on_ended(self, execution: Execution, left: Survivors | None) -> None:
         """Called once, when the outcome is known; what outlives the command, if anything does, goes with it."""
@@ -147,7 +137,12 @@ class Execution:
         if self._course.end_reason is not None or self._course.spawn_error is not None:
             self._kill_tree()
             return False
-        self._owner.mark_go(self.order, pid)
+        try:
+            self._owner.mark_go(self.order, pid)
+        except OSError as exc:
+            self._course.spawn_error = spawn_error("spool", exc.errno or errno.EIO)
+            self._kill_tree()
+            return False
         self._course.phase = Phase.RUNNING
         return True
 

@@ -42,6 +42,7 @@ _STAGE_WORDS = {
     "fds": "descriptors could not be set up",
     "cgroup": "the command's cgroup could not be joined",
     "attach": "lxc-attach could not be run, or ended before the command began",
+    "spool": "its beginning could not be noted on the node's disk, so it did not begin",
 }
 LAUNCH_FAILED = 127 << 8
 """The wait status of a launcher that could not become the command."""

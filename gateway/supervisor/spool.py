@@ -124,9 +124,8 @@ class Spool:
             raise SpoolFull(f"cannot write to the spool: {exc.strerror}; free space on the node") from exc
 
     def mark_go(self, order: Order, pid: int, start: int) -> None:
-        """Remembers that it is about to begin. A failing disk does not stop it: its intent is in the audit log."""
-        with contextlib.suppress(OSError):
-            self._append(order.id, {"go": pid, "start": start})
+        """Remembers that it is about to begin. Raises OSError; then it must not, for nobody could know that it did."""
+        self._append(order.id, {"go": pid, "start": start})
 
     def room(self, order: Order, stream: str) -> Room:
         """Where a stream's bytes are to be kept. Raises SpoolFull."""

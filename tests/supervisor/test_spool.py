@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import stat
 import time
 from dataclasses import replace
@@ -156,6 +158,19 @@ def test_dropped_exec_leaves_nothing(tmp_path: Path, spooled: bool) -> None:
     assert spool.find(order.id) is None
     assert list((tmp_path / "spool/output").iterdir()) == []
     assert make_spool(tmp_path).unfinished() == []
+
+
+def test_go_that_cannot_be_noted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that may begin without a note would be said not to have run, after a crash."""
+    spool, order = make_spool(tmp_path), make_order()
+    spool.accept(order)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        spool.mark_go(order, 17, 4711)
 
 
 def test_end_that_nobody_knows_is_remembered(tmp_path: Path) -> None:
