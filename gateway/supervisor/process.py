@@ -30,7 +30,6 @@ from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import ExecGroup
 from gateway.supervisor.drivers import AgentDriver, ContainerDriver, Driver
 from gateway.supervisor.execs import Execs
-from gateway.supervisor.execution import Services
 from gateway.supervisor.following import Following
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.idempotency import IdempotencyKeys, key_of
@@ -44,6 +43,7 @@ from gateway.supervisor.questions import Questions
 from gateway.supervisor.reboot import find_lost, note_boot, rebooted
 from gateway.supervisor.recovery import recover
 from gateway.supervisor.server import Connection, Server, bind
+from gateway.supervisor.services import Services
 from gateway.supervisor.spool import Spool
 from gateway.supervisor.survivors import reopen_pipes
 from gateway.supervisor.tickets import Tickets
