@@ -34,6 +34,9 @@ bench: root packages .venv/installed-dev build/launcher  ## measure against bare
 soak: root packages .venv/installed-dev build/launcher  ## what must hold for long: an hour and more (docs/soak.md; ARGS="--loop 20000 --scale 0.1 --only A15")
 	@$(BIN)/python -m tests.soak $(ARGS) $(addprefix --python ,$(BIN)/python $(SOAK_PYTHONS))
 
+fuzz: root packages .venv/installed-dev build/launcher  ## send 100,000 good and bad requests over the whole spec (docs/fuzzing.md; ARGS="--requests 5000")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
 launcher: build/launcher  ## build the program that runs first in the guest
 
 fuzz-launcher: lint-packages  ## fuzz the launcher's parsers (FUZZ_SECONDS=60 each)
@@ -65,4 +68,4 @@ build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.$(EXTRAS)'
 	@touch $@ .venv/installed
 
-.PHONY: help demo demo-stop test lint bench soak launcher fuzz-launcher spec clean root packages lint-packages
+.PHONY: help demo demo-stop test lint bench soak fuzz launcher fuzz-launcher spec clean root packages lint-packages

@@ -1,0 +1,106 @@
+"""`make fuzz`: 100,000 requests over the whole spec, in a node of their own; a table of what was seen.
+
+    python -m tests.fuzz [--requests 100000] [--seed 1] [--jobs 2]
+
+The exit code is 1 when something did not hold: the table says what, with the first request of each kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+from gateway.auth.actions import GRANTABLE
+from tests.exec.gateways import Gateway
+from tests.fuzz.judging import Footprint, footprints, judge_growth, judge_logs
+from tests.fuzz.running import SETTINGS, Tally, Target, fuzz
+from tests.pvesim import node, sets
+from tests.pvesim.services import REPOSITORY
+
+_STATE = REPOSITORY / ".demo/fuzz"
+_REPORT = REPOSITORY / ".demo/fuzz.json"
+_ROUND = 2500
+"""Requests between two looks at the gateway, of each job."""
+_THREADS = 4
+
+
+def main() -> int:
+    options = _parse()
+    if os.geteuid() != 0:
+        print("fuzz: must run as root: it makes a node of namespaces and containers", file=sys.stderr)
+        return 2
+    with node.locked(_STATE):
+        started, lifeline = node.start(_STATE, "pve1")
+        try:
+            made = node.run_inside(started, lambda: sets.create("demo"))
+            return made or node.run_inside(started, lambda: run(options))
+        finally:
+            lifeline.close()
+            node.clear(_STATE)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fuzzes in rounds until the number of requests is reached; runs in the node. 1 when something does not hold."""
+    print(f"{platform.node()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, seed {options.seed}")
+    total, seen, began, broken = Tally(), list[dict[str, Footprint]](), time.monotonic(), list[str]()
+    context = get_context("spawn")
+    with (
+        contextlib.closing(Gateway(**SETTINGS)) as gateway,
+        ProcessPoolExecutor(options.jobs, mp_context=context) as pool,
+    ):
+        target = Target.of(gateway, gateway.token("fuzz", actions=",".join(sorted(GRANTABLE))))
+        seed = options.seed * 1_000_000
+        while total.requests < options.requests:
+            share = min(_ROUND, 1 + (options.requests - total.requests) // options.jobs)
+            jobs = [
+                pool.submit(fuzz, target, count=share, seed=seed + 1000 * job, threads=_THREADS)
+                for job in range(options.jobs)
+            ]
+            seed += 1000 * options.jobs
+            for job in jobs:
+                total.add(job.result())
+            seen.append(footprints(gateway))
+            print(f"  {total.requests} requests, {time.monotonic() - began:.0f} s: {seen[-1]}", flush=True)
+            ran = gateway.api().run(101, ["true"])
+            assert ran["exit_code"] == 0, ran
+        broken += judge_logs(gateway, total.secrets)
+        broken += judge_growth(seen[len(seen) // 2], seen[-1])
+    broken += [f"{count} x {what}\n      {total.example[what]}" for what, count in total.wrong.items()]
+    _show(total, seen, time.monotonic() - began)
+    print("\n".join(f"BROKEN: {what}" for what in broken) or "all of it holds")
+    return 1 if broken else 0
+
+
+def _show(total: Tally, seen: list[dict[str, Footprint]], seconds: float) -> None:
+    figures = {
+        "requests": total.requests,
+        "per s": round(total.requests / seconds, 1),
+        "slowest s": round(total.slowest, 2),
+        **{f"answered {status}": count for status, count in sorted(total.statuses.items())},
+    }
+    for name, print_ in seen[-1].items():
+        figures[f"{name} MiB, middle"] = round(seen[len(seen) // 2][name].memory / (1 << 20), 1)
+        figures[f"{name} MiB, end"] = round(print_.memory / (1 << 20), 1)
+        figures[f"{name} descriptors"] = print_.descriptors
+    for label, figure in figures.items():
+        print(f"    {label:<28}{figure:>14,}")
+    _REPORT.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--requests", type=int, default=100_000, help="how many (default: 100000)")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="repeats what was random")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that make and send them")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

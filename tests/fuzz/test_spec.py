@@ -1,0 +1,28 @@
+"""A small, seeded slice of `make fuzz`: whatever is sent, the gateway answers as its description says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.auth.actions import GRANTABLE
+from tests.exec.gateways import Gateway
+from tests.fuzz.judging import footprints, judge_growth, judge_logs
+from tests.fuzz.running import SETTINGS, Target, fuzz
+
+
+def test_every_answer_is_one_of_those_described(make_gateway: Callable[..., Gateway]) -> None:
+    """Good and bad requests to every operation: declared statuses, types and bodies, in time; the logs stay clean."""
+    gateway = make_gateway(**SETTINGS)
+    token = gateway.token("fuzz", actions=",".join(sorted(GRANTABLE)))
+    api = gateway.api()
+    for vmid in (101, 104):
+        api.run(vmid, ["true"])  # what is kept open of a guest is kept from its first exec on
+    before = footprints(gateway)
+    tally = fuzz(Target.of(gateway, token), count=600, seed=4)
+    shown = "\n".join(f"{count} x {what}\n      {tally.example[what]}" for what, count in tally.wrong.items())
+    assert not tally.wrong, shown
+    assert tally.requests > 500 and {200, 202, 400, 401, 404, 409, 422} <= tally.statuses.keys(), tally.statuses
+    assert list(judge_logs(gateway, tally.secrets)) == []
+    assert [line for line in judge_growth(before, footprints(gateway)) if "descriptors" in line] == []
+    assert api.run(101, ["true"])["exit_code"] == 0
+    api.close()
