@@ -1,0 +1,133 @@
+"""`make chaos`: each fault against a gateway under load, in a node of its own; a table of what was seen.
+
+    python -m tests.chaos [--only "spool frozen,clock"] [--seconds 6] [--rounds 1]
+
+The exit code is 1 when an answer was not true, when nothing recovered in time, or when a bound was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.chaos.faults import FAULTS, Scene, build_clock
+from tests.chaos.load import CLIENTS, Load, recover
+from tests.exec.faults import loop_disk
+from tests.exec.gateways import Gateway
+from tests.exec.waiting import until
+from tests.fuzz.judging import judge_logs
+from tests.pvesim import node, sets
+from tests.pvesim.services import REPOSITORY
+
+_STATE = REPOSITORY / ".demo/chaos"
+_REPORT = REPOSITORY / ".demo/chaos.json"
+_GUEST = 104
+_RECOVERY = 15.0
+"""Seconds from the fault's end until commands run again."""
+_UNVERIFIABLE = {"audit disk full"}
+"""Whose way to fill a disk leaves bytes of its own in the log."""
+
+
+def main() -> int:
+    options = _parse()
+    if os.geteuid() != 0:
+        print("chaos: must run as root: it makes a node of namespaces and containers", file=sys.stderr)
+        return 2
+    with node.locked(_STATE):
+        started, lifeline = node.start(_STATE, "pve1")
+        try:
+            made = node.run_inside(started, lambda: sets.create("demo"))
+            return made or node.run_inside(started, lambda: run(options))
+        finally:
+            lifeline.close()
+            node.clear(_STATE)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs what is asked for, one after the other; runs in the node. 1 when something does not hold."""
+    print(f"{platform.node()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
+    results: dict[str, dict[str, float] | str] = {}
+    for name in FAULTS:
+        if options.only and not any(part in name for part in options.only.split(",")):
+            continue
+        try:
+            with _scene() as scene:
+                results[name] = suffer(scene, name, options.seconds, options.rounds)
+        except Exception as error:
+            traceback.print_exc()
+            results[name] = f"BROKEN: {error!r:.500}"
+        _show(name, results[name])
+        _REPORT.write_text(json.dumps(results, indent=2) + "\n")
+    broken = [name for name, result in results.items() if isinstance(result, str)]
+    print(f"{len(results) - len(broken)} of {len(results)} hold" + "".join(f"\nBROKEN: {name}" for name in broken))
+    return 1 if broken else 0
+
+
+def suffer(scene: Scene, name: str, seconds: float, rounds: int = 1) -> dict[str, float]:
+    """`rounds` times: the fault for `seconds`, under load, then recovery. The figures of it all."""
+    gateway, recovered = scene.gateway, list[float]()
+    with Load(gateway, _GUEST) as load:
+        for _ in range(rounds):
+            before = load.good()
+            until(lambda before=before: load.good() >= before + CLIENTS, within=20, why="commands run")  # type: ignore[misc]
+            with FAULTS[name](scene):
+                threading.Event().wait(seconds)
+            recovered.append(recover(gateway, load, _RECOVERY))
+    figures = load.judge()
+    if name not in _UNVERIFIABLE:
+        gateway.services.command("audit", "verify")
+        wrong = [
+            line for line in judge_logs(gateway, [gateway.token_for_all]) if "Traceback" in line or "secret" in line
+        ]
+        assert not wrong, wrong
+    return {**figures, "recovered s": max(recovered)}
+
+
+@contextlib.contextmanager
+def _scene() -> Iterator[Scene]:
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pveg-chaos-")))
+        audit, spool = directory / "audit", directory / "spool"
+        for place in (audit, spool):
+            place.mkdir()
+            stack.enter_context(loop_disk(directory / f"{place.name}.image", place))
+        gateway = Gateway(
+            environment=build_clock(directory),
+            audit={"directory": str(audit / "log")},
+            spool={"directory": str(spool / "s"), "min_free": 0},
+        )
+        stack.callback(gateway.close)
+        gateway.audit_log = audit / "log/audit.log"
+        yield Scene(gateway, audit, spool, directory / "shift")
+
+
+def _show(name: str, result: dict[str, float] | str) -> None:
+    if isinstance(result, str):
+        print(f"{name:<28}{result}", flush=True)
+        return
+    print(f"{name:<28}" + "  ".join(f"{label} {figure:.4g}" for label, figure in result.items()), flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="parts of names of faults, with commas (default: all)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="that each fault lasts (default: 6)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each (default: 1)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    code = main()
+    print(f"{time.monotonic() - began:.0f} s")
+    sys.exit(code)
