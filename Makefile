@@ -37,6 +37,9 @@ soak: root packages .venv/installed-dev build/launcher  ## what must hold for lo
 fuzz: root packages .venv/installed-dev build/launcher  ## send 100,000 good and bad requests over the whole spec (docs/fuzzing.md; ARGS="--requests 5000")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
+chaos: root packages .venv/installed-dev build/launcher  ## break disks, processes and clocks under load (docs/fuzzing.md; ARGS="--only spool")
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
 launcher: build/launcher  ## build the program that runs first in the guest
 
 fuzz-launcher: lint-packages  ## fuzz the launcher's parsers (FUZZ_SECONDS=60 each)
@@ -68,4 +71,4 @@ build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.$(EXTRAS)'
 	@touch $@ .venv/installed
 
-.PHONY: help demo demo-stop test lint bench soak fuzz launcher fuzz-launcher spec clean root packages lint-packages
+.PHONY: help demo demo-stop test lint bench soak fuzz chaos launcher fuzz-launcher spec clean root packages lint-packages

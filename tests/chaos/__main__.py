@@ -8,34 +8,20 @@ The exit code is 1 when an answer was not true, when nothing recovered in time, 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
 import sys
-import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
 
-from tests.chaos.faults import FAULTS, Scene, build_clock
-from tests.chaos.load import CLIENTS, Load, recover
-from tests.exec.faults import loop_disk
-from tests.exec.gateways import Gateway
-from tests.exec.waiting import until
-from tests.fuzz.judging import judge_logs
+from tests.chaos.faults import FAULTS
+from tests.chaos.suffering import open_scene, suffer
 from tests.pvesim import node, sets
 from tests.pvesim.services import REPOSITORY
 
 _STATE = REPOSITORY / ".demo/chaos"
 _REPORT = REPOSITORY / ".demo/chaos.json"
-_GUEST = 104
-_RECOVERY = 15.0
-"""Seconds from the fault's end until commands run again."""
-_UNVERIFIABLE = {"audit disk full"}
-"""Whose way to fill a disk leaves bytes of its own in the log."""
 
 
 def main() -> int:
@@ -61,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         if options.only and not any(part in name for part in options.only.split(",")):
             continue
         try:
-            with _scene() as scene:
+            with open_scene() as scene:
                 results[name] = suffer(scene, name, options.seconds, options.rounds)
         except Exception as error:
             traceback.print_exc()
@@ -71,44 +57,6 @@ def run(options: argparse.Namespace) -> int:
     broken = [name for name, result in results.items() if isinstance(result, str)]
     print(f"{len(results) - len(broken)} of {len(results)} hold" + "".join(f"\nBROKEN: {name}" for name in broken))
     return 1 if broken else 0
-
-
-def suffer(scene: Scene, name: str, seconds: float, rounds: int = 1) -> dict[str, float]:
-    """`rounds` times: the fault for `seconds`, under load, then recovery. The figures of it all."""
-    gateway, recovered = scene.gateway, list[float]()
-    with Load(gateway, _GUEST) as load:
-        for _ in range(rounds):
-            before = load.good()
-            until(lambda before=before: load.good() >= before + CLIENTS, within=20, why="commands run")  # type: ignore[misc]
-            with FAULTS[name](scene):
-                threading.Event().wait(seconds)
-            recovered.append(recover(gateway, load, _RECOVERY))
-    figures = load.judge()
-    if name not in _UNVERIFIABLE:
-        gateway.services.command("audit", "verify")
-        wrong = [
-            line for line in judge_logs(gateway, [gateway.token_for_all]) if "Traceback" in line or "secret" in line
-        ]
-        assert not wrong, wrong
-    return {**figures, "recovered s": max(recovered)}
-
-
-@contextlib.contextmanager
-def _scene() -> Iterator[Scene]:
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pveg-chaos-")))
-        audit, spool = directory / "audit", directory / "spool"
-        for place in (audit, spool):
-            place.mkdir()
-            stack.enter_context(loop_disk(directory / f"{place.name}.image", place))
-        gateway = Gateway(
-            environment=build_clock(directory),
-            audit={"directory": str(audit / "log")},
-            spool={"directory": str(spool / "s"), "min_free": 0},
-        )
-        stack.callback(gateway.close)
-        gateway.audit_log = audit / "log/audit.log"
-        yield Scene(gateway, audit, spool, directory / "shift")
 
 
 def _show(name: str, result: dict[str, float] | str) -> None:

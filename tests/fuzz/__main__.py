@@ -1,4 +1,4 @@
-"""`make fuzz`: 100,000 requests over the whole spec, in a node of their own; a table of what was seen.
+"""`make fuzz`: 100,000 requests over the whole spec, in a node of its own; a table of what was seen.
 
     python -m tests.fuzz [--requests 100000] [--seed 1] [--jobs 2]
 
@@ -67,7 +67,10 @@ def run(options: argparse.Namespace) -> int:
             for job in jobs:
                 total.add(job.result())
             seen.append(footprints(gateway))
-            print(f"  {total.requests} requests, {time.monotonic() - began:.0f} s: {seen[-1]}", flush=True)
+            memory = {name: f"{one.memory / (1 << 20):.1f} MiB" for name, one in seen[-1].items()}
+            print(
+                f"  {total.requests}, {time.monotonic() - began:.0f} s, {len(total.wrong)} wrong: {memory}", flush=True
+            )
             ran = gateway.api().run(101, ["true"])
             assert ran["exit_code"] == 0, ran
         broken += judge_logs(gateway, total.secrets)
