@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -106,7 +107,9 @@ def no_descriptors(service: str) -> Fault:
     def fault(scene: Scene) -> Iterator[None]:
         pid = pid_of(scene.gateway, service)
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(map(int, os.listdir(f"/proc/{pid}/fd"))), before[1]))
+        used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+        first_free = next(number for number in itertools.count() if number not in used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free, before[1]))
         try:
             yield
         finally:

@@ -56,7 +56,7 @@ class Load:
         self._gateway, self._vmid, self._mark = gateway, vmid, new_mark()
         self._numbers, self._ending = itertools.count(), threading.Event()
         self._log = Path(guests.get(vmid).rootfs, "run", f"ran-{self._mark}")
-        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
+        self._threads = [threading.Thread(target=self._ask, args=(number % 2 == 0,)) for number in range(CLIENTS)]
         self.told: list[Told] = []
 
     def __enter__(self) -> Load:
@@ -75,7 +75,8 @@ class Load:
         """How many commands were answered by their end so far."""
         return sum(one.status == 200 for one in self.told)
 
-    def _ask(self) -> None:
+    def _ask(self, keep: bool) -> None:
+        """`keep`: on one connection; else each on its own."""
         api = self._gateway.api()
         while not self._ending.is_set():
             key = f"{self._mark}-{next(self._numbers)}-"
@@ -88,6 +89,8 @@ class Load:
             except (OSError, http.client.HTTPException, ValueError):
                 told = (0, None, None, None)
             self.told.append(Told(key, *told, time.monotonic() - began))
+            if not keep:
+                api.close()
             if told[0] != 200:
                 self._ending.wait(0.05)
         api.close()

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
             ]
             seed += 1000 * options.jobs
             for job in jobs:
-                total.add(job.result())
+                _tell_new(total, job.result())
             seen.append(footprints(gateway))
             memory = {name: f"{one.memory / (1 << 20):.1f} MiB" for name, one in seen[-1].items()}
             print(
@@ -79,6 +79,13 @@ def run(options: argparse.Namespace) -> int:
     _show(total, seen, time.monotonic() - began)
     print("\n".join(f"BROKEN: {what}" for what in broken) or "all of it holds")
     return 1 if broken else 0
+
+
+def _tell_new(total: Tally, part: Tally) -> None:
+    """Adds `part`, and prints at once what was not seen wrong before."""
+    for what in part.wrong.keys() - total.wrong.keys():
+        print(f"  NEW: {what}\n      {part.example[what]}", flush=True)
+    total.add(part)
 
 
 def _show(total: Tally, seen: list[dict[str, Footprint]], seconds: float) -> None:
