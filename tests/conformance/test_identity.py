@@ -46,6 +46,6 @@ def test_nothing_but_the_three_streams_is_open(case: Case) -> None:
 
 @over_every_way()
 def test_no_signal_is_ignored_or_blocked(case: Case) -> None:
-    """Nothing of the gateway's own signal settings comes along."""
+    """Nothing of the gateway's own signal settings comes along. (32 and 33 are the C library's own: nptl(7).)"""
     outcome = case.run(["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"])
-    assert [int(line.split()[1], 16) for line in outcome.stdout.splitlines()] == [0, 0]
+    assert [int(line.split()[1], 16) & ~(3 << 31) for line in outcome.stdout.splitlines()] == [0, 0]
