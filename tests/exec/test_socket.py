@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from gateway.exec.origin import Origin
+from gateway.exec.permit import Permit
 from gateway.supervisor.protocol import CLIENT_LEFT
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
@@ -71,14 +73,7 @@ def test_another_user_is_refused(path: Path) -> None:
             place.chmod(mode)
 
 
-ORIGIN = {
-    "token_id": "t",
-    "token_name": "t",
-    "permits": [{"guests": [[100, 999]], "terms": None}],
-    "admin_guests": [],
-    "remote": "r",
-    "request_id": "q",
-}
+ORIGIN = Origin("t", "t", (Permit(((100, 999),)),), (), "r", "q").to_wire()
 NONSENSE: list[bytes] = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     struct.pack(">II", 0, 0),
