@@ -15,6 +15,7 @@ from typing import Any
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
 
+from gateway.api.lease import Lease
 from gateway.api.terminal import Terminal
 from gateway.api.terminal_start import Opening, Session
 from gateway.errors import GatewayError
@@ -154,7 +155,8 @@ class Client:
 
     def wait(self) -> list[Any]:
         """As `pump`, once one of the terminal's sources is readable, or it has something to say without that."""
-        if self.terminal.wake_at() > self.now():
+        terminal = self.terminal._live if isinstance(self.terminal, Lease) else self.terminal
+        if terminal.wake_at() > self.now():  # that a lease looks at the token now and then is nothing to say
             assert select.select(self.terminal.sources(), [], [], 5)[0], "nothing came"
         return self.pump()
 
