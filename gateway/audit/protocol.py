@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gateway.errors import AuditUnavailable, GatewayError, InternalError
+from gateway.errors import AuditUnavailable, GatewayError, InternalError, TooManyRequests
 
 MAX_FRAME = 128 << 10
 PATIENCE = 1.5
@@ -37,6 +37,8 @@ class Code(StrEnum):
     UNAVAILABLE = "audit_unavailable"
     QUEUE_FULL = "queue_full"
     INVALID_RECORD = "invalid_record"
+    BUSY = "busy"
+    """Too many searches at once: the log is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +112,6 @@ def read_error(reply: Mapping[str, Any]) -> GatewayError:
     error = reply.get("error") or {}
     if error.get("code") == Code.INVALID_RECORD:
         return InternalError(f"the audit writer refused a record: {error.get('detail')}")
+    if error.get("code") == Code.BUSY:
+        return TooManyRequests(str(error.get("detail")), retry_after=1)
     return AuditUnavailable(str(error.get("detail", "the audit writer gave no receipt")))

@@ -56,7 +56,7 @@ def serve(writer: socket.socket, settings: AuditSettings, keys: AuditKeys) -> No
             threading.Thread(target=answer, args=(peer, message), daemon=True).start()
         else:
             with peer, contextlib.suppress(OSError):
-                peer.sendall(_refusal(message, Code.UNAVAILABLE, "too many searches at once; try again"))
+                peer.sendall(_refusal(message, Code.BUSY, "too many searches at once; try again"))
 
 
 def _answer(peer: socket.socket, message: dict[str, Any], settings: AuditSettings, keys: AuditKeys) -> None:

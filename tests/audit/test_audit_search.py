@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gateway.audit.log import AuditLog
 from gateway.audit.record import Event, Fields, build_record
 from gateway.audit.search import Page, Query, search
 from gateway.audit.settings import AuditSettings
-from gateway.errors import AuditUnavailable, InternalError
+from gateway.errors import AuditUnavailable, InternalError, TooManyRequests
 
 from .live import Writer, intent, keys_of, limits, make_settings, read_log, wait_until
 
@@ -201,6 +202,26 @@ def test_a_page_of_large_records(writer: Writer, settings: AuditSettings, client
         client.commit(intent(number, blob=['"' * 500] * 60))
     page = client.search(Query(limit=1000))
     assert 20 < len(page.records) < 100 and page.next
+
+
+def test_too_many_searches_at_once_are_no_failure_of_the_log(writer: Writer, client: AuditClient) -> None:
+    """Some of a crowd are told to come again, and the log is well meanwhile."""
+    for number in range(200):
+        client.commit(intent(number))
+    refused: list[TooManyRequests] = []
+
+    def ask(_: int) -> None:
+        try:
+            client.search(Query(exec_id="ex_none"))
+        except TooManyRequests as error:
+            refused.append(error)
+
+    deadline = time.monotonic() + 20
+    with ThreadPoolExecutor(64) as crowd:
+        while not refused and time.monotonic() < deadline:
+            list(crowd.map(ask, range(256)))
+    assert refused and refused[0].evidence["retry_after"] == 1
+    client.commit(intent(200))
 
 
 def test_a_query_of_nonsense_is_refused(writer: Writer, client: AuditClient) -> None:

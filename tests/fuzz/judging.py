@@ -36,8 +36,6 @@ MAX_MORE = 8
 
 _EDGE = {404: "not_found", 405: "method_not_allowed", 414: "request_line_too_long", 431: "headers_too_large"}
 """What is answered before an operation is known: to paths that are none, and to heads over the limits."""
-_BUSY = {("GET /audit", "audit_unavailable")}
-"""What a server that is well says with a status of 5xx while many ask it at once: too many searches."""
 _CHECKS: list[CheckFunction] = [
     status_code_conformance,
     content_type_conformance,
@@ -60,7 +58,7 @@ def judge(sent: Sent, reply: requests.Response, seconds: float) -> Iterator[str]
     if "X-Request-Id" not in reply.headers:
         yield f"{where}: {reply.status_code} without X-Request-Id"
     code = _code(reply)
-    if reply.status_code >= 500 and (where, code) not in _BUSY and "/health/" not in where:
+    if reply.status_code >= 500 and "/health/" not in where:
         yield f"{where}: {reply.status_code} {code}"
     if _EDGE.get(reply.status_code) == code and code is not None:
         return
