@@ -190,7 +190,8 @@ def test_no_text_of_a_caller_makes_a_line(api: Api, gateway: Gateway) -> None:
         api.get(path)
     plain = text.replace("\n", " ").replace("\r", "").encode("ascii", "ignore").decode()
     api.get("/execs", headers={"User-Agent": plain, "X-Request-Id": plain, "X-Forwarded-For": plain})
-    Api(api.port, gateway.services.ca, f"pveg_{plain}").get("/execs")
+    with contextlib.closing(Api(api.port, gateway.services.ca, f"pveg_{plain}")) as stranger:
+        stranger.get("/execs")
     until(lambda: gateway.records(exec_id=ran["id"], event="exec:outcome"))
     for line in gateway.audit_log.read_bytes().splitlines():
         assert line.isascii() and line.decode().isprintable() and json.loads(line)["seq"]
