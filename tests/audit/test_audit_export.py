@@ -80,7 +80,7 @@ def test_every_change_is_found(log: AuditSettings, as_csv: bool, at: int, to: in
         assert fault is None
         return
     assert fault, how
-    pairs = enumerate(zip(records, [*changed, lines[-1]], strict=False), 1 + first)
+    pairs = enumerate(zip([*records, lines[-1]], [*changed, lines[-1]], strict=False), 1 + first)
     place = next(number for number, (old, new) in pairs if old != new)
     if not as_csv or how != "flip":
         assert fault.line == place

@@ -6,7 +6,9 @@ import contextlib
 import json
 import shutil
 import socket
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from tests.pvesim.services import Services
 
 
 class Gateway:
-    """One running gateway. `settings` go over the configuration that the services make, section by section."""
+    """One running gateway. `settings` go over the configuration that the services make, section by section.
+
+    The path by which it runs Python is its own: `without_python` takes it from nobody else.
+    """
 
     def __init__(
         self,
@@ -27,9 +32,17 @@ class Gateway:
         **settings: dict[str, Any],
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pveg-"))
+        self._python = self.directory / "python"
+        self._python.symlink_to(sys.prefix)
         address = settings.get("listen", {}).get("address", "127.0.0.1")
         listener = socket.create_server((address, 0), backlog=2048)
-        self.services = Services(self.directory, listener=listener, settings=settings, environment=environment)
+        self.services = Services(
+            self.directory,
+            python=self._python / Path(sys.executable).relative_to(sys.prefix),
+            listener=listener,
+            settings=settings,
+            environment=environment,
+        )
         self.instance: str = settings.get("supervisor", {}).get("instance", "default")
         self.spool = self.services.spool
         self.audit_log = self.services.audit / "audit.log"
@@ -68,6 +81,15 @@ class Gateway:
         """What a service has written to stdout and stderr."""
         path = self.services.log(service)
         return path.read_text() if path.exists() else ""
+
+    @contextlib.contextmanager
+    def without_python(self) -> Iterator[None]:
+        """Nothing stands at the path of this gateway's Python, as while it is being replaced."""
+        self._python.unlink()
+        try:
+            yield
+        finally:
+            self._python.symlink_to(sys.prefix)
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, living, new_mark
 from tests.exec.streams import detach
-from tests.exec.test_hostile_guests import begin_reload, image, reloading, unusable
+from tests.exec.test_hostile_guests import begin_reload, image, reloading
 from tests.exec.test_nursery import nurseries
 from tests.exec.waiting import until
 from tests.pvesim import guests
@@ -40,7 +39,7 @@ def test_interpreter_that_is_away_harms_nobody(api: Api, gateway: Gateway) -> No
     mark = new_mark()
     exec_id = detach(api, 101, ["sleep", mark], labels={"test": mark})
     before = image(gateway)
-    with unusable(Path(sys.executable)):
+    with gateway.without_python():
         gateway.services.kill("supervisor", signal.SIGHUP)
         until(lambda: "not reloaded" in gateway.log("supervisor"), why="the reload has failed")
         assert api.run(102, ["echo", "on"])["stdout"] == "on\n"
