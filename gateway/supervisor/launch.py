@@ -55,7 +55,6 @@ _CREDENTIALS = struct.Struct("3i")
 _SPEC_HEADER = struct.Struct("<8sIIIII")
 _SPEC_TTY = 1
 _DESCRIPTOR = struct.Struct("i")
-STDIN_PIPE_BYTES = 65536
 
 
 def reserve_low_descriptors() -> None:

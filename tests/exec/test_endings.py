@@ -19,10 +19,6 @@ from tests.pvesim.guests import Guest
 SHELL_WITHOUT_SH = ["/bin/busybox", "sh", "-c"]
 
 
-def busybox_or_sh(vmid: int, script: str) -> list[str]:
-    return ["/bin/sh", "-c", script] if vmid > 200 else [*SHELL_WITHOUT_SH, script]
-
-
 @pytest.mark.parametrize("code", [0, 1, 2, 124, 125, 126, 127, 128, 137, 143, 255])
 def test_exit_code_is_the_commands_own(run: Run, vmid: int, code: int) -> None:
     """A program that exits with 124, 126, 127 or 137 exited; nothing is read into the number."""

@@ -28,13 +28,6 @@ def add_token(token_id: str, secret: str, *, privileges: Sequence[str], path: st
     pmxcfs.write(_USERS, "\n".join(kept) + "\n")
 
 
-def remove_token(token_id: str) -> None:
-    """Take the token away."""
-    tokens = _read_tokens()
-    tokens.pop(token_id, None)
-    pmxcfs.write(_TOKENS, "".join(f"{name} {value}\n" for name, value in tokens.items()))
-
-
 def authenticate(header: str | None) -> str:
     """The token id of an Authorization header; raises Failure(401), whose answer PVE delays."""
     scheme, _, credentials = (header or "").partition("=")
