@@ -126,7 +126,7 @@ class AgentDriver:
         require_supported(spec, vmid, streamed=streamed)
 
     async def find(self, vmid: int) -> Entry:
-        machine = self.machines.find(vmid)
+        machine = self.machines.require(vmid)
         try:
             await self.questions.ask(vmid, lambda agent: agent.check(vmid))
         except AgentAway as away:
@@ -148,7 +148,7 @@ class _AgentEntry:
 
     def check(self) -> None:
         if not self._machine.alive():
-            self._driver.machines.find(self._machine.vmid)
+            self._driver.machines.require(self._machine.vmid)
             raise GuestNotRunning(f"guest {self._machine.vmid} was started anew; try again", vmid=self._machine.vmid)
 
     def undo(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from gateway.config import LxcConfig
 from gateway.errors import GuestFrozen, GuestNotRunning
 from gateway.supervisor.cgroup import InstanceGroup, read_event, wait_empty
+from gateway.supervisor.current import CurrentRuns
 from gateway.supervisor.procfs import is_privileged, read_stat, read_status
 
 _PF_EXITING = 0x4  # include/linux/sched.h
@@ -145,23 +146,20 @@ class Incarnation:
         os.close(self.pidfd)
 
 
-class Guests:
+class Guests(CurrentRuns[Incarnation]):
     """Finds the incarnation of a guest that runs now."""
 
     def __init__(
         self, config: LxcConfig, instance: str, on_found: Callable[[Incarnation], None] = lambda _: None
     ) -> None:
+        super().__init__(on_found)
         self._config = config
         self._instance = instance
-        self._on_found = on_found
-        self._known: dict[int, Incarnation] = {}
         self._depth = len(read_status(config.proc / "self", b"NSpid")[b"NSpid"])
 
     def find(self, vmid: int) -> Incarnation:
         """The running, thawed incarnation. Raises GuestNotRunning, GuestFrozen."""
-        guest = self.current(vmid)
-        if guest is None:
-            raise GuestNotRunning(f"guest {vmid} is not running; start it first", vmid=vmid)
+        guest = self.require(vmid)
         if guest.frozen():
             guest.mirror_freeze()
             raise GuestFrozen(
@@ -170,31 +168,9 @@ class Guests:
             )
         return guest
 
-    def current(self, vmid: int) -> Incarnation | None:
-        """The running incarnation, frozen or not; None when the guest does not run."""
-        known = self._known.get(vmid)
-        if known is not None:
-            if known.alive():
-                return known
-            del self._known[vmid]
-        guest = self._discover(vmid)
-        if guest is not None:
-            self.adopt(guest)
-        return guest
-
-    def adopt(self, guest: Incarnation) -> None:
-        """Knows it from now on."""
-        self._known[guest.vmid] = guest
-        guest.mirror_freeze()
-        self._on_found(guest)
-
-    def known(self) -> list[Incarnation]:
-        return list(self._known.values())
-
-    def forget(self, guest: Incarnation) -> None:
-        """Drops an incarnation whose init has died; its fds are closed by whoever holds the last exec of it."""
-        if self._known.get(guest.vmid) is guest:
-            del self._known[guest.vmid]
+    def adopt(self, run: Incarnation) -> None:
+        run.mirror_freeze()
+        super().adopt(run)
 
     def with_instance_group(self) -> list[int]:
         """The vmids in whose cgroup tree this gateway has left a directory."""

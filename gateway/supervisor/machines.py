@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gateway.errors import GuestNotRunning
+from gateway.supervisor.current import CurrentRuns
 from gateway.supervisor.procfs import read_stat
 
 
@@ -55,46 +55,13 @@ class Machine:
         os.close(self.pidfd)
 
 
-class Machines:
+class Machines(CurrentRuns[Machine]):
     """Finds the run of a virtual machine that is now. `run`: the directory of the pid files."""
 
     def __init__(self, run: Path, proc: Path, on_found: Callable[[Machine], None] = lambda _: None) -> None:
+        super().__init__(on_found)
         self._run = run
         self._proc = proc
-        self._on_found = on_found
-        self._known: dict[int, Machine] = {}
-
-    def find(self, vmid: int) -> Machine:
-        """The run that is now. Raises GuestNotRunning."""
-        machine = self.current(vmid)
-        if machine is None:
-            raise GuestNotRunning(f"guest {vmid} is not running; start it first", vmid=vmid)
-        return machine
-
-    def current(self, vmid: int) -> Machine | None:
-        """The run that is now; None when the machine does not run."""
-        known = self._known.get(vmid)
-        if known is not None:
-            if known.alive():
-                return known
-            del self._known[vmid]
-        machine = self._discover(vmid)
-        if machine is not None:
-            self.adopt(machine)
-        return machine
-
-    def adopt(self, machine: Machine) -> None:
-        """Knows it from now on."""
-        self._known[machine.vmid] = machine
-        self._on_found(machine)
-
-    def known(self) -> list[Machine]:
-        return list(self._known.values())
-
-    def forget(self, machine: Machine) -> None:
-        """Drops a run whose process has died."""
-        if self._known.get(machine.vmid) is machine:
-            del self._known[machine.vmid]
 
     def _discover(self, vmid: int) -> Machine | None:
         pidfile = self._run / f"{vmid}.pid"

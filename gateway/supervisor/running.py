@@ -20,6 +20,8 @@ class Run(Protocol):
     @property
     def key(self) -> str: ...
 
+    def alive(self) -> bool: ...
+
 
 class Left(Protocol):
     """What outlives an ended exec: Survivors, AgentSurvivor."""
