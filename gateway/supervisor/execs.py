@@ -23,6 +23,7 @@ from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.execution import Execution
 from gateway.supervisor.guests import Guests, Incarnation
+from gateway.supervisor.life import Life
 from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Claim, Places
@@ -41,6 +42,8 @@ _PAGE_CHARACTERS = 1 << 20
 """How many execs one page reads from the disk, and about how long it gets; the caller pages on from there."""
 
 
+Found = Running | Queued | Life
+"""An exec: at work, waiting for its place, or over."""
 Result = tuple[ExecView, bytes, bytes]
 """An ended exec, and what was kept of its stdout and stderr."""
 
@@ -231,11 +234,11 @@ class Execs:
 
     def order(self, exec_id: str, origin: Origin) -> Order:
         """The order of an exec that this caller may see. Raises ExecNotFound."""
-        return self._look_up(exec_id, origin)[0]
+        return self._find(exec_id, origin).order
 
     def get(self, exec_id: str, origin: Origin) -> ExecView:
         """The exec as it stands. Raises ExecNotFound for another token's, too."""
-        return render(*self._look_up(exec_id, origin))
+        return render(*_standing(self._find(exec_id, origin)))
 
     def check_room_for_survivors(self, vmid: int, most: int) -> None:
         """Raises TooManyExecs when `most` ended execs of the guest have processes left: each costs descriptors."""
@@ -282,7 +285,7 @@ class Execs:
             if len(found) >= limit or read >= _PAGE_READS or room <= 0:
                 return found, last
             last = exec_id
-            order, stands, ending = self._look_up(exec_id, origin)
+            order, stands, ending = _standing(self._find(exec_id, origin))
             if state is None or stands == state:
                 found.append((order, render(order, stands, ending)))
                 room -= sum(map(len, order.command)) + 1024
@@ -290,45 +293,29 @@ class Execs:
 
     def recording(self, exec_id: str, origin: Origin) -> tuple[Recording, bool]:
         """The output of an exec as far as it is kept, and whether it has ended. Raises ExecNotFound."""
-        self.order(exec_id, origin)
-        execution = self.running.get(exec_id)
-        if execution is not None:
-            return execution.streams.recording, False
-        if exec_id in self.queued:
-            return NOTHING, False
-        life = self._spool.find(exec_id)
-        if life is None:
-            raise ExecNotFound.for_id(exec_id)
-        return self._spool.recording(life), True
+        found = self._find(exec_id, origin)
+        return self._recording(found), isinstance(found, Life)
 
     def result(self, exec_id: str, origin: Origin) -> Result:
         """An ended exec with all that was kept of its output, as the spool remembers it."""
-        order, stands, ending = self._look_up(exec_id, origin)
-        recording, _ = self.recording(exec_id, origin)
+        found = self._find(exec_id, origin)
         stdout, stderr = (
             b"".join(stream.read(start, end - start) for start, end in stream.layout.kept(stream.total))
-            for stream in recording.streams
+            for stream in self._recording(found).streams
         )
-        return render(order, stands, ending), stdout, stderr
+        return render(*_standing(found)), stdout, stderr
 
-    def _look_up(self, exec_id: str, origin: Origin) -> tuple[Order, State, Ending | None]:
-        execution = self.running.get(exec_id)
-        if execution is not None:
-            self._check_seen(execution.order, origin)
-            return execution.order, State.RUNNING, None
-        waiting = self.queued.get(exec_id)
-        if waiting is not None:
-            self._check_seen(waiting.order, origin)
-            return waiting.order, State.QUEUED, None
-        life = self._spool.find(exec_id)
-        if life is None:
+    def _recording(self, found: Found) -> Recording:
+        if isinstance(found, Life):
+            return self._spool.recording(found)
+        return NOTHING if isinstance(found, Queued) else found.streams.recording
+
+    def _find(self, exec_id: str, origin: Origin) -> Found:
+        """What there is of an exec that this caller may see. Raises ExecNotFound."""
+        found = self.running.get(exec_id) or self.queued.get(exec_id) or self._spool.find(exec_id)
+        if found is None or not origin.sees(found.order.token_id, found.order.vmid):
             raise ExecNotFound.for_id(exec_id)
-        self._check_seen(life.order, origin)
-        return life.order, State.ENDED if life.ending else State.UNKNOWN, life.ending
-
-    def _check_seen(self, order: Order, origin: Origin) -> None:
-        if not origin.sees(order.token_id, order.vmid):
-            raise ExecNotFound.for_id(order.id)
+        return found
 
     # ---- the whole
 
@@ -379,3 +366,10 @@ class Execs:
 def claim_of(order: Order) -> Claim:
     """What an exec has of the node's places."""
     return Claim(order.token_id, order.vmid, order.exclusive)
+
+
+def _standing(found: Found) -> tuple[Order, State, Ending | None]:
+    """An exec with its state, and how it ended."""
+    if isinstance(found, Life):
+        return found.order, State.ENDED if found.ending else State.UNKNOWN, found.ending
+    return found.order, State.QUEUED if isinstance(found, Queued) else State.RUNNING, None
