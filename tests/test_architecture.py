@@ -15,7 +15,7 @@ MODULES = {
 }
 
 # Each layer may import itself and the layers it names; `shared` everybody may import.
-SHARED = {"gateway", "gateway.errors", "gateway.memory", "gateway.ulid", "gateway.notify"}
+SHARED = {"gateway", "gateway.errors", "gateway.memory", "gateway.jsonbytes", "gateway.ulid", "gateway.notify"}
 ALLOWED = {
     "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "supervisor", "exec.agent", "pve"},
     "app": {"app", "api", "auth", "audit", "config", "policy", "pve", "supervisor.client"},
@@ -44,6 +44,7 @@ ALLOWED = {
     "config": set(),
     "errors": set(),
     "memory": set(),
+    "jsonbytes": set(),
     "ulid": set(),
     "notify": set(),
 }

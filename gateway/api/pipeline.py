@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Response
 
-from gateway import ulid
+from gateway import jsonbytes, ulid
 from gateway.api.call import Call, Reply
 from gateway.api.denials import Attempt, DenialLog
 from gateway.api.door import Door
@@ -203,7 +203,7 @@ def _render(reply: Reply, request_id: str, *, head: bool) -> Response:
         body.close()
         body = iter(())  # of no length: a header may have told what it would be
     elif reply.media_type == "application/json" and not isinstance(body, bytes | Live):
-        body = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        body = jsonbytes.encode(body)
     return _respond(body, reply.status, reply.media_type, reply.headers, request_id)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from gateway import jsonbytes
 
 Line = dict[str, Any]
 _STRUCK = b"#"
@@ -57,7 +58,7 @@ class Journal:
 
     def append(self, line: Line) -> Place:
         """Adds a line that matters until it is released. Raises OSError; nothing of it is left then."""
-        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        data = jsonbytes.encode(line) + b"\n"
         fd = self._open()
         offset = self._sizes[self._number]
         try:
@@ -139,7 +140,7 @@ class Journal:
 
 def _parse(text: bytes) -> Line | None:
     try:
-        line = json.loads(text)
+        line = jsonbytes.decode(text)
     except ValueError:
         return None
     return line if isinstance(line, dict) else None

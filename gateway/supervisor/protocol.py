@@ -6,10 +6,11 @@ CLIENT_LEFT and closes; a connection that closes without is a web that died, and
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 from typing import Any
+
+from gateway import jsonbytes
 
 CLIENT_LEFT = b"\x00"
 PREFIX = struct.Struct(">II")
@@ -33,7 +34,7 @@ def pieces(header: dict[str, Any], *blobs: bytes) -> list[bytes]:
     """The same in the pieces that it is made of, for sendmsg(2): no large blob is copied."""
     if blobs:
         header = {**header, "blobs": [len(blob) for blob in blobs]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text = jsonbytes.encode(header)
     return [PREFIX.pack(len(text), sum(map(len, blobs))) + text, *blobs]
 
 
@@ -48,8 +49,8 @@ def frame_size(prefix: bytes | bytearray, max_blob: int = MAX_BLOB) -> tuple[int
 def decode_header(text: bytes | bytearray) -> dict[str, Any]:
     """The header's JSON object. Raises ProtocolError for anything else."""
     try:
-        header = json.loads(text.decode())  # bytes would have their encoding guessed
-    except (ValueError, RecursionError) as exc:
+        header = jsonbytes.decode(text)
+    except ValueError as exc:
         raise ProtocolError("header is not JSON") from exc
     if not isinstance(header, dict):
         raise ProtocolError("header is not an object")
