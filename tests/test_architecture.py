@@ -26,6 +26,7 @@ ALLOWED = {
         "config",
         "exec",
         "policy",
+        "pve",
         "web.disconnect",
         "web.live",
         "web.safe",

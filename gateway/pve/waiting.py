@@ -22,8 +22,8 @@ from gateway.pve.ids import Upid
 from gateway.pve.tasks import Task, Tasks
 
 _PAUSE = 0.2
-_PER_REQUEST = 0.12
-"""Seconds between two rounds, and for each request of a round: so there are never ten requests in a second."""
+_PACE = 0.105
+"""Seconds between the begins of two rounds, and of two requests: so there are never more than ten in a second."""
 _TROUBLE_PAUSE = 1.0
 _FEW = 2
 _MAX_LISTED = 1000
@@ -66,6 +66,7 @@ class TaskWatcher:
         self._followed: dict[str, _Followed] = {}
         self._thread: threading.Thread | None = None
         self._turn = 0
+        self._last = -1.0
         self._pid = os.getpid()
 
     def wait(self, upid: Upid, seconds: float, watch: Watch | None = None) -> Task | None:
@@ -132,36 +133,34 @@ class TaskWatcher:
                     return
                 upids = [followed.upid for followed in self._followed.values()]
             began = self._monotonic()
-            asked, trouble = self._look(upids)
-            pause = max(_TROUBLE_PAUSE if trouble else _PAUSE, asked * _PER_REQUEST)
+            pause = _PAUSE if self._look(upids) else _TROUBLE_PAUSE
             with self._changed:
                 self._changed.wait_for(lambda: not self._followed, began + pause - self._monotonic())
 
-    def _look(self, upids: list[Upid]) -> tuple[int, bool]:
-        """One round; the number of its requests, and whether one of them failed."""
+    def _look(self, upids: list[Upid]) -> bool:
+        """One round; whether PVE could be asked."""
         by_node: dict[str, list[Upid]] = {}
         for upid in upids:
             by_node.setdefault(upid.node, []).append(upid)
-        asked, trouble = 0, False
+        good = True
         for node, wanted in by_node.items():
             alone = wanted
             if len(wanted) > _FEW:
-                asked += 1
                 try:
                     unknown = self._look_at_list(node, wanted)
                 except GatewayError as error:
-                    trouble = True
+                    good = False
                     self._note(node, error)
                     continue
                 # What the list does not show is asked for by its name, one in a round.
                 self._turn += 1
                 alone = [unknown[self._turn % len(unknown)]] if unknown else []
             for upid in alone:
-                asked += 1
-                trouble = not self._look_at_one(upid) or trouble
-        return asked, trouble
+                good = self._look_at_one(upid) and good
+        return good
 
     def _look_at_list(self, node: str, wanted: list[Upid]) -> list[Upid]:
+        self._keep_pace()
         since = min(upid.start for upid in wanted)
         listed = {str(task.upid): task for task in self._tasks.recent(node, since=since, limit=_MAX_LISTED)}
         unknown = []
@@ -174,6 +173,7 @@ class TaskWatcher:
         return unknown
 
     def _look_at_one(self, upid: Upid) -> bool:
+        self._keep_pace()
         try:
             task = self._tasks.status(upid)
         except TaskNotFound as error:
@@ -192,11 +192,16 @@ class TaskWatcher:
     def _tell(self, upid: Upid, told: Told) -> None:
         with self._changed:
             followed = self._followed.pop(str(upid), None)
-        for hear in followed.listeners if followed is not None else ():
+            listeners = list(followed.listeners) if followed is not None else []
+        for hear in listeners:
             try:
                 hear(told)
             except Exception:
                 log.exception("who waited for %s could not be told of its end", upid)
+
+    def _keep_pace(self) -> None:
+        time.sleep(max(0.0, self._last + _PACE - self._monotonic()))
+        self._last = self._monotonic()
 
     def _note(self, node: str, error: GatewayError) -> None:
         log.warning("cannot see the tasks of node %s now: %s", node, error.detail)
