@@ -28,6 +28,7 @@ from gateway.config import Config
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
+from gateway.pve.service import Pve, connect
 from gateway.supervisor.client import SupervisorClient
 
 if TYPE_CHECKING:
@@ -50,15 +51,21 @@ def create_app(
     supervisor: Supervisor,
     audit: Audit,
     tokens: TokenStore,
+    pve: Pve | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Flask:
-    """The WSGI application. Flask gives the URL routing; everything else of a request is the pipeline's."""
+    """The WSGI application. Flask gives the URL routing; everything else of a request is the pipeline's.
+
+    `pve`: what stands for the configured PVE API.
+    """
     services = Services(
         config=config,
         supervisor=supervisor,
         audit=audit,
         tokens=tokens,
         policy=NodePolicy(config.policy),
+        pve=pve or connect(config.pve),
+        guests=GuestMap(config.pve.etc, config.node),
         openapi=cache(_dump_openapi),
         streams=stream_shares(config.web.max_streams),
         starts=start_shares(),

@@ -15,7 +15,15 @@ MODULES = {
 }
 
 # Each layer may import itself and the layers it names; `shared` everybody may import.
-SHARED = {"gateway", "gateway.errors", "gateway.memory", "gateway.jsonbytes", "gateway.ulid", "gateway.notify"}
+SHARED = {
+    "gateway",
+    "gateway.errors",
+    "gateway.errors_pve",
+    "gateway.jsonbytes",
+    "gateway.memory",
+    "gateway.notify",
+    "gateway.ulid",
+}
 ALLOWED = {
     "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "supervisor", "exec.agent", "pve"},
     "app": {"app", "api", "auth", "audit", "config", "policy", "pve", "supervisor.client"},
@@ -26,6 +34,7 @@ ALLOWED = {
         "config",
         "exec",
         "policy",
+        "pve",
         "web.disconnect",
         "web.live",
         "web.safe",
@@ -37,7 +46,7 @@ ALLOWED = {
     "audit": {"audit"},
     "policy": {"policy", "config"},
     "exec": {"exec", "config"},
-    "pve": {"pve", "exec.agent", "exec.order", "auth.private"},
+    "pve": {"pve", "exec.agent", "exec.order", "auth.private", "config"},
     "web": {"web"},
     "supervisor": {"supervisor", "exec", "audit", "config"},
     "__main__": {"cli"},

@@ -15,6 +15,8 @@ from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.policy.node import NodePolicy
+from gateway.pve.guests import GuestMap
+from gateway.pve.service import Pve
 from gateway.supervisor.client import Watch
 from gateway.supervisor.feed import Feed
 
@@ -86,6 +88,8 @@ class Audit(Protocol):
 class Services:
     """Everything a handler may call. `openapi` gives the API's description as JSON.
 
+    `pve` asks PVE's API; `guests` knows from the cluster's files which guest a vmid is, without asking anybody.
+
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
     `starts` counts terminals whose exec is being started.
     """
@@ -95,6 +99,8 @@ class Services:
     audit: Audit
     tokens: TokenStore
     policy: NodePolicy
+    pve: Pve
+    guests: GuestMap
     openapi: Callable[[], bytes]
     streams: Shares
     starts: Shares

@@ -1,4 +1,4 @@
-"""The node's PVE API over HTTPS, as an API token: one call at a time, nothing kept, every failure told apart.
+"""The node's PVE API over HTTPS, as an API token: connections that are used again, every failure told apart.
 
 What matters of a failed change is whether PVE may have begun it: PveUnreachable and PveRefused say that it has not,
 PveSilent that nobody knows (PVE.md, API traps).
@@ -7,26 +7,30 @@ PveSilent that nobody knows (PVE.md, API traps).
 from __future__ import annotations
 
 import json
+import logging
 import re
-import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
 from proxmoxer.backends.https import ProxmoxHTTPApiTokenAuth
 from proxmoxer.core import ProxmoxResource, ResourceException
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import SSLError as UrllibSslError
 
 from gateway.auth.private import read_private
 from gateway.errors import TokenStoreError
 from gateway.pve.answer import AnswerError, read_json
+from gateway.pve.ids import PathText
+from gateway.pve.lines import CaUnreadable, Line, Lines
+
+# proxmoxer logs what is sent, passwords too, at INFO.
+logging.getLogger("proxmoxer").setLevel(logging.WARNING)
 
 _TIMEOUT = 30.0  # PVE waits 10 s for a lock: less than that, and a change that "failed" is made later
 _PIECE = 64 << 10
@@ -35,7 +39,7 @@ _SHOWN = 300
 _TOKEN = re.compile(
     r"(?P<user>[^\s:/!=]+@[A-Za-z][A-Za-z0-9._-]+)!(?P<name>[A-Za-z][A-Za-z0-9._-]+)=(?P<secret>[!-~]+)"
 )
-_SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
+_SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 _NOBODY_KNOWS = {502, 504, 596, 597, 598, 599}  # AnyEvent::HTTP's own: something broke after the connection stood
 
 
@@ -48,72 +52,110 @@ class PveUnreachable(PveFailure):
 
 
 class PveSilent(PveFailure):
-    """The call may have arrived, and no answer came: whether it was carried out is unknown."""
+    """The call may have arrived, and no answer of PVE's came: whether it was carried out is unknown.
+
+    `nonsense`: something came, but nothing that PVE sends.
+    """
+
+    def __init__(self, text: str, *, nonsense: bool = False) -> None:
+        super().__init__(text)
+        self.nonsense = nonsense
 
 
 class PveRefused(PveFailure):
-    """PVE's answer is an error."""
+    """PVE's answer is an error; `errors` says of which parameters, where PVE does."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, errors: Mapping[str, Any] | None = None) -> None:
         super().__init__(f"the PVE API answered {status}: {message[:_SHOWN]}")
         self.status = status
         self.message = message
+        self.errors = errors or {}
 
 
 class PveApi:
-    """Calls of one API token. Holds nothing between them, so any thread may use it.
+    """Calls of one API token. Any thread may use it, and it may be forked.
 
     `url` ends in /api2/json. `token_file` holds `USER@REALM!NAME=SECRET`, mode 0600; it is read at every call, so a new
-    token holds at once. Each call has a connection of its own: pveproxy closes an idle one after 5 s, and a change
-    sent into such a close would have an unknown end.
+    token holds at once. A call takes 30 s at most unless told. `key` is the configuration's name of the token's file.
     """
 
-    def __init__(self, url: str, token_file: Path, ca: Path) -> None:
+    def __init__(self, url: str, token_file: Path, ca: Path, *, key: str = "pve.token_file") -> None:
         self._url = url.rstrip("/")
         self._token_file = token_file
+        self._key = key
         self._ca = ca
+        self._lines = Lines(ca)
 
     def get(self, *path: str | int, **parameters: Any) -> Any:
         """The `data` of a GET. Raises PveFailure."""
-        return self._call(path, lambda resource: resource.get(**parameters))
+        return self.call("GET", path, parameters)
 
     def post(self, *path: str | int, **parameters: Any) -> Any:
         """The `data` of a POST, whose parameters go as JSON. Raises PveFailure."""
-        return self._call(path, lambda resource: resource.post(**parameters))
+        return self.call("POST", path, parameters)
 
-    def _call(self, path: tuple[str | int, ...], call: Callable[[ProxmoxResource], Any]) -> Any:
-        for segment in path:
-            if not _SEGMENT.fullmatch(str(segment)):
-                raise ValueError("a part of a PVE path is a name or a number")
-        with _Session(self._read_token(), self._context()) as session:
-            resource = ProxmoxResource(base_url=self._url, session=session, serializer=_Serializer())
-            try:
-                return call(resource([str(segment) for segment in path]))
-            except ResourceException as exc:
-                raise _refusal(exc) from exc
-            except requests.RequestException as exc:
-                raise self._failure(exc) from exc
-            except (HTTPError, AnswerError, TimeoutError) as exc:
-                raise PveSilent(f"the PVE API at {self._url} broke off its answer") from exc
+    def call(
+        self, method: str, path: tuple[str | int, ...], parameters: Mapping[str, Any], *, timeout: float = _TIMEOUT
+    ) -> Any:
+        """The `data` of one call; `method` is GET, POST, PUT or DELETE; `timeout` in seconds. Raises PveFailure.
 
-    def _context(self) -> ssl.SSLContext:
+        A part of `path` is a name, a number, or a PathText of pve.ids; ValueError for anything else.
+        """
+        parts = [_encode(part) for part in path]
+        token = self._read_token()
         try:
-            context = ssl.create_default_context(cafile=str(self._ca))
-        except OSError as exc:  # an SSLError is one, too
-            raise PveUnreachable(f"cannot read the CA {self._ca} (pve.ca): {exc.strerror}") from exc
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # PVE's CA has no keyUsage, which Python 3.13 asks for
-        return context
+            with self._lines.take() as line:
+                try:
+                    return self._ask(line, token, method, parts, parameters, timeout)
+                except requests.ConnectionError as exc:
+                    # A question may be asked twice; a change that nobody answered may have been made.
+                    if method != "GET" or not line.used or _never_sent(exc):
+                        raise
+            with self._lines.take(new=True) as line:
+                return self._ask(line, token, method, parts, parameters, timeout)
+        except CaUnreadable as exc:
+            raise PveUnreachable(f"cannot read the CA {self._ca} (pve.ca): {exc}") from exc
+        except ResourceException as exc:
+            raise _refusal(exc) from exc
+        except requests.RequestException as exc:
+            raise self._failure(exc) from exc
+        except AnswerError as exc:
+            raise PveSilent(f"the PVE API at {self._url} broke off its answer, or it is none", nonsense=True) from exc
+        except (HTTPError, TimeoutError) as exc:
+            raise PveSilent(f"the PVE API at {self._url} broke off its answer") from exc
+
+    @property
+    def token_id(self) -> str:
+        """`USER@REALM!NAME` of the token, as tasks name who began them. Raises PveUnreachable."""
+        token = self._read_token()
+        return f"{token.username}!{token.token_name}"
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def _ask(
+        self,
+        line: Line,
+        token: ProxmoxHTTPApiTokenAuth,
+        method: str,
+        parts: list[str],
+        parameters: Mapping[str, Any],
+        timeout: float,
+    ) -> Any:
+        session = _Session(line, token, timeout)
+        resource = ProxmoxResource(base_url=self._url, session=session, serializer=_Serializer())(parts)
+        return getattr(resource, method.lower())(**parameters)
 
     def _read_token(self) -> ProxmoxHTTPApiTokenAuth:
         try:
             text = read_private(self._token_file)[1].decode("ascii", "replace").strip()
         except FileNotFoundError as exc:
-            raise PveUnreachable(f"there is no PVE API token: {self._token_file} (pve.token_file) is absent") from exc
+            raise PveUnreachable(f"there is no PVE API token: {self._token_file} ({self._key}) is absent") from exc
         except TokenStoreError as exc:
             raise PveUnreachable(exc.detail) from exc
         token = _TOKEN.fullmatch(text)
         if token is None:
-            raise PveUnreachable(f"{self._token_file} (pve.token_file) does not hold USER@REALM!NAME=SECRET")
+            raise PveUnreachable(f"{self._token_file} ({self._key}) does not hold USER@REALM!NAME=SECRET")
         return ProxmoxHTTPApiTokenAuth(token["user"], token["name"], token["secret"], verify_ssl=True, timeout=_TIMEOUT)
 
     def _failure(self, exc: requests.RequestException) -> PveFailure:
@@ -145,32 +187,31 @@ class _Serializer:
         return answer.body if isinstance(answer.body, dict) else {}
 
 
-class _Session(requests.Session):
-    """One call: parameters as JSON, no environment's proxies or CAs, no redirects, a deadline for the whole."""
+class _Session:
+    """One call on a line, as proxmoxer asks for it: parameters as JSON, no redirects, a deadline for the whole."""
 
-    def __init__(self, auth: ProxmoxHTTPApiTokenAuth, context: ssl.SSLContext) -> None:
-        super().__init__()
-        self.trust_env = False
-        self._token = auth
-        self.mount("https://", _Adapter(context))
+    def __init__(self, line: Line, token: ProxmoxHTTPApiTokenAuth, timeout: float) -> None:
+        self._line = line
+        self._token = token
+        self._timeout = timeout
 
-    def request(  # type: ignore[override]
+    def request(
         self, method: str, url: str, data: dict[str, Any] | None = None, params: dict[str, Any] | None = None
     ) -> _Answer:
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "Connection": "close"}
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         body = None
         if method not in ("GET", "DELETE"):
             headers["Content-Type"] = "application/json"
             body = json.dumps(data or {}, ensure_ascii=False, separators=(",", ":")).encode()
-        deadline = time.monotonic() + _TIMEOUT
-        response = super().request(
+        deadline = time.monotonic() + self._timeout
+        response = self._line.session.request(
             method,
             url,
             params=params,
             data=body,
             headers=headers,
             auth=self._token,
-            timeout=_TIMEOUT,
+            timeout=self._timeout,
             allow_redirects=False,
             stream=True,
         )
@@ -180,24 +221,18 @@ class _Session(requests.Session):
             parsed = read_json(pieces, _MAX_TEXT) if is_json else None
             if parsed is None and response.status_code < 400:
                 raise AnswerError("a success that is not JSON")
+            self._line.whole = is_json
             # A redirect is no answer of PVE's.
             status = response.status_code if not 300 <= response.status_code < 400 else HTTPStatus.BAD_GATEWAY
             return _Answer(status, response.reason, parsed)
 
 
-class _Adapter(HTTPAdapter):
-    """Connections whose certificate the given context verifies."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options, ssl_context=self._context)
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """The context has the CA; requests would add the one that it ships."""
-        conn.cert_reqs = "CERT_REQUIRED"
+def _encode(part: str | int) -> str:
+    if isinstance(part, PathText):
+        return quote(part, safe="")
+    if not _SEGMENT.fullmatch(str(part)):
+        raise ValueError("a part of a PVE path is a name or a number")
+    return str(part)
 
 
 def _until(deadline: float, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -223,8 +258,9 @@ def _refusal(exc: ResourceException) -> PveFailure:
     said = exc.errors if isinstance(exc.errors, dict) else {}
     message = str(said.get("message") or exc.content or "").strip()
     wrong = said.get("errors")
-    if isinstance(wrong, dict):
+    wrong = wrong if isinstance(wrong, dict) else {}
+    if wrong:
         message += " " + "; ".join(f"{name}: {why}".strip() for name, why in wrong.items())
     if status in _NOBODY_KNOWS:
         return PveSilent(f"the PVE API answered {status}: something broke on the way")
-    return PveRefused(status, message)
+    return PveRefused(status, message, wrong)

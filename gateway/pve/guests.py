@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.errors import GuestNotFound, GuestUnsupported, NodeNotReady
 from gateway.exec.order import GuestKind
+from gateway.pve.models import GuestRef
 
 _DIRECTORIES = ((GuestKind.LXC, "lxc"), (GuestKind.QEMU, "qemu-server"))
 
@@ -40,6 +41,14 @@ class GuestMap:
             raise GuestNotFound.for_vmid(vmid)
         return found
 
+    def find(self, vmid: int) -> GuestRef:
+        """Where a guest is, wherever in the cluster: one read of a small file. Raises GuestNotFound, NodeNotReady."""
+        known = self._read_known().get(str(vmid))
+        kind, node = (known.get("type"), known.get("node")) if isinstance(known, dict) else (None, None)
+        if kind not in tuple(GuestKind) or not isinstance(node, str):
+            raise GuestNotFound.for_vmid(vmid)
+        return GuestRef(vmid, GuestKind(kind), node)
+
     def config_id(self, vmid: int) -> str | None:
         """Its identity; None when no guest of this node has that vmid. Raises NodeNotReady."""
         found = self._look(vmid)
@@ -61,12 +70,7 @@ class GuestMap:
 
     def _explain_absence(self, vmid: int) -> None:
         """Raises what is more precise than "no such guest", if the cluster knows the vmid."""
-        try:
-            known = json.loads((self._etc / ".vmlist").read_text())["ids"].get(str(vmid))
-        except (OSError, ValueError, KeyError, AttributeError) as exc:
-            raise NodeNotReady(
-                f"cannot read {self._etc}/.vmlist; see `systemctl status pve-cluster`", missing=["pve.etc"]
-            ) from exc
+        known = self._read_known().get(str(vmid))
         if not isinstance(known, dict):
             return
         if known.get("node") != self._node:
@@ -75,3 +79,15 @@ class GuestMap:
                 vmid=vmid,
                 node=str(known.get("node")),
             )
+
+    def _read_known(self) -> dict[str, Any]:
+        """What the cluster knows by vmid (`.vmlist`). Raises NodeNotReady."""
+        try:
+            known = json.loads((self._etc / ".vmlist").read_text())["ids"]
+            if not isinstance(known, dict):
+                raise ValueError("not an object")
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise NodeNotReady(
+                f"cannot read {self._etc}/.vmlist; see `systemctl status pve-cluster`", missing=["pve.etc"]
+            ) from exc
+        return known

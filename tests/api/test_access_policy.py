@@ -21,6 +21,8 @@ from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.policy.change import GuestChange, describe_options
 from gateway.policy.node import NodePolicy
+from gateway.pve.guests import GuestMap
+from gateway.pve.service import connect
 
 from .fakes import DAY, FakeAudit, FakeSupervisor
 
@@ -75,6 +77,7 @@ def test_policy_stands_before_every_grant(
     config, audit = Config(node="pve1"), FakeAudit()
     services = Services(
         config=config, supervisor=FakeSupervisor(), audit=audit, tokens=store, policy=NodePolicy(config.policy),
+        pve=connect(config.pve), guests=GuestMap(config.pve.etc, config.node),
         openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
     )  # fmt: skip
     reached: list[Call] = []

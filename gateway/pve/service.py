@@ -1,0 +1,31 @@
+"""Proxmox VE as the gateway uses it, in rooms: what there is, a guest's life, its snapshots, storages, tasks."""
+
+from __future__ import annotations
+
+from gateway.config import PveConfig
+from gateway.pve.caller import Caller
+from gateway.pve.client import PveApi
+from gateway.pve.inventory import Inventory
+from gateway.pve.lifecycle import Lifecycle
+from gateway.pve.snapshots import Snapshots
+from gateway.pve.storages import Storages
+from gateway.pve.tasks import Tasks
+from gateway.pve.waiting import TaskWatcher
+
+
+class Pve:
+    """The API of one token. Any thread may use it; nothing is asked before it is used."""
+
+    def __init__(self, api: PveApi) -> None:
+        caller = Caller(api)
+        self.inventory = Inventory(caller)
+        self.guests = Lifecycle(caller)
+        self.snapshots = Snapshots(caller)
+        self.storages = Storages(caller)
+        self.tasks = Tasks(caller)
+        self.watcher = TaskWatcher(self.tasks)
+
+
+def connect(config: PveConfig) -> Pve:
+    """The node's own API, by the token that `pve-exec-gateway setup` made for the web service."""
+    return Pve(PveApi(config.api, config.token_file, config.ca))
