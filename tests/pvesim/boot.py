@@ -72,8 +72,9 @@ def _mount(state: Path) -> None:
         linux.mount("securityfs", "/sys/kernel/security", "securityfs", flags=hardened)
 
     linux.mount("tmpfs", "/run", "tmpfs", flags=plain, options="mode=755")
-    for directory in ("lock", "lxc", "pvesim/etc", "pvesim/etc.work"):
+    for directory in ("lock", "lxc", "pvesim/etc", "pvesim/etc.work", "pvesim/storage", "pvesim/devices"):
         Path("/run", directory).mkdir(parents=True)
+    linux.mount("tmpfs", "/run/pvesim/devices", "tmpfs", flags=linux.MS_NOSUID, options="size=1m,mode=755")
 
     # /etc/pve needs a directory to be mounted on. The host has none, and an overlay leaves none there.
     layers = "lowerdir=/etc,upperdir=/run/pvesim/etc,workdir=/run/pvesim/etc.work"
@@ -81,6 +82,7 @@ def _mount(state: Path) -> None:
     Path("/etc/pve").mkdir(exist_ok=True)
     linux.mount("pmxcfs", "/etc/pve", "tmpfs", flags=plain, options="size=128m,mode=755")
     linux.mount(str(state / "lxc"), "/var/lib/lxc", "", flags=linux.MS_BIND)
+    linux.mount(str(state / "storage"), "/run/pvesim/storage", "", flags=linux.MS_BIND)
 
 
 def _enter_leaf() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from tests.pvesim import boot, pmxcfs
 
 UID_SHIFT = 100000
-_SECCOMP = "/usr/share/lxc/config/common.seccomp"
+SECCOMP = "/usr/share/lxc/config/common.seccomp"
 
 # From /usr/share/lxc/config/common.conf, which PVE's guests include; spelled out, so that a host's additions
 # in common.conf.d (lxcfs) do not change the tests. null zero full tty console ptmx random urandom pts fuse.
-_DEVICES = ("1:3", "1:5", "1:7", "5:0", "5:1", "5:2", "1:8", "1:9", "136:*", "10:229")
-_DROPPED = "mac_admin mac_override sys_time sys_module sys_rawio"
+DEVICES = ("1:3", "1:5", "1:7", "5:0", "5:1", "5:2", "1:8", "1:9", "136:*", "10:229")
+DROPPED = "mac_admin mac_override sys_time sys_module sys_rawio"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def lxc_text(settings: Settings, rootfs: Path) -> str:
         f"lxc.uts.name = {settings.hostname}",
         "lxc.monitor.unshare = 1",
         "lxc.apparmor.profile = unconfined",
-        f"lxc.seccomp.profile = {_SECCOMP}",
+        f"lxc.seccomp.profile = {SECCOMP}",
         "lxc.tty.max = 2",
         "lxc.pty.max = 1024",
         "lxc.environment = TERM=linux",
@@ -91,12 +91,12 @@ def lxc_text(settings: Settings, rootfs: Path) -> str:
         "lxc.cgroup2.devices.deny = a",
         "lxc.cgroup2.devices.allow = c *:* m",
         "lxc.cgroup2.devices.allow = b *:* m",
-        *(f"lxc.cgroup2.devices.allow = c {device} rwm" for device in _DEVICES),
+        *(f"lxc.cgroup2.devices.allow = c {device} rwm" for device in DEVICES),
     ]
     if settings.unprivileged:
         lines += [f"lxc.idmap = {kind} 0 {UID_SHIFT} 65536" for kind in "ug"]
     else:
-        lines.append(f"lxc.cap.drop = {_DROPPED}")
+        lines.append(f"lxc.cap.drop = {DROPPED}")
     if settings.ostype == "unmanaged":  # busybox's init takes other signals than LXC's defaults
         lines += ["lxc.signal.halt = SIGUSR2", "lxc.signal.reboot = SIGTERM"]
     if "memory" in Path("/sys/fs/cgroup/cgroup.controllers").read_text().split():

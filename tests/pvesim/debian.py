@@ -40,10 +40,10 @@ def ensure_cached() -> None:
 
     Needs a mirror in reach, so it runs on the host: a node has no way out. Raises TemplateError.
     """
-    cache = _cached().parent
+    cache = cached_archive().parent
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(cache):
-        if _cached().exists():
+        if cached_archive().exists():
             return
         print("pvesim: building debian13 with debootstrap, once: half a minute or more", file=sys.stderr)
         for leftover in (*cache.glob("build-*"), *cache.glob("debian13-*.tar")):
@@ -53,18 +53,18 @@ def ensure_cached() -> None:
             _debootstrap(rootfs)
             _trim(rootfs)
             _run("tar", "--create", "--numeric-owner", "--xattrs", "-C", str(rootfs), "-f", str(tar), ".")
-            tar.rename(_cached())
+            tar.rename(cached_archive())
 
 
 def unpack(rootfs: Path) -> None:
     """Fill `rootfs` from the cache; raises TemplateError if it is not there."""
-    if not _cached().exists():
+    if not cached_archive().exists():
         raise TemplateError("debian13 is not in the cache: start a node with --guests test once")
-    _run("tar", "--extract", "--numeric-owner", "--xattrs", "-p", "-C", str(rootfs), "-f", str(_cached()))
+    _run("tar", "--extract", "--numeric-owner", "--xattrs", "-p", "-C", str(rootfs), "-f", str(cached_archive()))
 
 
-def _cached() -> Path:
-    """The tar's path; its name changes with the recipe above."""
+def cached_archive() -> Path:
+    """Where the tar is, once it is built; its name changes with the recipe above."""
     recipe = repr((SUITE, PACKAGES, MASKED, REMOVED, WWW_DATA_GROUPS))
     version = hashlib.sha256(recipe.encode()).hexdigest()[:8]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

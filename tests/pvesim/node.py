@@ -17,6 +17,8 @@ from tests.pvesim import boot, cgroup, linux
 
 _PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 
+_DIRECTORIES = ("lxc", "storage")  # what guests are made of
+
 
 class NodeError(Exception):
     """The node cannot be started, entered or stopped."""
@@ -70,7 +72,8 @@ def start(state: Path, name: str) -> tuple[Node, socket.socket]:
     """
     boot.refuse_hidden(state)
     clear(state)
-    (state / "lxc").mkdir()
+    for directory in _DIRECTORIES:
+        (state / directory).mkdir()
     cgroup.require_nsdelegate()
     home = cgroup.make(_cgroup_name(state))
 
@@ -107,8 +110,9 @@ def clear(state: Path) -> None:
     if home.is_dir():
         cgroup.kill(home)
         cgroup.remove(home)
-    if (state / "lxc").exists():
-        shutil.rmtree(state / "lxc")
+    for directory in _DIRECTORIES:
+        if (state / directory).exists():
+            shutil.rmtree(state / directory)
     for file in ("node.json", "node.log"):
         (state / file).unlink(missing_ok=True)
 

@@ -23,16 +23,23 @@ VmList = dict[str, dict[str, str | int]]
 
 def create(node: str) -> None:
     """Fill an empty /etc/pve for `node`, certificates apart."""
-    directories = ("", "nodes", f"nodes/{node}", f"nodes/{node}/lxc", f"nodes/{node}/qemu-server")
-    for directory in directories:
+    for directory in ("", "nodes"):
         _make_directory(ROOT / directory, 0o755)
-    for directory in ("priv", "priv/lock", f"nodes/{node}/priv"):
+    for directory in ("priv", "priv/lock"):
         _make_directory(ROOT / directory, 0o700)
+    make_node(node)
     (ROOT / "local").symlink_to(f"nodes/{node}")
     (ROOT / "lxc").symlink_to(f"nodes/{node}/lxc")
     (ROOT / "qemu-server").symlink_to(f"nodes/{node}/qemu-server")
     write(ROOT / ".members", json.dumps({"nodename": node, "version": 0}) + "\n", mode=0o440)
     _write_vmlist(0, {})
+
+
+def make_node(node: str) -> None:
+    """The directories of a node; `.members` does not tell of it."""
+    for directory in ("", "lxc", "qemu-server"):
+        _make_directory(ROOT / "nodes" / node / directory, 0o755)
+    _make_directory(ROOT / "nodes" / node / "priv", 0o700)
 
 
 def write(path: Path, text: str, *, mode: int = 0o640) -> None:

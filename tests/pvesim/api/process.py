@@ -3,11 +3,13 @@
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.pvesim.api import access
+from tests.pvesim.api import access, pvesh, settings
+from tests.pvesim.api.faults import Faults
 from tests.pvesim.services import REPOSITORY
 
 TOKEN_ID, _SECRET = "gateway@pve!exec", "6f1c2a52-0f6c-4d0e-9a53-2f9f3f0c1b7d"
@@ -15,41 +17,64 @@ TOKEN_ID, _SECRET = "gateway@pve!exec", "6f1c2a52-0f6c-4d0e-9a53-2f9f3f0c1b7d"
 
 @dataclass(frozen=True)
 class Api:
-    """A running API: where it is, and a way to stop it."""
+    """A running API: where it is, what it does wrong, and a way to stop it."""
 
     port: int
     process: subprocess.Popen[str]
+    home: Path
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}/api2/json"
 
+    @property
+    def faults(self) -> Faults:
+        """What it is told to do wrong: `api.faults.add("slow", "/nodes/.*/lxc", seconds=3, times=1)`."""
+        return Faults(self.home / "faults.json")
+
+    @property
+    def pvesh(self) -> Path:
+        """The node's `pvesh`, with this API's settings and faults: a program to put into a PATH."""
+        return self.home / "bin/pvesh"
+
 
 @contextlib.contextmanager
 def running_api(
-    *, port: int = 0, refusal_delay: float = 0.2, ping_timeout: float = 0.5, agent_timeout: float = 1.5
+    *,
+    port: int = 0,
+    peers: Sequence[str] = (),
+    refusal_delay: float = 0.2,
+    ping_timeout: float = 0.5,
+    agent_timeout: float = 1.5,
+    lock_timeout: float = 1.0,
+    ha_delay: float = 0.5,
 ) -> Iterator[Api]:
     """Runs the API on a free port, with time limits shorter than PVE's, which a test need not wait for."""
-    options = {
-        "port": port,
-        "refusal-delay": refusal_delay,
-        "ping-timeout": ping_timeout,
-        "agent-timeout": agent_timeout,
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.pvesim.api", *(f"--{name}={value}" for name, value in options.items())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-    )
-    assert process.stdout is not None
-    try:
-        yield Api(int(process.stdout.readline()), process)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with tempfile.TemporaryDirectory(prefix="api-", dir="/run/pvesim") as home:
+        settings.save(
+            Path(home),
+            peers=list(peers),
+            refusal_delay=refusal_delay,
+            ping_timeout=ping_timeout,
+            agent_timeout=agent_timeout,
+            lock_timeout=lock_timeout,
+            ha_delay=ha_delay,
+        )
+        pvesh.install(Path(home))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.pvesim.api", f"--port={port}", f"--home={home}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+        assert process.stdout is not None
+        try:
+            yield Api(int(process.stdout.readline()), process, Path(home))
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def write_token(path: Path, *privileges: str) -> None:

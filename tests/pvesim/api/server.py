@@ -12,21 +12,23 @@ from typing import Any
 
 from tests.pvesim import pmxcfs
 from tests.pvesim.api import access, routes
-from tests.pvesim.api.facts import Facts, Failure
+from tests.pvesim.api.call import Listed, Simulation
+from tests.pvesim.api.facts import check, load
+from tests.pvesim.api.failure import Failure
+from tests.pvesim.api.faults import REQUEST_FAULTS
 
 _MAX_BODY = 512 << 10  # $limit_max_post
 _BASE = "/api2/json"
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """One thread a connection. `refusal_delay`: seconds that a failed login takes, 3 in PVE."""
+    """One thread a connection."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], node: routes.Node, refusal_delay: float) -> None:
-        self.node = node
-        self.refusal_delay = refusal_delay
+    def __init__(self, address: tuple[str, int], sim: Simulation) -> None:
+        self.sim = sim
         super().__init__(address, Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pmxcfs.ROOT / "local/pve-ssl.pem", pmxcfs.ROOT / "local/pve-ssl.key")
@@ -57,30 +59,49 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send(501, "for data too large", b"for data too large", "text/plain")
             return
         body = self.rfile.read(length)
-        begun = time.monotonic()
+        path = urllib.parse.unquote(url.path.removeprefix(_BASE))
+        if url.path == "/sim/faults" and self.command == "PUT":
+            self.server.sim.faults.replace(json.loads(body))
+            self._send(200, "OK", b"{}", "application/json")
+            return
+        fault = self.server.sim.faults.take(REQUEST_FAULTS, path, self.command) or {"kind": ""}
+        if fault["kind"] == "late":
+            time.sleep(fault["seconds"])
+        if fault["kind"] == "status":
+            self.close_connection = True
+            self._send(fault["status"], fault["text"], fault["text"].encode(), "text/plain")
+            return
+        status, reason, answer = self._answer(url, path, body)
+        if fault["kind"] == "slow":
+            time.sleep(fault["seconds"])
+        text = re.sub(r"\x7f", "\\\\u007f", json.dumps(answer, ensure_ascii=False)).encode()
+        if fault["kind"] == "drop":
+            self.close_connection = True
+        elif fault["kind"] == "garbage":
+            self._send(200, "OK", b"<html>" + text[:9], "text/html")
+        else:
+            self._send(status, reason, text, "application/json;charset=UTF-8")
+
+    def _answer(self, url: urllib.parse.SplitResult, path: str, body: bytes) -> tuple[int, str, dict[str, Any]]:
+        begun, sim = time.monotonic(), self.server.sim
         try:
             if not url.path.startswith(f"{_BASE}/"):
                 raise Failure(501, "no such uri")
-            token_id = access.authenticate(self.headers.get("Authorization"))
             given = {**self._parameters(body), **decode_form(url.query)}
-
-            def allow(facts: Facts, parameters: dict[str, Any]) -> None:
-                access.authorize(token_id, facts["permissions"], parameters)
-
-            path = urllib.parse.unquote(url.path.removeprefix(_BASE))
-            data = routes.call(self.server.node, self.command, path, given, allow)
-            answer: dict[str, Any] = {"data": data}
-            status, reason = 200, "OK"
+            if (self.command, path) == ("POST", "/access/ticket"):
+                asked = check(load()["POST", path], given)
+                user = asked["username"] + (f"@{asked['realm']}" if "realm" in asked else "")
+                return 200, "OK", {"data": access.make_ticket(user, asked["password"])}
+            data = routes.call(sim, access.authenticate(self.command, dict(self.headers)), self.command, path, given)
         except Failure as failure:
             if failure.status == 401:
-                time.sleep(max(0.0, self.server.refusal_delay - (time.monotonic() - begun)))
-            answer = {"data": None, "message": failure.message}
-            if failure.errors:
-                answer["errors"] = failure.errors
-            status, reason = failure.status, failure.message.split("\n")[0]
+                time.sleep(max(0.0, sim.refusal_delay - (time.monotonic() - begun)))
             self.close_connection = True
-        text = re.sub(r"\x7f", "\\\\u007f", json.dumps(answer, ensure_ascii=False))
-        self._send(status, reason, text.encode(), "application/json;charset=UTF-8")
+            errors = {"errors": failure.errors} if failure.errors else {}
+            return failure.status, failure.message.split("\n")[0], {"data": None, "message": failure.message, **errors}
+        if isinstance(data, Listed):
+            return 200, "OK", {"data": data.data, "total": data.total}
+        return 200, "OK", {"data": data}
 
     def _parameters(self, body: bytes) -> dict[str, Any]:
         if not body:
