@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gateway.audit.record import new_audit_id
 from gateway.config import Config
-from gateway.errors import FieldError, GatewayError, IdempotencyConflict, InternalError, InvalidRequest
+from gateway.errors import FieldError, GatewayError, IdempotencyConflict, InternalError, InvalidRequest, NodeNotReady
 from gateway.exec import trail
 from gateway.exec.ending import timestamp
 from gateway.exec.limits import Limits, resolve_limits
@@ -47,6 +47,7 @@ class Acceptance:
     ) -> None:
         self.under_way = 0
         """How many have a place and are not yet spawned."""
+        self._stopped = False
         self._io = io
         self._config = config
         self._drivers = drivers
@@ -98,6 +99,20 @@ class Acceptance:
             )
         return attempt.exec_id, False
 
+    def stop(self) -> None:
+        """Lets nothing begin any more. Who waits for a place, or for the receipt of its intent, is told that nothing
+        of it has run, and so says the record."""
+        self._stopped = True
+        for waiting in list(self._execs.queued.values()):
+            if not waiting.has_its_place:
+                refusal = _stopping()
+                self._audit.never_began(waiting.order, refusal.detail)
+                waiting.refuse(refusal)
+
+    def _require_going_on(self) -> None:
+        if self._stopped:
+            raise _stopping()
+
     def _require_same_guest(self, order: Order, config_id: str) -> None:
         """Raises IdempotencyConflict when the key's exec was of another guest that had this vmid: nothing of that one
         is shown, nor may its outcome pass for this one's."""
@@ -129,6 +144,7 @@ class Acceptance:
         over_default = 0 if spooled else max(0, limits.output_limit - self._config.exec.output_limit)
         self._memory.promise(order.id, 2 * size + 2 * over_default)
         try:
+            self._require_going_on()
             queued = await self._take_place(order, attempt, origin.max_running)
             self.under_way += 1
             try:
@@ -185,6 +201,7 @@ class Acceptance:
             entry.prepare(order)  # while the disk works
             captures += (self._capture(order, name) for name in STREAMS)
             await receipt
+            self._require_going_on()
             entry.check()  # it may have stopped or frozen meanwhile
         except BaseException as exc:
             for capture in captures:
@@ -251,6 +268,14 @@ def _check_way(spec: ExecSpec, *, spooled: bool) -> None:
         raise InvalidRequest(
             "an answer all at once cannot have this; stream it, or send Prefer: respond-async", errors=errors
         )
+
+
+def _stopping() -> NodeNotReady:
+    return NodeNotReady(
+        "the supervisor is being stopped or restarted, and nothing of this command has run; send it again",
+        missing=["supervisor"],
+        retry_after=1,
+    )
 
 
 def _parse(body: bytes) -> ExecSpec:

@@ -18,7 +18,7 @@ from gateway.supervisor.acting import Acting, require_feeding
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
 from gateway.supervisor.protocol import ProtocolError
-from gateway.supervisor.queued import Attempt
+from gateway.supervisor.queued import Attempt, Begun
 from gateway.supervisor.server import Connection, Reply
 from gateway.supervisor.tickets import Tickets
 
@@ -103,9 +103,7 @@ class Operations:
         return any(connection.attends == exec_id for connection in connections)
 
     async def _run(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
-        replayed = await self._begin(connection, header, blobs, origin, spooled=False)
-        exec_id = connection.exec_id
-        assert exec_id is not None
+        exec_id, replayed = await self._begin(connection, header, blobs, origin, spooled=False)
         connection.attends = exec_id
         ended = await self._execs.wait_end(exec_id)
         connection.attends = None
@@ -114,9 +112,7 @@ class Operations:
 
     async def _start(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
         attended = _member(header, "attended", bool)
-        replayed = await self._begin(connection, header, blobs, origin, spooled=True)
-        exec_id = connection.exec_id
-        assert exec_id is not None
+        exec_id, replayed = await self._begin(connection, header, blobs, origin, spooled=True)
         connection.attends = exec_id if attended else None
         execution = self._execs.running.get(exec_id)
         if execution is not None:
@@ -125,11 +121,10 @@ class Operations:
 
     async def _begin(
         self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin, *, spooled: bool
-    ) -> bool:
-        """Accepts what a request asks for; whether an earlier one with its key had begun it already."""
-        if header.get("exec_id") is not None:  # a request that an earlier image of this program had in work
-            connection.exec_id = str(header["exec_id"])
-            return bool(header.get("replayed"))
+    ) -> Begun:
+        """Accepts what a request asks for, unless it has: under an earlier image of this program, perhaps."""
+        if connection.begun is not None:
+            return connection.begun
         vmid, config_id = _member(header, "vmid", int), _member(header, "config_id", str)
         key, word = _optional(header, "key", str), _optional(header, "kind", str)
         attended = _optional(header, "attended", bool) or False
@@ -151,10 +146,10 @@ class Operations:
             spooled=spooled,
             attended=attended,
         )
-        connection.exec_id, connection.attempt = exec_id, None
-        connection.request = {**header, "replayed": replayed}, []  # its body is not needed again
+        connection.begun, connection.attempt = Begun(exec_id, replayed), None
+        connection.request = header, []  # its body is not needed again
         blobs.clear()
-        return replayed
+        return connection.begun
 
     async def _get(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id, wait = _member(header, "id", str), _member(header, "wait", float)

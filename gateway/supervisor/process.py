@@ -44,6 +44,7 @@ from gateway.supervisor.reboot import find_lost, note_boot, rebooted
 from gateway.supervisor.recovery import recover
 from gateway.supervisor.server import Connection, Server, bind
 from gateway.supervisor.services import Services
+from gateway.supervisor.signals import Signals
 from gateway.supervisor.spool import Spool
 from gateway.supervisor.survivors import reopen_pipes
 from gateway.supervisor.tickets import Tickets
@@ -59,7 +60,7 @@ _STOP_SECONDS = 10.0
 _HANDOVER_SECONDS = 15.0
 _FLUSH_SECONDS = 2.0
 _START_POLL = 0.005
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Supervisor:
@@ -84,7 +85,7 @@ class Supervisor:
             places_per_guest=config.exec.max_running_per_guest,
             max_waiting=config.exec.max_queued,
         )
-        memory = Memory(config.exec.memory)
+        self.memory = memory = Memory(config.exec.memory)
         self.execs = execs = Execs(
             config.lxc.proc,
             services,
@@ -205,6 +206,7 @@ class Supervisor:
             "survivors": [left.to_state() for left in self.execs.surviving.values()],
             "connections": [connection.to_state() for connection in self.server.connections],
             "followers": self._followers_state(),
+            "memory": self.memory.promised_to(self.execs.running),
             "tickets": self.tickets.to_state(),
             "audit": self.audit.unsettled(),
         }
@@ -238,6 +240,8 @@ class Supervisor:
                 self._try(self.execs.resume, reexec.take_all(entry), by_run.get(run))
             else:
                 self._try(self.execs.resume_in_machine, reexec.take_all(entry), by_machine.get(run))
+        promises = state.get("memory", {})
+        self.memory.renew({exec_id: promises[exec_id] for exec_id in self.execs.running if exec_id in promises})
         for entry in state["survivors"]:
             order = Order.from_wire(entry["order"])
             if order.kind is GuestKind.LXC:
@@ -293,54 +297,35 @@ async def _main(config: Config, make_agent: Callable[[], Agent]) -> int:
     supervisor.recover()
     listener = socket.socket(fileno=reexec.take(state["listener"])) if state else bind(config.supervisor.socket)
     supervisor.server.listen(listener)
-    stop, reload = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        io.add_signal_handler(number, stop.set)
-    io.add_signal_handler(signal.SIGHUP, reload.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signals = Signals(io, (*_STOPS, signal.SIGHUP))
     supervisor.loop.children.reap()
     supervisor.sweep()
     supervisor.look_after()
     gc.collect()
     gc.freeze()  # what is here now stays: no collection needs to look at it again
     notify("READY=1")
-    while not stop.is_set():
-        await _first_of(stop, reload)
-        if reload.is_set() and not stop.is_set():
-            reload.clear()
-            await _hand_over(supervisor, lock, stop)
+    while await signals.next() not in _STOPS and not signals.waits(_STOPS):
+        await _hand_over(supervisor, lock, signals)
     notify("STOPPING=1")
     await _shut_down(supervisor)
     os.close(lock)
     return 0
 
 
-async def _first_of(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in pending:
-        wait.cancel()
-
-
-async def _hand_over(supervisor: Supervisor, lock: int, stop: asyncio.Event) -> None:
+async def _hand_over(supervisor: Supervisor, lock: int, signals: Signals) -> None:
     """Becomes a new image of this program. Comes back only if that cannot be; then all goes on as before.
 
-    Signals that come meanwhile wait, for the new image or for the return: one that this image had taken and not yet
-    acted on would be lost with it.
+    Signals that come meanwhile wait, for the new image or for the return.
     """
     notify("RELOADING=1")
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        if await reexec.new_image_starts(supervisor.loop, _HANDOVER_SECONDS):
-            await _become_new_image(supervisor, lock, stop)
-        else:
-            log.error("not reloaded: the new program or its configuration does not start; see its message above")
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        notify("READY=1")
+    if await reexec.new_image_starts(supervisor.loop, _HANDOVER_SECONDS):
+        await _become_new_image(supervisor, lock, signals)
+    else:
+        log.error("not reloaded: the new program or its configuration does not start; see its message above")
+    notify("READY=1")
 
 
-async def _become_new_image(supervisor: Supervisor, lock: int, stop: asyncio.Event) -> None:
+async def _become_new_image(supervisor: Supervisor, lock: int, signals: Signals) -> None:
     """The same without the check. Nothing begins meanwhile, and nobody is listened to."""
     listener = supervisor.server.stop_listening()
     connections = list(supervisor.server.connections)
@@ -352,7 +337,7 @@ async def _become_new_image(supervisor: Supervisor, lock: int, stop: asyncio.Eve
         await supervisor.audit.flush(_FLUSH_SECONDS)
         if listener is not None and await supervisor.nothing_starts(_HANDOVER_SECONDS):
             # No turn of the loop from here to the new image: what the state says is what is.
-            if not stop.is_set():
+            if not signals.waits(_STOPS):
                 reexec.become_new_image({**supervisor.to_state(), "lock": lock, "listener": listener.fileno()})
             log.error("not reloaded: it is being stopped")
         else:
@@ -369,6 +354,7 @@ async def _become_new_image(supervisor: Supervisor, lock: int, stop: asyncio.Eve
 
 async def _shut_down(supervisor: Supervisor) -> None:
     supervisor.server.stop_listening()
+    supervisor.acceptance.stop()
     await supervisor.execs.shut_down(_STOP_SECONDS)
     await supervisor.server.finish_replies(_FLUSH_SECONDS)
     await supervisor.audit.flush(_FLUSH_SECONDS)

@@ -142,10 +142,7 @@ class Spool:
         """Whom its files ask before they grow by so many bytes: whether the node has room for that."""
 
         def grant(size: int) -> bool:
-            if self._bytes + sum(self._growing.values()) + size > self._config.total:
-                self.sweep(time.time(), wanted=size)
-            fits = self._bytes + sum(self._growing.values()) + size <= self._config.total
-            if not fits or self._free() < self._config.min_free + size:
+            if not self._makes_room(size):
                 log.warning("%s: no more of its output is kept: the spool is full", order.id)
                 return False
             self._growing[order.id] = self._growing.get(order.id, 0) + size
@@ -285,11 +282,11 @@ class Spool:
     def sweep(self, now: float, wanted: int = 0, at_most: int | None = None) -> bool:
         """Forgets what is past retention, and the oldest while there is too much. `now`: seconds since 1970.
 
-        `wanted`: bytes for which there shall be room then. Each can take the disk up to a millisecond: `at_most` so
-        many go now. Returns whether there are more.
+        `wanted`: bytes for which there shall be room then, in spool.total and above spool.min_free. Each can take the
+        disk up to a millisecond: `at_most` so many go now. Returns whether there are more.
         """
         gone = 0
-        room = self._config.total - wanted - sum(self._growing.values())
+        room = min(self._config.total - wanted - sum(self._growing.values()), self._kept_above_min_free(wanted))
         for exec_id, entry in list(self._remembered.items()):
             over = len(self._remembered) > self._config.max_ended or self._bytes > room
             if not over and now - entry.ended_at < self._config.retention:
@@ -311,12 +308,36 @@ class Spool:
         if now - self._free_checked < _FREE_CHECK_SECONDS:
             return
         try:
-            free = self._free()
+            fits = self._disk_makes_room(0)
         except OSError as exc:
             raise SpoolFull(f"cannot use the spool directory: {exc.strerror}") from exc
-        if free < self._config.min_free:
+        if not fits:
             raise SpoolFull("the spool's file system has less free space than spool.min_free; free space on the node")
         self._free_checked = now
+
+    def _makes_room(self, size: int) -> bool:
+        """Whether there is room for so many bytes more, the oldest of those that have ended gone for it if need be."""
+        if self._bytes + sum(self._growing.values()) + size > self._config.total:
+            self.sweep(time.time(), wanted=size)
+        return self._bytes + sum(self._growing.values()) + size <= self._config.total and self._disk_makes_room(size)
+
+    def _disk_makes_room(self, size: int) -> bool:
+        """The same for the disk alone. What has gone counts at once: ZFS frees it seconds later. Raises OSError."""
+        missing = self._config.min_free + size - self._free()
+        if missing > 0:
+            kept = self._bytes
+            self.sweep(time.time(), wanted=size)
+            missing -= kept - self._bytes
+        return missing <= 0
+
+    def _kept_above_min_free(self, wanted: int) -> int:
+        """How many bytes of ended execs the disk has room for; all that there are where forgetting them all would not
+        be enough, for then they would go in vain."""
+        with contextlib.suppress(OSError):
+            room = self._bytes + self._free() - self._config.min_free - wanted
+            if room >= 0:
+                return room
+        return self._bytes
 
     def _free(self) -> int:
         disk = os.statvfs(self._config.directory)
