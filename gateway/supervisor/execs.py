@@ -19,6 +19,7 @@ from gateway.exec.view import ExecView, Reason, State
 from gateway.supervisor.agent_execution import AgentExecution
 from gateway.supervisor.agent_survivor import AgentSurvivor
 from gateway.supervisor.audit_trail import AuditTrail
+from gateway.supervisor.bounds import Claim
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.execution import Execution
@@ -26,7 +27,7 @@ from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.life import Life
 from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.memory import Memory
-from gateway.supervisor.places import Claim, Places
+from gateway.supervisor.places import Places
 from gateway.supervisor.procfs import read_stat
 from gateway.supervisor.questions import Questions
 from gateway.supervisor.queued import Queued
