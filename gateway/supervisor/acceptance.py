@@ -24,6 +24,7 @@ from gateway.supervisor.execs import Execs, claim_of
 from gateway.supervisor.idempotency import IdempotencyKeys, Reservation, fingerprint
 from gateway.supervisor.interleaving import STREAMS
 from gateway.supervisor.layout import Layout
+from gateway.supervisor.looking import Looking
 from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Places, Turn, Withdrawn
 from gateway.supervisor.queued import Attempt, Queued
@@ -43,6 +44,7 @@ class Acceptance:
         places: Places,
         memory: Memory,
         execs: Execs,
+        looking: Looking,
         keys: IdempotencyKeys,
     ) -> None:
         self.under_way = 0
@@ -56,6 +58,7 @@ class Acceptance:
         self._places = places
         self._memory = memory
         self._execs = execs
+        self._looking = looking
         self._keys = keys
 
     async def start(
@@ -91,7 +94,7 @@ class Acceptance:
             return attempt.exec_id, False
         used = await self._keys.reserve(origin.token_id, key, asked)
         if isinstance(used, str):
-            self._require_same_guest(self._execs.order(used, origin), config_id)
+            self._require_same_guest(self._looking.order(used, origin), config_id)
             return used, True
         with used as reservation:
             await self._begin(
@@ -116,7 +119,7 @@ class Acceptance:
     def _require_same_guest(self, order: Order, config_id: str) -> None:
         """Raises IdempotencyConflict when the key's exec was of another guest that had this vmid: nothing of that one
         is shown, nor may its outcome pass for this one's."""
-        if not self._execs.same_run(order) and order.config_id != config_id:
+        if not self._looking.same_run(order) and order.config_id != config_id:
             raise IdempotencyConflict(
                 f"this Idempotency-Key was used for guest {order.vmid} before that was changed or replaced; "
                 "look at the guest, then send the request with a new key"

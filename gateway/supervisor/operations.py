@@ -17,6 +17,7 @@ from gateway.supervisor.acceptance import Acceptance
 from gateway.supervisor.acting import Acting, require_feeding
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
+from gateway.supervisor.looking import Looking
 from gateway.supervisor.protocol import ProtocolError
 from gateway.supervisor.queued import Attempt, Begun
 from gateway.supervisor.server import Connection, Reply
@@ -38,6 +39,7 @@ class Operations:
         config: Config,
         acceptance: Acceptance,
         execs: Execs,
+        looking: Looking,
         following: Following,
         acting: Acting,
         tickets: Tickets,
@@ -45,6 +47,7 @@ class Operations:
         self._acceptance = acceptance
         self._config = config
         self._execs = execs
+        self._looking = looking
         self._following = following
         self._acting = acting
         self._tickets = tickets
@@ -107,7 +110,7 @@ class Operations:
         connection.attends = exec_id
         ended = await self._execs.wait_end(exec_id)
         connection.attends = None
-        view, stdout, stderr = ended or self._execs.result(exec_id, origin)
+        view, stdout, stderr = ended or self._looking.result(exec_id, origin)
         return {"exec": view, "replayed": replayed}, (stdout, stderr)
 
     async def _start(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
@@ -117,7 +120,7 @@ class Operations:
         execution = self._execs.running.get(exec_id)
         if execution is not None:
             await asyncio.wait([execution.started])
-        return {"exec": self._execs.get(exec_id, origin), "replayed": replayed}, ()
+        return {"exec": self._looking.get(exec_id, origin), "replayed": replayed}, ()
 
     async def _begin(
         self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin, *, spooled: bool
@@ -153,15 +156,18 @@ class Operations:
 
     async def _get(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id, wait = _member(header, "id", str), _member(header, "wait", float)
-        order = self._execs.order(exec_id, origin)
+        order = self._looking.order(exec_id, origin)
         if header.get("to_feed"):
             require_feeding(order, origin)
         if wait > 0:
             await self._execs.wait_end(exec_id, min(wait, _MAX_WAIT))
-        return {"exec": self._execs.get(exec_id, origin), "guest": _guest_of(order, self._execs.same_run(order))}, ()
+        return {
+            "exec": self._looking.get(exec_id, origin),
+            "guest": _guest_of(order, self._looking.same_run(order)),
+        }, ()
 
     async def _list(self, __: Connection, header: dict[str, Any], ___: list[bytes], origin: Origin) -> Reply:
-        found, after = self._execs.page(
+        found, after = self._looking.page(
             origin,
             vmid=_optional(header, "vmid", int),
             state=_optional(header, "state", str),
@@ -173,7 +179,7 @@ class Operations:
         for order, _ in found:
             run = (order.vmid, order.incarnation)
             if run not in runs:
-                runs[run] = self._execs.same_run(order)
+                runs[run] = self._looking.same_run(order)
         execs = [
             {"exec": view, "guest": _guest_of(order, runs[order.vmid, order.incarnation])} for order, view in found
         ]
@@ -199,7 +205,7 @@ class Operations:
         exec_id, stream = _member(header, "id", str), header.get("stream")
         if stream not in ("stdout", "stderr"):
             raise ProtocolError("no such stream")
-        order = self._execs.order(exec_id, origin)
+        order = self._looking.order(exec_id, origin)
         wait = _member(header, "wait", float)
         if wait:
             connection.follows.add(exec_id)
@@ -207,7 +213,7 @@ class Operations:
         reply, blobs = await self._following.output(
             connection, exec_id, origin, stream, offset=offset, length=length, wait=wait
         )
-        return {**reply, "guest": _guest_of(order, self._execs.same_run(order))}, blobs
+        return {**reply, "guest": _guest_of(order, self._looking.same_run(order))}, blobs
 
     async def _claim(self, connection: Connection, header: dict[str, Any], _: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)
@@ -228,24 +234,24 @@ class Operations:
         if not 1 <= number <= 64:
             raise ProtocolError("no such signal")
         await self._acting.signal(exec_id, origin, number, tree=_member(header, "tree", bool))
-        return {"exec": self._execs.get(exec_id, origin)}, ()
+        return {"exec": self._looking.get(exec_id, origin)}, ()
 
     async def _resize(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id, rows, cols = _member(header, "id", str), _natural(header, "rows"), _natural(header, "cols")
         if not (1 <= rows <= 32767 and 1 <= cols <= 32767):
             raise ProtocolError("no such size")
         self._acting.resize(exec_id, origin, rows, cols)
-        return {"exec": self._execs.get(exec_id, origin)}, ()
+        return {"exec": self._looking.get(exec_id, origin)}, ()
 
     async def _make_ticket(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         return {"ticket": self._tickets.make(origin.token_id, origin.to_wire(), _member(header, "path", str))}, ()
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)
-        order = self._execs.order(exec_id, origin)
+        order = self._looking.order(exec_id, origin)
         return {
-            "exec": await self._execs.kill(exec_id, origin),
-            "guest": _guest_of(order, self._execs.same_run(order)),
+            "exec": await self._acting.kill(exec_id, origin),
+            "guest": _guest_of(order, self._looking.same_run(order)),
         }, ()
 
 
