@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import logging
-import os
-import shutil
 import time
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from gateway import ulid
@@ -29,22 +25,20 @@ from gateway.errors import SpoolFull
 from gateway.exec.ending import Ending
 from gateway.exec.order import Order
 from gateway.exec.view import OutputCounts, StreamCount
+from gateway.supervisor.allowance import Allowance
 from gateway.supervisor.capture import FileRoom, MemoryRoom, Room
 from gateway.supervisor.idempotency import Used, key_of
 from gateway.supervisor.interleaving import STREAMS, Interleaving
 from gateway.supervisor.journal import Journal, Line, Place
 from gateway.supervisor.layout import Layout
-from gateway.supervisor.life import Life, StoredStream, from_bytes, from_file, read_life
+from gateway.supervisor.life import Life, StoredStream, from_bytes, read_life
+from gateway.supervisor.output_files import OutputFiles
 from gateway.supervisor.recording import Recording
 from gateway.supervisor.streams import Streams
 
-log = logging.getLogger(__name__)
-
-_INTERLEAVING = "interleaving"
 _LONG_INTERLEAVING = 4096
 _SMALL_OUTPUT = 16 << 10
 """Bytes of both streams together that stand in the journal: most execs need no file of their own."""
-_FREE_CHECK_SECONDS = 1.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _NONE = Layout(0, 0)
 
@@ -68,20 +62,18 @@ class Spool:
         self.on_forgotten: Callable[[str], None] = lambda exec_id: None
         """Called with the id of each exec that is remembered no more."""
         self._config = config
-        self._output = config.directory / "output"
-        journal = config.directory / "journal"
-        for directory in (config.directory, journal, self._output):
+        journal, output = config.directory / "journal", config.directory / "output"
+        for directory in (config.directory, journal, output):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
         self._journal = Journal(journal)
+        self._files = OutputFiles(output)
+        self._allowance = Allowance(config, lambda size: self.sweep(time.time(), wanted=size))
         self._lines: dict[str, list[Place]] = {}
         self._remembered: OrderedDict[str, Remembered] = OrderedDict()
-        self._bytes = 0
-        self._growing: dict[str, int] = {}
         self._left: set[str] = set()
         """Those that have ended, and whose survivors may live on."""
         self._unfinished: list[str] = []
-        self._free_checked = 0.0
         self._load()
 
     def _load(self) -> None:
@@ -107,13 +99,11 @@ class Spool:
         for life in sorted(settled, key=lambda life: life.ended_at):
             self._remember(life.order, life.size, life.ended_at)
         self._journal.tidy()
-        for name in os.listdir(self._output):
-            if name not in self._lines:
-                shutil.rmtree(self._output / name, ignore_errors=True)
+        self._files.remove_all_but(self._lines)
 
     def accept(self, order: Order) -> None:
         """Remembers that it was accepted, before anything of it is started. Raises SpoolFull."""
-        self._check_room()
+        self._allowance.require_free()
         self._lines[order.id] = []
         try:
             self._append(order.id, {"accepted": order.to_wire()})
@@ -132,27 +122,18 @@ class Spool:
         if not order.spooled:
             return MemoryRoom()
         try:
-            path = self._output_of(order.id) / stream
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = self._files.create(order.id, stream)
         except OSError as exc:
             raise SpoolFull(f"cannot write to the spool: {exc.strerror}; free space on the node") from exc
         return FileRoom(fd, self.granter(order))
 
     def granter(self, order: Order) -> Callable[[int], bool]:
         """Whom its files ask before they grow by so many bytes: whether the node has room for that."""
-
-        def grant(size: int) -> bool:
-            if not self._makes_room(size):
-                log.warning("%s: no more of its output is kept: the spool is full", order.id)
-                return False
-            self._growing[order.id] = self._growing.get(order.id, 0) + size
-            return True
-
-        return grant
+        return partial(self._allowance.grant, order.id)
 
     def adopt_growth(self, order: Order, state: dict[str, Any]) -> None:
         """Counts what the files of an exec were granted under an earlier image of this program."""
-        self._growing[order.id] = sum(state[name]["room"].get("granted", 0) for name in STREAMS)
+        self._allowance.count(order.id, sum(state[name]["room"].get("granted", 0) for name in STREAMS))
 
     def end(self, order: Order, ending: Ending, streams: Streams, *, left: bool) -> None:
         """Remembers how it ended, and its output. What the disk refuses is lost; the caller has it all the same.
@@ -168,7 +149,7 @@ class Spool:
                     if small:
                         output[name] = b64encode(capture.stored()).decode()
                     else:
-                        self._write_output(order.id, name, capture.stored())
+                        self._files.write(order.id, name, capture.stored())
             layouts = {name: [c.layout.head, c.layout.ring] for name, c in streams.captures()}
             members = {"layout": layouts, "output": output, "bytes": sum(kept.values()), "left": left}
             self._append_ended(order, ending, members, streams.order)
@@ -176,11 +157,16 @@ class Spool:
 
     def end_lost(self, order: Order, ending: Ending) -> None:
         """Remembers how one ended whose supervisor was killed, with what its files hold of its output."""
-        size = _measure(self._output / order.id)
+        size = self._files.size(order.id)
         with contextlib.suppress(OSError):
-            layouts, counts, order_of_output = self._salvage(order)
+            totals, order_of_output = self._files.salvage(order), Interleaving()
+            for number, name in enumerate(STREAMS):
+                if totals[name]:
+                    order_of_output.add(number, totals[name])
+            layouts = {name: [total, 0] for name, total in totals.items()}
             members = {"layout": layouts, "output": {}, "bytes": size, "left": False}
-            self._append_ended(order, replace(ending, output=counts), members, order_of_output)
+            known = replace(ending, output=_unhashed(totals)) if order.spooled else ending
+            self._append_ended(order, known, members, order_of_output)
         self._finish(order, size)
 
     def end_unknown(self, order: Order) -> None:
@@ -189,35 +175,15 @@ class Spool:
             self._append(order.id, {"lost": time.time()})
         self._finish(order, 0)
 
-    def _salvage(self, order: Order) -> tuple[dict[str, list[int]], OutputCounts | None, Interleaving]:
-        """What is known of the output of an exec that nobody has watched to its end: the heads of its files."""
-        order_of_output, layouts = Interleaving(), {}
-        counts: dict[str, StreamCount] = {}
-        for number, name in enumerate(STREAMS):
-            layout = Layout.spooled(order.limits.output_limit, order.keep)
-            path = self._output / order.id / name
-            size = path.stat().st_size if path.exists() else 0
-            total = size if size < layout.size else layout.head  # else it may have begun to overwrite its ring
-            layouts[name] = [total, 0]
-            counts[name] = {"bytes": total, "dropped": 0, "dropped_at": None, "sha256": None}
-            if total:
-                order_of_output.add(number, total)
-        known = OutputCounts(stdout=counts["stdout"], stderr=counts["stderr"]) if order.spooled else None
-        return layouts, known, order_of_output
-
     def _append_ended(self, order: Order, ending: Ending, members: dict[str, Any], interleaving: Interleaving) -> None:
         line = {"ended": ending.to_wire(), "at": time.time(), "interleaving": interleaving.to_state(), **members}
         if len(line["interleaving"]["ends"]) > _LONG_INTERLEAVING:
-            self._write_output(order.id, _INTERLEAVING, json.dumps(line.pop("interleaving")).encode())
+            del line["interleaving"]
+            self._files.write_interleaving(order.id, interleaving)
         self._append(order.id, line)
 
-    def _write_output(self, exec_id: str, name: str, data: bytes) -> None:
-        path = self._output_of(exec_id) / name
-        path.touch(0o600)
-        path.write_bytes(data)
-
     def _finish(self, order: Order, size: int, *, left: bool = False) -> None:
-        self._growing.pop(order.id, None)
+        self._allowance.settle(order.id)
         if left:
             self._left.add(order.id)
         self._remember(order, size, time.time())
@@ -248,7 +214,7 @@ class Spool:
 
     def drop(self, exec_id: str) -> None:
         """Forgets one that never began."""
-        self._growing.pop(exec_id, None)
+        self._allowance.settle(exec_id)
         self._forget(exec_id)
 
     def unfinished(self) -> list[Life]:
@@ -265,18 +231,16 @@ class Spool:
 
     def recording(self, life: Life) -> Recording:
         """The output of an exec that has ended, as far as it was kept."""
-        directory = self._output / life.order.id
-        output = life.ending.output if life.ending is not None else None
+        exec_id, output = life.order.id, life.ending.output if life.ending is not None else None
         totals = {name: output[name]["bytes"] if output is not None else 0 for name in STREAMS}  # type: ignore[literal-required]
         streams = []
         for name in STREAMS:
-            pread = from_bytes(life.output[name]) if name in life.output else from_file(directory / name)
+            pread = from_bytes(life.output[name]) if name in life.output else self._files.reader(exec_id, name)
             streams.append(StoredStream(pread, totals[name], life.layouts.get(name, _NONE)))
-        state = life.interleaving
-        if state is None:
-            with contextlib.suppress(OSError, ValueError):
-                state = json.loads((directory / _INTERLEAVING).read_text())
-        order = Interleaving.from_state(state) if state is not None else Interleaving()
+        if life.interleaving is not None:
+            order = Interleaving.from_state(life.interleaving)
+        else:
+            order = self._files.interleaving(exec_id)
         return Recording((streams[0], streams[1]), order)
 
     def sweep(self, now: float, wanted: int = 0, at_most: int | None = None) -> bool:
@@ -286,9 +250,9 @@ class Spool:
         disk up to a millisecond: `at_most` so many go now. Returns whether there are more.
         """
         gone = 0
-        room = min(self._config.total - wanted - sum(self._growing.values()), self._kept_above_min_free(wanted))
+        room = self._allowance.for_ended(wanted)
         for exec_id, entry in list(self._remembered.items()):
-            over = len(self._remembered) > self._config.max_ended or self._bytes > room
+            over = len(self._remembered) > self._config.max_ended or self._allowance.kept > room
             if not over and now - entry.ended_at < self._config.retention:
                 break
             if exec_id in self._left:
@@ -297,69 +261,22 @@ class Spool:
                 return True
             gone += 1
             del self._remembered[exec_id]
-            self._bytes -= entry.bytes
+            self._allowance.kept -= entry.bytes
             self._forget(exec_id)
             self.on_forgotten(exec_id)
         self._compact()
         return False
 
-    def _check_room(self) -> None:
-        now = time.monotonic()
-        if now - self._free_checked < _FREE_CHECK_SECONDS:
-            return
-        try:
-            fits = self._disk_makes_room(0)
-        except OSError as exc:
-            raise SpoolFull(f"cannot use the spool directory: {exc.strerror}") from exc
-        if not fits:
-            raise SpoolFull("the spool's file system has less free space than spool.min_free; free space on the node")
-        self._free_checked = now
-
-    def _makes_room(self, size: int) -> bool:
-        """Whether there is room for so many bytes more, the oldest of those that have ended gone for it if need be."""
-        if self._bytes + sum(self._growing.values()) + size > self._config.total:
-            self.sweep(time.time(), wanted=size)
-        return self._bytes + sum(self._growing.values()) + size <= self._config.total and self._disk_makes_room(size)
-
-    def _disk_makes_room(self, size: int) -> bool:
-        """The same for the disk alone. What has gone counts at once: ZFS frees it seconds later. Raises OSError."""
-        missing = self._config.min_free + size - self._free()
-        if missing > 0:
-            kept = self._bytes
-            self.sweep(time.time(), wanted=size)
-            missing -= kept - self._bytes
-        return missing <= 0
-
-    def _kept_above_min_free(self, wanted: int) -> int:
-        """How many bytes of ended execs the disk has room for; all that there are where forgetting them all would not
-        be enough, for then they would go in vain."""
-        with contextlib.suppress(OSError):
-            room = self._bytes + self._free() - self._config.min_free - wanted
-            if room >= 0:
-                return room
-        return self._bytes
-
-    def _free(self) -> int:
-        disk = os.statvfs(self._config.directory)
-        return disk.f_bavail * disk.f_frsize
-
     def _remember(self, order: Order, size: int, ended_at: float) -> None:
         key = key_of(order)
         self._remembered[order.id] = Remembered(order.token_id, order.vmid, order.labels, size, ended_at, key)
-        self._bytes += size
+        self._allowance.kept += size
 
     def _life(self, exec_id: str) -> Life | None:
         return read_life(self._journal.read(self._lines.get(exec_id, ())))
 
     def _append(self, exec_id: str, line: Line) -> None:
         self._lines[exec_id].append(self._journal.append({"id": exec_id, **line}))
-
-    def _output_of(self, exec_id: str) -> Path:
-        """The directory for its output, made where there is none yet."""
-        path = self._output / exec_id
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(0o700)
-        return path
 
     def _forget(self, exec_id: str) -> None:
         """Takes its lines and its output from the disk."""
@@ -368,7 +285,7 @@ class Spool:
             with contextlib.suppress(OSError):
                 self._journal.strike(places[0])
         self._journal.release(places)
-        shutil.rmtree(self._output / exec_id, ignore_errors=True)
+        self._files.remove(exec_id)
 
     def _compact(self) -> None:
         """Writes the few lines anew that hold a mostly spent file of the journal."""
@@ -396,8 +313,7 @@ def _accepted_first(item: tuple[str, Place]) -> bool:
     return item[0] != "accepted"
 
 
-def _measure(path: Path) -> int:
-    """Bytes of all files in a directory; 0 without it."""
-    with contextlib.suppress(OSError), os.scandir(path) as files:
-        return sum(file.stat(follow_symlinks=False).st_size for file in files)
-    return 0
+def _unhashed(totals: dict[str, int]) -> OutputCounts:
+    """The counts of output that nobody has watched to its end."""
+    stdout, stderr = (StreamCount(bytes=totals[name], dropped=0, dropped_at=None, sha256=None) for name in STREAMS)
+    return OutputCounts(stdout=stdout, stderr=stderr)
