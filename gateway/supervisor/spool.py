@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from gateway import ulid
 from gateway.config import SpoolConfig
 from gateway.errors import SpoolFull
 from gateway.exec.ending import Ending
@@ -29,9 +28,9 @@ from gateway.supervisor.allowance import Allowance
 from gateway.supervisor.capture import FileRoom, MemoryRoom, Room
 from gateway.supervisor.idempotency import Used, key_of
 from gateway.supervisor.interleaving import STREAMS, Interleaving
-from gateway.supervisor.journal import Journal, Line, Place
 from gateway.supervisor.layout import Layout
-from gateway.supervisor.life import Life, StoredStream, from_bytes, read_life
+from gateway.supervisor.life import Life, StoredStream, from_bytes
+from gateway.supervisor.lives import Lives
 from gateway.supervisor.output_files import OutputFiles
 from gateway.supervisor.recording import Recording
 from gateway.supervisor.streams import Streams
@@ -66,10 +65,9 @@ class Spool:
         for directory in (config.directory, journal, output):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
-        self._journal = Journal(journal)
+        self._lives = Lives(journal)
         self._files = OutputFiles(output)
         self._allowance = Allowance(config, lambda size: self.sweep(time.time(), wanted=size))
-        self._lines: dict[str, list[Place]] = {}
         self._remembered: OrderedDict[str, Remembered] = OrderedDict()
         self._left: set[str] = set()
         """Those that have ended, and whose survivors may live on."""
@@ -78,35 +76,21 @@ class Spool:
 
     def _load(self) -> None:
         """Reads what an earlier supervisor has left."""
-        places: dict[str, dict[str, Place]] = {}
-        lives: dict[str, dict[str, Line]] = {}
-        for place, line in self._journal.lines():
-            exec_id, kind = _subject(line)
-            places.setdefault(exec_id, {})[kind] = place
-            lives.setdefault(exec_id, {})[kind] = line | {"output": {}} if kind == "ended" else line
         settled: list[Life] = []
-        for exec_id, lines in lives.items():
-            life = read_life(lines.values())
-            if life is None or not is_exec_id(exec_id):
-                continue
-            self._lines[exec_id] = [place for _, place in sorted(places[exec_id].items(), key=_accepted_first)]
-            for place in self._lines[exec_id]:
-                self._journal.keep(place)
+        for life in self._lives.load():
             if life.left or not life.ended_at:
-                self._unfinished.append(exec_id)
+                self._unfinished.append(life.order.id)
             else:
                 settled.append(life)
         for life in sorted(settled, key=lambda life: life.ended_at):
             self._remember(life.order, life.size, life.ended_at)
-        self._journal.tidy()
-        self._files.remove_all_but(self._lines)
+        self._files.remove_all_but(self._lives)
 
     def accept(self, order: Order) -> None:
         """Remembers that it was accepted, before anything of it is started. Raises SpoolFull."""
         self._allowance.require_free()
-        self._lines[order.id] = []
         try:
-            self._append(order.id, {"accepted": order.to_wire()})
+            self._lives.begin(order.id, {"accepted": order.to_wire()})
         except OSError as exc:
             self.drop(order.id)
             if exc.errno not in _DISK_ERRORS:
@@ -115,7 +99,7 @@ class Spool:
 
     def mark_go(self, order: Order, pid: int, start: int) -> None:
         """Remembers that it is about to begin. Raises OSError; then it must not, for nobody could know that it did."""
-        self._append(order.id, {"go": pid, "start": start})
+        self._lives.append(order.id, {"go": pid, "start": start})
 
     def room(self, order: Order, stream: str) -> Room:
         """Where a stream's bytes are to be kept. Raises SpoolFull."""
@@ -172,7 +156,7 @@ class Spool:
     def end_unknown(self, order: Order) -> None:
         """Remembers one of which nobody will ever know how it ended."""
         with contextlib.suppress(OSError):
-            self._append(order.id, {"lost": time.time()})
+            self._lives.append(order.id, {"lost": time.time()})
         self._finish(order, 0)
 
     def _append_ended(self, order: Order, ending: Ending, members: dict[str, Any], interleaving: Interleaving) -> None:
@@ -180,7 +164,7 @@ class Spool:
         if len(line["interleaving"]["ends"]) > _LONG_INTERLEAVING:
             del line["interleaving"]
             self._files.write_interleaving(order.id, interleaving)
-        self._append(order.id, line)
+        self._lives.append(order.id, line)
 
     def _finish(self, order: Order, size: int, *, left: bool = False) -> None:
         self._allowance.settle(order.id)
@@ -201,7 +185,7 @@ class Spool:
 
     def remember(self, exec_id: str) -> None:
         """Keeps one that ended under an earlier supervisor, and whose survivors may live on."""
-        life = self._life(exec_id)
+        life = self._lives.read(exec_id)
         if life is not None:
             self._left.add(exec_id)
             self._remember(life.order, life.size, life.ended_at)
@@ -210,7 +194,7 @@ class Spool:
         """Nothing of it runs any more."""
         self._left.discard(exec_id)
         with contextlib.suppress(OSError):
-            self._append(exec_id, {"gone": True})
+            self._lives.append(exec_id, {"gone": True})
 
     def drop(self, exec_id: str) -> None:
         """Forgets one that never began."""
@@ -219,11 +203,11 @@ class Spool:
 
     def unfinished(self) -> list[Life]:
         """What an earlier supervisor left running, or with survivors."""
-        return [life for life in map(self._life, self._unfinished) if life is not None]
+        return [life for life in map(self._lives.read, self._unfinished) if life is not None]
 
     def find(self, exec_id: str) -> Life | None:
         """An exec that has ended, as it is remembered; None when it is not or no longer."""
-        return self._life(exec_id) if exec_id in self._remembered else None
+        return self._lives.read(exec_id) if exec_id in self._remembered else None
 
     def remembered(self) -> dict[str, Remembered]:
         """The execs that are remembered as ended, by id, in the order of their ends."""
@@ -264,7 +248,7 @@ class Spool:
             self._allowance.kept -= entry.bytes
             self._forget(exec_id)
             self.on_forgotten(exec_id)
-        self._compact()
+        self._lives.compact()
         return False
 
     def _remember(self, order: Order, size: int, ended_at: float) -> None:
@@ -272,45 +256,10 @@ class Spool:
         self._remembered[order.id] = Remembered(order.token_id, order.vmid, order.labels, size, ended_at, key)
         self._allowance.kept += size
 
-    def _life(self, exec_id: str) -> Life | None:
-        return read_life(self._journal.read(self._lines.get(exec_id, ())))
-
-    def _append(self, exec_id: str, line: Line) -> None:
-        self._lines[exec_id].append(self._journal.append({"id": exec_id, **line}))
-
     def _forget(self, exec_id: str) -> None:
         """Takes its lines and its output from the disk."""
-        places = self._lines.pop(exec_id)
-        if places:
-            with contextlib.suppress(OSError):
-                self._journal.strike(places[0])
-        self._journal.release(places)
+        self._lives.forget(exec_id)
         self._files.remove(exec_id)
-
-    def _compact(self) -> None:
-        """Writes the few lines anew that hold a mostly spent file of the journal."""
-        sparse = self._journal.sparse()
-        for places in self._lines.values() if sparse else ():
-            for number, place in enumerate(places):
-                if place.file in sparse:
-                    with contextlib.suppress(OSError):
-                        for line in self._journal.read([place]):
-                            places[number] = self._journal.append(line)
-                            self._journal.release([place])
-
-
-def is_exec_id(text: str) -> bool:
-    return text.startswith("ex_") and ulid.is_ulid(text[3:])
-
-
-def _subject(line: Line) -> tuple[str, str]:
-    """The id that a line is about, and its kind: the first two members."""
-    _, kind, *_ = *line, "", ""
-    return str(line.get("id")), kind
-
-
-def _accepted_first(item: tuple[str, Place]) -> bool:
-    return item[0] != "accepted"
 
 
 def _unhashed(totals: dict[str, int]) -> OutputCounts:
