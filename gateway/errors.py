@@ -347,7 +347,7 @@ class AuditUnavailable(GatewayError):
 
 
 class SupervisorUnavailable(GatewayError):
-    """The supervisor does not answer; whether a command began is unknown when `started` says so."""
+    """The supervisor does not answer; whether a command began is unknown where `detail` says so."""
 
     code, status, title, retryable = "supervisor_unavailable", 503, "Supervisor unavailable", True
 

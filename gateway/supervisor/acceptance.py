@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gateway.audit.record import new_audit_id
 from gateway.config import Config
-from gateway.errors import FieldError, GatewayError, IdempotencyConflict, InternalError, InvalidRequest
+from gateway.errors import FieldError, GatewayError, IdempotencyConflict, InternalError, InvalidRequest, NodeNotReady
 from gateway.exec import trail
 from gateway.exec.ending import timestamp
 from gateway.exec.limits import Limits, resolve_limits
@@ -24,6 +24,7 @@ from gateway.supervisor.execs import Execs, claim_of
 from gateway.supervisor.idempotency import IdempotencyKeys, Reservation, fingerprint
 from gateway.supervisor.interleaving import STREAMS
 from gateway.supervisor.layout import Layout
+from gateway.supervisor.looking import Looking
 from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Places, Turn, Withdrawn
 from gateway.supervisor.queued import Attempt, Queued
@@ -43,10 +44,12 @@ class Acceptance:
         places: Places,
         memory: Memory,
         execs: Execs,
+        looking: Looking,
         keys: IdempotencyKeys,
     ) -> None:
         self.under_way = 0
         """How many have a place and are not yet spawned."""
+        self._stopped = False
         self._io = io
         self._config = config
         self._drivers = drivers
@@ -55,6 +58,7 @@ class Acceptance:
         self._places = places
         self._memory = memory
         self._execs = execs
+        self._looking = looking
         self._keys = keys
 
     async def start(
@@ -90,7 +94,7 @@ class Acceptance:
             return attempt.exec_id, False
         used = await self._keys.reserve(origin.token_id, key, asked)
         if isinstance(used, str):
-            self._require_same_guest(self._execs.order(used, origin), config_id)
+            self._require_same_guest(self._looking.order(used, origin), config_id)
             return used, True
         with used as reservation:
             await self._begin(
@@ -98,10 +102,24 @@ class Acceptance:
             )
         return attempt.exec_id, False
 
+    def stop(self) -> None:
+        """Lets nothing begin any more. Who waits for a place, or for the receipt of its intent, is told that nothing
+        of it has run, and so says the record."""
+        self._stopped = True
+        for waiting in list(self._execs.queued.values()):
+            if not waiting.has_its_place:
+                refusal = _stopping()
+                self._audit.never_began(waiting.order, refusal.detail)
+                waiting.refuse(refusal)
+
+    def _require_going_on(self) -> None:
+        if self._stopped:
+            raise _stopping()
+
     def _require_same_guest(self, order: Order, config_id: str) -> None:
         """Raises IdempotencyConflict when the key's exec was of another guest that had this vmid: nothing of that one
         is shown, nor may its outcome pass for this one's."""
-        if not self._execs.same_run(order) and order.config_id != config_id:
+        if not self._looking.same_run(order) and order.config_id != config_id:
             raise IdempotencyConflict(
                 f"this Idempotency-Key was used for guest {order.vmid} before that was changed or replaced; "
                 "look at the guest, then send the request with a new key"
@@ -129,6 +147,7 @@ class Acceptance:
         over_default = 0 if spooled else max(0, limits.output_limit - self._config.exec.output_limit)
         self._memory.promise(order.id, 2 * size + 2 * over_default)
         try:
+            self._require_going_on()
             queued = await self._take_place(order, attempt, origin.max_running)
             self.under_way += 1
             try:
@@ -185,6 +204,7 @@ class Acceptance:
             entry.prepare(order)  # while the disk works
             captures += (self._capture(order, name) for name in STREAMS)
             await receipt
+            self._require_going_on()
             entry.check()  # it may have stopped or frozen meanwhile
         except BaseException as exc:
             for capture in captures:
@@ -251,6 +271,14 @@ def _check_way(spec: ExecSpec, *, spooled: bool) -> None:
         raise InvalidRequest(
             "an answer all at once cannot have this; stream it, or send Prefer: respond-async", errors=errors
         )
+
+
+def _stopping() -> NodeNotReady:
+    return NodeNotReady(
+        "the supervisor is being stopped or restarted, and nothing of this command has run; send it again",
+        missing=["supervisor"],
+        retry_after=1,
+    )
 
 
 def _parse(body: bytes) -> ExecSpec:

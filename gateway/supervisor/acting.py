@@ -8,8 +8,10 @@ from gateway.errors import CommandNotGranted, ExecEnded, ExecQueued, StdinClosed
 from gateway.exec.agent import require_possible
 from gateway.exec.order import Order
 from gateway.exec.origin import Origin
+from gateway.exec.view import ExecView, Reason
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.execs import Execs
+from gateway.supervisor.looking import Looking
 from gateway.supervisor.running import Running
 from gateway.supervisor.stdin import Stdin
 
@@ -19,8 +21,9 @@ _ROOM_SECONDS = 30.0
 class Acting:
     """What callers do to execs. A writer is known by the connection that it writes on."""
 
-    def __init__(self, execs: Execs, trail: AuditTrail) -> None:
+    def __init__(self, execs: Execs, looking: Looking, trail: AuditTrail) -> None:
         self._execs = execs
+        self._looking = looking
         self._trail = trail
 
     def claim(self, writer: object, exec_id: str, origin: Origin) -> Stdin:
@@ -57,7 +60,7 @@ class Acting:
 
         Raises ExecEnded, AuditUnavailable, ExecNotFound.
         """
-        order = self._execs.order(exec_id, origin)
+        order = self._looking.order(exec_id, origin)
         self._running(exec_id)
         require_possible(order, "signal")
         await self._trail.signal(order, origin, number, tree=tree)
@@ -66,10 +69,32 @@ class Acting:
 
     def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> None:
         """Gives the terminal another size. Raises NotATerminal, ExecEnded, ExecNotFound."""
-        order = self._execs.order(exec_id, origin)
+        order = self._looking.order(exec_id, origin)
         execution = self._running(exec_id)
         require_possible(order, "resize")
         execution.resize(rows, cols)
+
+    async def kill(self, exec_id: str, origin: Origin) -> ExecView:
+        """Begins to end the whole tree, once that is recorded. Raises ExecNotFound, AuditUnavailable, or ExecEnded.
+
+        One that waits for a place has ended then.
+        """
+        order = self._looking.order(exec_id, origin)
+        waiting = self._execs.queued.get(exec_id)
+        if waiting is not None:
+            await self._trail.cancel(order, origin, queued=True)
+            if not waiting.has_its_place:
+                return self._execs.withdraw(waiting)
+            await waiting.over(None)  # it is about to begin, or was refused a place
+            order = self._looking.order(exec_id, origin)
+        if exec_id in self._execs.running:
+            require_possible(order, "kill")
+            if waiting is None:
+                await self._trail.cancel(order, origin)
+        execution = self._execs.running.get(exec_id)
+        if execution is None or not execution.end(Reason.CANCELLED):
+            raise ExecEnded(f"{exec_id} has ended already; processes that it left behind were not touched")
+        return self._looking.get(exec_id, origin)
 
     def resume(self, writer: object, exec_id: str) -> None:
         """It had claimed the input under an earlier image of this program."""
@@ -84,7 +109,7 @@ class Acting:
             execution.writer = None
 
     def _writable(self, writer: object, exec_id: str, origin: Origin) -> tuple[Running, Stdin]:
-        order = self._execs.order(exec_id, origin)
+        order = self._looking.order(exec_id, origin)
         require_feeding(order, origin)
         require_possible(order, "input")
         execution = self._running(exec_id)

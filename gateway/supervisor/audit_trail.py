@@ -42,6 +42,11 @@ class AuditTrail:
         """Takes back an intent that is durable: nothing was run."""
         self._post(build_aborted(intent, reason), str(intent["exec_id"]))
 
+    def never_began(self, order: Order, reason: str) -> None:
+        """Has it written, without waiting, that one that was still queued has not been begun."""
+        data = {"aborted": Event.EXEC_INTENT, "reason": reason}
+        self._post(_record(Event.EXEC_ABORTED, order, asked_by=order, audit_id=order.audit_id, data=data), order.id)
+
     async def cancel(self, order: Order, origin: Origin, *, queued: bool = False) -> None:
         """Returns when it is recorded who ends this exec. Raises AuditUnavailable; then it is not ended.
 

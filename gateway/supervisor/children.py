@@ -12,9 +12,9 @@ import ctypes
 import logging
 import os
 import signal
-import struct
 from collections.abc import Callable
-from typing import Any
+
+from gateway.supervisor.signals import open_signalfd
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Children:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "cannot become a child subreaper")
-        self._signals = _signalfd(libc, signal.SIGCHLD)
+        self._signals = open_signalfd([signal.SIGCHLD])  # three for each exec: an event loop's own way costs more
         loop.add_reader(self._signals, self._signalled)
 
     def watch(self, pid: int, ended: Ended) -> bool:
@@ -89,16 +89,3 @@ class Children:
             ended(status)
         except Exception:  # it concerns one exec; the others' children must be reaped all the same
             log.exception("the end of a child was not handled")
-
-
-def _signalfd(libc: Any, number: int) -> int:
-    """A descriptor that is readable when the signal comes (signalfd(2)), which from now on interrupts nothing.
-
-    Three children end for each exec, and an event loop's way with signals costs more than all else about them.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    mask = struct.pack("@L", 1 << (number - 1)).ljust(128, b"\0")  # sigset_t: 1024 bits
-    fd: int = libc.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), "cannot make a signalfd")
-    return fd

@@ -52,6 +52,10 @@ class Course:
         """Whether nobody has ended it, nor has it failed to begin."""
         return self.end_reason is None and self.spawn_error is None
 
+    def note_killed(self, processes: int) -> None:
+        """So many of its tree were sent TERM or KILL at once: the largest number counts."""
+        self.killed = max(self.killed, processes)
+
     def reason(self) -> Reason:
         if self.end_reason is not None:
             return self.end_reason

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 from gateway.errors import ExecEnded, NotATerminal
 from gateway.exec.ending import Ending
 from gateway.exec.order import Order
-from gateway.exec.spec import Background, OnLimit, Placement, TtySpec
+from gateway.exec.spec import OnLimit, TtySpec
 from gateway.exec.view import Reason, Usage
-from gateway.supervisor.cgroup import Tree, read_event
+from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.course import Course, Phase
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.guests import Incarnation
 from gateway.supervisor.launch import LAUNCH_FAILED, Terminal, spawn_error
+from gateway.supervisor.lingering import Lingering
 from gateway.supervisor.services import Services
 from gateway.supervisor.spawning import Spawn, attach_failed
 from gateway.supervisor.stray import LOOK_SECONDS, StraySignal, may_be_stray
@@ -29,10 +30,6 @@ from gateway.supervisor.timers import Timers
 log = logging.getLogger(__name__)
 
 _REAPED_WITHIN = 0.2
-_EMPTY_RETRY = 0.002
-_HANGUP = 0.2
-"""Seconds that a terminal without processes is given to say its last: the kernel hands that over a little later."""
-_LOOK_AGAIN = 0.05
 
 
 class Owner(Protocol):
@@ -80,7 +77,9 @@ class Execution:
         self._spawn: Spawn | None = None
         self._course = Course(self._io.time())
         self._timers = Timers(self._io)
-        self._watched_events: int | None = None
+        self._lingering = Lingering(
+            self._io, services.loop.events, order, tree, self.streams, self._timers, self._progress
+        )
         self._stdin = b""
 
     # ---- beginning
@@ -222,13 +221,13 @@ class Execution:
 
     def _ask_to_end(self) -> None:
         """TERM, and with a terminal HUP, which ends the shells that ignore TERM; CONT lets the stopped ones hear it."""
-        self._course.killed = max(self._course.killed, self._tree.signal(signal.SIGTERM))
+        self._course.note_killed(self._tree.signal(signal.SIGTERM))
         if self._course.size is not None:
             self._tree.signal(signal.SIGHUP)
         self._tree.signal(signal.SIGCONT)
 
     def _kill_tree(self) -> None:
-        self._course.killed = max(self._course.killed, self._tree.kill())
+        self._course.note_killed(self._tree.kill())
 
     def kill(self) -> None:
         """Kills the whole tree now."""
@@ -313,55 +312,12 @@ class Execution:
         if self._course.phase is Phase.ENDED or unfinished:
             return
         try:
-            self._try_to_finish()
+            rest = self._lingering.look(self._course)
+            if rest is not None:
+                self._finish(*rest)
         except OSError as exc:  # out of descriptors or memory: what was not done now is done later
             log.error("%s: cannot end it yet: %s", self.order.id, exc.strerror)
-            self._timers.arm("empty", self._io.time() + _LOOK_AGAIN, self._progress)
-
-    def _try_to_finish(self) -> None:
-        self.streams.drain()
-        if self.streams.has_terminal and self.streams.has_writers and not self._tree.pids():
-            hung_up_by = (self._course.command_ended or self._course.begun) + _HANGUP
-            if self._io.time() < hung_up_by:
-                self._timers.arm("empty", self._io.time() + _EMPTY_RETRY, self._progress)
-                return
-        usage = self._tree.usage()
-        if self._tree.remove():
-            self._finish(usage, survivors=int(self._leaves_writers_behind()))
-            return
-        alive = len(self._tree.pids())
-        if not alive:
-            self._timers.arm("empty", self._io.time() + _EMPTY_RETRY, self._progress)
-            return
-        if self._course.ends_by_itself:
-            if self.order.background is Background.DETACH:
-                self._finish(usage, survivors=alive)
-                return
-            if self.order.background is Background.KILL:
-                self._kill_tree()
-        elif self._course.kill_at is None:
-            self._course.kill_at = self._io.time()
-            self._kill_tree()
-        self._wait_empty()
-
-    def _leaves_writers_behind(self) -> bool:
-        """Whether somebody still holds its pipes although its tree is empty: `placement: guest` loses sight of those
-        whose parents have died. They are to live on only if the exec ended by itself and detaches."""
-        detaches = self.order.placement is Placement.GUEST and self.order.background is Background.DETACH
-        return self._course.ends_by_itself and detaches and self.streams.has_writers
-
-    def _wait_empty(self) -> None:
-        fd = self._tree.events_fd()
-        if fd is None:
-            self._timers.arm("empty", self._io.time() + _LOOK_AGAIN, self._progress)
-        elif self._watched_events is None:
-            self._watched_events = fd
-            self._services.loop.events.add(fd, self._events_changed)
-            self._events_changed()
-
-    def _events_changed(self) -> None:
-        if self._watched_events is not None and not read_event(self._watched_events, "populated"):
-            self._progress()
+            self._lingering.look_later()
 
     def _finish(self, usage: Usage, survivors: int) -> None:
         """Makes the outcome known. Survivors are let go of: they live on."""
@@ -383,9 +339,7 @@ class Execution:
     def _release(self) -> None:
         """Gives back every timer and descriptor."""
         self._timers.disarm_all()
-        if self._watched_events is not None:
-            self._services.loop.events.remove(self._watched_events)
-            self._watched_events = None
+        self._lingering.close()
         self.streams.close()
         if self._spawn is not None:
             self._spawn.close()

@@ -8,6 +8,7 @@ from typing import Any
 from gateway.exec.origin import Origin
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.followers import Followers
+from gateway.supervisor.looking import Looking
 
 _MAX_BYTES = 1 << 20
 _MAX_WAIT = 60.0
@@ -18,9 +19,10 @@ Events = tuple[dict[str, Any], tuple[bytes, ...]]
 class Following:
     """Answers those who follow an exec. A follower is known by the connection that it asks on."""
 
-    def __init__(self, io: asyncio.AbstractEventLoop, execs: Execs) -> None:
+    def __init__(self, io: asyncio.AbstractEventLoop, execs: Execs, looking: Looking) -> None:
         self._io = io
         self._execs = execs
+        self._looking = looking
 
     async def events(
         self, follower: object, exec_id: str, origin: Origin, *, cursor: int, seen: int, limit: int, wait: float
@@ -32,11 +34,11 @@ class Following:
         """
         deadline = self._io.time() + min(wait, _MAX_WAIT)
         while True:
-            recording, ended = self._execs.recording(exec_id, origin)
+            recording, ended = self._looking.recording(exec_id, origin)
             total = recording.order.total
             if cursor > total:
                 reply = {"events": [], "cursor": cursor, "total": total, "ended": ended}
-                return {**reply, "exec": self._execs.get(exec_id, origin)}, ()
+                return {**reply, "exec": self._looking.get(exec_id, origin)}, ()
             if not ended and exec_id in self._execs.running:
                 stdout, stderr = recording.order.offsets(cursor)
                 self._followers(exec_id).took(follower, {"stdout": stdout, "stderr": stderr})
@@ -44,7 +46,7 @@ class Following:
                 break
         events, blobs, cursor = recording.events(cursor, min(limit, _MAX_BYTES))
         reply = {"events": events, "cursor": cursor, "total": total, "ended": ended and cursor >= total}
-        return {**reply, "exec": self._execs.get(exec_id, origin)}, tuple(blobs)
+        return {**reply, "exec": self._looking.get(exec_id, origin)}, tuple(blobs)
 
     async def output(
         self, follower: object, exec_id: str, origin: Origin, stream: str, *, offset: int, length: int, wait: float
@@ -55,7 +57,7 @@ class Following:
         """
         deadline = self._io.time() + min(wait, _MAX_WAIT)
         while True:
-            recording, ended = self._execs.recording(exec_id, origin)
+            recording, ended = self._looking.recording(exec_id, origin)
             source = recording.stream(stream)
             if wait and not ended and exec_id in self._execs.running:
                 self._followers(exec_id).took(follower, {stream: offset})

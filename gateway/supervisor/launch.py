@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
+import termios
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,6 +217,15 @@ def send_go(status: socket.socket) -> bool:
         return status.send(b"G") == 1
     except OSError:
         return False
+
+
+def unheard(status: socket.socket) -> bool:
+    """Whether what we said last has been read by nobody (unix(7), SIOCOUTQ)."""
+    try:
+        (size,) = struct.unpack("i", fcntl.ioctl(status, termios.TIOCOUTQ, bytes(4)))
+    except (OSError, ValueError):
+        return False
+    return bool(size)
 
 
 def spawn_error(stage: str, number: int) -> SpawnError:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from base64 import b64decode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from gateway.exec.ending import Ending
@@ -73,16 +71,3 @@ class StoredStream:
 def from_bytes(data: bytes) -> Callable[[int, int], bytes]:
     """A `pread` of these bytes."""
     return lambda length, position: data[position : position + length]
-
-
-def from_file(path: Path) -> Callable[[int, int], bytes]:
-    """A `pread` of a file; without it there are no bytes."""
-
-    def pread(length: int, position: int) -> bytes:
-        try:
-            with path.open("rb", buffering=0) as file:
-                return os.pread(file.fileno(), length, position)
-        except FileNotFoundError:
-            return b""
-
-    return pread

@@ -5,6 +5,8 @@ The sum is bounded for the node, or the products of the maxima would end the sup
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from gateway.errors import TooManyExecs
 
 
@@ -24,6 +26,15 @@ class Memory:
             )
         self._free -= size
         self._promised[exec_id] = self._promised.get(exec_id, 0) + size
+
+    def renew(self, promises: Mapping[str, int]) -> None:
+        """Counts what an earlier image of this program promised to execs that still run, over the bound if need be."""
+        self._promised.update(promises)
+        self._free -= sum(promises.values())
+
+    def promised_to(self, exec_ids: Iterable[str]) -> dict[str, int]:
+        """What these execs were promised, for the next image."""
+        return {exec_id: self._promised[exec_id] for exec_id in exec_ids if exec_id in self._promised}
 
     def release(self, exec_id: str) -> None:
         """The exec has ended, or never began."""

@@ -17,8 +17,9 @@ from gateway.supervisor.acceptance import Acceptance
 from gateway.supervisor.acting import Acting, require_feeding
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
+from gateway.supervisor.looking import Looking
 from gateway.supervisor.protocol import ProtocolError
-from gateway.supervisor.queued import Attempt
+from gateway.supervisor.queued import Attempt, Begun
 from gateway.supervisor.server import Connection, Reply
 from gateway.supervisor.tickets import Tickets
 
@@ -38,6 +39,7 @@ class Operations:
         config: Config,
         acceptance: Acceptance,
         execs: Execs,
+        looking: Looking,
         following: Following,
         acting: Acting,
         tickets: Tickets,
@@ -45,6 +47,7 @@ class Operations:
         self._acceptance = acceptance
         self._config = config
         self._execs = execs
+        self._looking = looking
         self._following = following
         self._acting = acting
         self._tickets = tickets
@@ -103,33 +106,28 @@ class Operations:
         return any(connection.attends == exec_id for connection in connections)
 
     async def _run(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
-        replayed = await self._begin(connection, header, blobs, origin, spooled=False)
-        exec_id = connection.exec_id
-        assert exec_id is not None
+        exec_id, replayed = await self._begin(connection, header, blobs, origin, spooled=False)
         connection.attends = exec_id
         ended = await self._execs.wait_end(exec_id)
         connection.attends = None
-        view, stdout, stderr = ended or self._execs.result(exec_id, origin)
+        view, stdout, stderr = ended or self._looking.result(exec_id, origin)
         return {"exec": view, "replayed": replayed}, (stdout, stderr)
 
     async def _start(self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin) -> Reply:
         attended = _member(header, "attended", bool)
-        replayed = await self._begin(connection, header, blobs, origin, spooled=True)
-        exec_id = connection.exec_id
-        assert exec_id is not None
+        exec_id, replayed = await self._begin(connection, header, blobs, origin, spooled=True)
         connection.attends = exec_id if attended else None
         execution = self._execs.running.get(exec_id)
         if execution is not None:
             await asyncio.wait([execution.started])
-        return {"exec": self._execs.get(exec_id, origin), "replayed": replayed}, ()
+        return {"exec": self._looking.get(exec_id, origin), "replayed": replayed}, ()
 
     async def _begin(
         self, connection: Connection, header: dict[str, Any], blobs: list[bytes], origin: Origin, *, spooled: bool
-    ) -> bool:
-        """Accepts what a request asks for; whether an earlier one with its key had begun it already."""
-        if header.get("exec_id") is not None:  # a request that an earlier image of this program had in work
-            connection.exec_id = str(header["exec_id"])
-            return bool(header.get("replayed"))
+    ) -> Begun:
+        """Accepts what a request asks for, unless it has: under an earlier image of this program, perhaps."""
+        if connection.begun is not None:
+            return connection.begun
         vmid, config_id = _member(header, "vmid", int), _member(header, "config_id", str)
         key, word = _optional(header, "key", str), _optional(header, "kind", str)
         attended = _optional(header, "attended", bool) or False
@@ -151,22 +149,25 @@ class Operations:
             spooled=spooled,
             attended=attended,
         )
-        connection.exec_id, connection.attempt = exec_id, None
-        connection.request = {**header, "replayed": replayed}, []  # its body is not needed again
+        connection.begun, connection.attempt = Begun(exec_id, replayed), None
+        connection.request = header, []  # its body is not needed again
         blobs.clear()
-        return replayed
+        return connection.begun
 
     async def _get(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id, wait = _member(header, "id", str), _member(header, "wait", float)
-        order = self._execs.order(exec_id, origin)
+        order = self._looking.order(exec_id, origin)
         if header.get("to_feed"):
             require_feeding(order, origin)
         if wait > 0:
             await self._execs.wait_end(exec_id, min(wait, _MAX_WAIT))
-        return {"exec": self._execs.get(exec_id, origin), "guest": _guest_of(order, self._execs.same_run(order))}, ()
+        return {
+            "exec": self._looking.get(exec_id, origin),
+            "guest": _guest_of(order, self._looking.same_run(order)),
+        }, ()
 
     async def _list(self, __: Connection, header: dict[str, Any], ___: list[bytes], origin: Origin) -> Reply:
-        found, after = self._execs.page(
+        found, after = self._looking.page(
             origin,
             vmid=_optional(header, "vmid", int),
             state=_optional(header, "state", str),
@@ -178,7 +179,7 @@ class Operations:
         for order, _ in found:
             run = (order.vmid, order.incarnation)
             if run not in runs:
-                runs[run] = self._execs.same_run(order)
+                runs[run] = self._looking.same_run(order)
         execs = [
             {"exec": view, "guest": _guest_of(order, runs[order.vmid, order.incarnation])} for order, view in found
         ]
@@ -204,7 +205,7 @@ class Operations:
         exec_id, stream = _member(header, "id", str), header.get("stream")
         if stream not in ("stdout", "stderr"):
             raise ProtocolError("no such stream")
-        order = self._execs.order(exec_id, origin)
+        order = self._looking.order(exec_id, origin)
         wait = _member(header, "wait", float)
         if wait:
             connection.follows.add(exec_id)
@@ -212,7 +213,7 @@ class Operations:
         reply, blobs = await self._following.output(
             connection, exec_id, origin, stream, offset=offset, length=length, wait=wait
         )
-        return {**reply, "guest": _guest_of(order, self._execs.same_run(order))}, blobs
+        return {**reply, "guest": _guest_of(order, self._looking.same_run(order))}, blobs
 
     async def _claim(self, connection: Connection, header: dict[str, Any], _: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)
@@ -233,24 +234,24 @@ class Operations:
         if not 1 <= number <= 64:
             raise ProtocolError("no such signal")
         await self._acting.signal(exec_id, origin, number, tree=_member(header, "tree", bool))
-        return {"exec": self._execs.get(exec_id, origin)}, ()
+        return {"exec": self._looking.get(exec_id, origin)}, ()
 
     async def _resize(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id, rows, cols = _member(header, "id", str), _natural(header, "rows"), _natural(header, "cols")
         if not (1 <= rows <= 32767 and 1 <= cols <= 32767):
             raise ProtocolError("no such size")
         self._acting.resize(exec_id, origin, rows, cols)
-        return {"exec": self._execs.get(exec_id, origin)}, ()
+        return {"exec": self._looking.get(exec_id, origin)}, ()
 
     async def _make_ticket(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         return {"ticket": self._tickets.make(origin.token_id, origin.to_wire(), _member(header, "path", str))}, ()
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)
-        order = self._execs.order(exec_id, origin)
+        order = self._looking.order(exec_id, origin)
         return {
-            "exec": await self._execs.kill(exec_id, origin),
-            "guest": _guest_of(order, self._execs.same_run(order)),
+            "exec": await self._acting.kill(exec_id, origin),
+            "guest": _guest_of(order, self._looking.same_run(order)),
         }, ()
 
 

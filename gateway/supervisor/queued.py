@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.exec.order import Order
 from gateway.supervisor.places import Turn, Withdrawn
@@ -18,6 +19,13 @@ class Attempt:
 
     exec_id: str
     since: float | None = None
+
+
+class Begun(NamedTuple):
+    """What a request has become: an exec, `replayed` where an earlier one with its key had begun that already."""
+
+    exec_id: str
+    replayed: bool
 
 
 class Queued:
@@ -37,7 +45,11 @@ class Queued:
 
     def withdraw(self) -> None:
         """Takes it out of the line: its request goes on with Withdrawn."""
-        self._turn.set_exception(Withdrawn())
+        self.refuse(Withdrawn())
+
+    def refuse(self, error: Exception) -> None:
+        """The same, and it goes on with this error."""
+        self._turn.set_exception(error)
         self.leave()
 
     def leave(self) -> None:

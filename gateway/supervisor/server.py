@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.errors import GatewayError, InternalError
 from gateway.supervisor.protocol import CLIENT_LEFT, PREFIX, ProtocolError, decode_header, frame_size, pieces, split
-from gateway.supervisor.queued import Attempt
+from gateway.supervisor.queued import Attempt, Begun
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ class Connection:
         self._writing = False
         self.task: asyncio.Task[None] | None = None
         self.request: tuple[dict[str, Any], list[bytes]] | None = None
-        self.exec_id: str | None = None
-        """The exec that the request in work has started, or found."""
+        self.begun: Begun | None = None
+        """What the request in work has begun, or found: known from ourselves alone, never from the peer's words."""
         self.attempt: Attempt | None = None
         """What the request in work has to become, until it has."""
         self.attends: str | None = None
@@ -176,7 +176,7 @@ class Connection:
         except Exception:
             log.exception("a request failed")
             frame = pieces({"error": InternalError("the supervisor failed; its log tells why").to_wire()})
-        self.task = self.request = self.exec_id = self.attempt = None
+        self.task = self.request = self.begun = self.attempt = None
         self._send(frame)
 
     def _send(self, frame: list[bytes]) -> None:
@@ -241,8 +241,9 @@ class Connection:
         request = None
         if self.request is not None:
             header, blobs = self.request
-            if self.exec_id is not None:
-                header, blobs = {**header, "exec_id": self.exec_id}, []
+            header = {name: value for name, value in header.items() if name not in Begun._fields}
+            if self.begun is not None:
+                header |= self.begun._asdict()
             request = {"header": header, "blobs": [blob.hex() for blob in blobs]}
         return {
             "fd": self.sock.fileno(),
@@ -262,10 +263,11 @@ class Connection:
         if state["out"]:
             self._send([bytes.fromhex(state["out"])])
         if state["request"] is not None:
-            request = state["request"]
-            self.exec_id = request["header"].get("exec_id")
+            header, blobs = state["request"]["header"], state["request"]["blobs"]
+            exec_id, replayed = (header.pop(name, None) for name in Begun._fields)
+            self.begun = Begun(exec_id, bool(replayed)) if exec_id is not None else None
             self.attempt = Attempt(**state["attempt"]) if state.get("attempt") else None
-            self.answer(request["header"], [bytes.fromhex(blob) for blob in request["blobs"]])
+            self.answer(header, [bytes.fromhex(blob) for blob in blobs])
 
     def close(self) -> None:
         """Closes it; whoever works on its request is told by cancellation."""

@@ -13,7 +13,7 @@ import termios
 from typing import Protocol
 
 from gateway.exec.view import SpawnError
-from gateway.supervisor.launch import UNHEARD, Launched, Message, receive, send_go, spawn_error
+from gateway.supervisor.launch import UNHEARD, Launched, Message, receive, send_go, spawn_error, unheard
 from gateway.supervisor.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,8 @@ class Spawn:
 
     def _command_died(self, status: int) -> None:
         self.read_messages()
+        if self.over and not self.running and unheard(self._launched.status):
+            self._told.did_not_go()  # somebody still holds its socket, so that it has no end yet: the nursery, perhaps
         self._close_status()
         self.over = True
         self._told.command_died(status)

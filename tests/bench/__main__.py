@@ -15,7 +15,7 @@ from tests.bench.figures import Figures, median, percentile, targets
 from tests.bench.memory import proportional_memory
 from tests.bench.rounds import alternate_loads, take_turns
 from tests.bench.streaming import SETTINGS, Bench
-from tests.pvesim import node, sets
+from tests.pvesim import alone
 from tests.pvesim.services import COMMANDS, REPOSITORY, Services
 
 VMID = 101
@@ -33,21 +33,14 @@ _LAUNCHER = REPOSITORY / "build/launcher"
 
 
 def main() -> int:
-    if os.geteuid() != 0:
-        print("bench: must run as root: it makes a node of namespaces and containers", file=sys.stderr)
-        return 2
     if not _LAUNCHER.exists():
         print("bench: there is no build/launcher: run `make launcher` first", file=sys.stderr)
         return 2
     print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
-    with node.locked(_STATE):
-        started, lifeline = node.start(_STATE, "pve1")
-        try:
-            return node.run_inside(started, lambda: sets.create("demo")) or node.run_inside(started, run)
-        finally:
-            lifeline.close()
-            node.clear(_STATE)
-            shutil.rmtree(_STATE / "gateway", ignore_errors=True)
+    try:
+        return alone.run_program("bench", _STATE, run)
+    finally:
+        shutil.rmtree(_STATE / "gateway", ignore_errors=True)
 
 
 def run() -> int:

@@ -17,7 +17,7 @@ import traceback
 
 from tests.chaos.faults import FAULTS
 from tests.chaos.suffering import open_scene, suffer
-from tests.pvesim import node, sets
+from tests.pvesim import alone
 from tests.pvesim.services import REPOSITORY
 
 _STATE = REPOSITORY / ".demo/chaos"
@@ -26,17 +26,7 @@ _REPORT = REPOSITORY / ".demo/chaos.json"
 
 def main() -> int:
     options = _parse()
-    if os.geteuid() != 0:
-        print("chaos: must run as root: it makes a node of namespaces and containers", file=sys.stderr)
-        return 2
-    with node.locked(_STATE):
-        started, lifeline = node.start(_STATE, "pve1")
-        try:
-            made = node.run_inside(started, lambda: sets.create("demo"))
-            return made or node.run_inside(started, lambda: run(options))
-        finally:
-            lifeline.close()
-            node.clear(_STATE)
+    return alone.run_program("chaos", _STATE, lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from tests.exec.api import Api
-from tests.exec.faults import loop_disk
 from tests.exec.full import in_full
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, living, new_mark
@@ -23,18 +22,8 @@ from tests.exec.waiting import until
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A small file system of its own for an audit log, on a loop device."""
-    with loop_disk(tmp_path_factory.mktemp("disk") / "image", tmp_path_factory.mktemp("audit")) as place:
-        yield place
-
-
-@pytest.fixture(scope="module")
-def gateway(make_gateway: Callable[..., Gateway], disk: Path) -> Gateway:
-    """A gateway whose audit log is on that disk."""
-    made = make_gateway(audit={"directory": str(disk / "log")})
-    made.audit_log = disk / "log/audit.log"
-    return made
+def gateway(gateway_on_disk: Gateway) -> Gateway:
+    return gateway_on_disk
 
 
 @pytest.fixture(scope="module")

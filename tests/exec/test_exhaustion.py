@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ import pytest
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
-from tests.exec.inside import begun, exec_cgroups, new_mark
+from tests.exec.inside import begun, ended, exec_cgroups, kill_all, new_mark
 from tests.exec.sockets import connect, socket_of
+from tests.exec.streams import detach
 from tests.exec.waiting import until
 from tests.pvesim import guests
 
@@ -79,6 +81,42 @@ def test_spool_that_fills_up_meanwhile_loses_no_answer(api: Api, room: Path) -> 
             view = api.get(f"/execs/{exec_id}").json()
             assert (view["state"], view["exit_code"]) in (("ended", 3), ("unknown", None))
     assert api.run(101, ["true"])["reason"] == "exited"
+
+
+def test_little_free_space_costs_the_oldest_results_first(
+    make_gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """At spool.min_free the oldest ended execs are forgotten one by one, before output is dropped or a command is
+    refused; what runs keeps all of its own."""
+    place, mark, size = tmp_path_factory.mktemp("spool"), new_mark(), 3 << 20
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(place)], check=True)
+    try:
+        gateway = make_gateway(spool={"directory": str(place / "s"), "min_free": 8 << 20})
+        with contextlib.closing(gateway.api()) as api:
+            running = detach(api, 101, f"head -c {size} /dev/zero; sleep {mark}")
+            until(lambda: (place / f"s/output/{running}/stdout").stat().st_size == size, why="it has printed")
+            ids = []
+            for _ in range(12):
+                ids.append(detach(api, 101, f"head -c {size} /dev/zero"))
+                output = ended(api, ids[-1])["output"]["stdout"]
+                assert (output["bytes"], output["dropped"]) == (size, 0)
+
+            def exists(exec_id: str) -> bool:
+                return api.get(f"/execs/{exec_id}").status == 200
+
+            known = [exists(exec_id) for exec_id in ids]
+            assert known == sorted(known) and 3 <= sum(known) <= 6, known
+            oldest = ids[known.index(True)]
+            with (place / "ballast").open("wb") as ballast:
+                os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(place).free - (6 << 20))
+            until(lambda: api.run(101, ["true"])["id"] and not exists(oldest), why="it goes for a command")
+            assert exists(ids[-1])
+            assert api.get(f"/execs/{running}").json()["state"] == "running"
+            assert len(api.get(f"/execs/{running}/stdout").body) == size
+            api.request("DELETE", f"/execs/{running}")
+    finally:
+        kill_all(mark)
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_out_of_descriptors_at_every_step(api: Api, gateway: Gateway) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.api.routes import ROUTES
 from tests.exec.api import Api
-from tests.exec.faults import FAULTS, loop_disk
+from tests.exec.faults import FAULTS
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, new_mark
 from tests.exec.waiting import until
@@ -131,17 +131,8 @@ def test_every_route_that_acts_is_here() -> None:
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with loop_disk(tmp_path_factory.mktemp("disk") / "image", tmp_path_factory.mktemp("audit")) as place:
-        yield place
-
-
-@pytest.fixture(scope="module")
-def gateway(make_gateway: Callable[..., Gateway], disk: Path) -> Gateway:
-    """A gateway whose audit log is on that disk."""
-    made = make_gateway(audit={"directory": str(disk / "log")})
-    made.audit_log = disk / "log/audit.log"
-    return made
+def gateway(gateway_on_disk: Gateway) -> Gateway:
+    return gateway_on_disk
 
 
 @pytest.fixture(scope="module")

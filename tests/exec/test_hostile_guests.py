@@ -209,9 +209,11 @@ def test_traced_command_that_ended_after_a_reload_takes_nothing_along(
     assert "Traceback" not in gateway.log("supervisor")
 
 
-def test_launcher_that_is_killed_has_run_nothing(hostile: MakeGuest, api: Api) -> None:
-    """Killed between its last word and its go: that is a spawn that failed, never a command that a signal ended."""
-    forge(hostile(920), "die")
+@pytest.mark.parametrize("how", ["die", "bequeath"])
+def test_launcher_that_is_killed_has_run_nothing(hostile: MakeGuest, api: Api, how: str) -> None:
+    """Killed between its last word and its go: that is a spawn that failed, never a command that a signal ended; also
+    while somebody else holds its socket, which the nursery does where it has not had its turn yet."""
+    forge(hostile(920), how)
     for _ in range(50):
         result = api.run(920, ["true"])
         assert (result["reason"], result["signal"], result["exit_code"]) == ("spawn_failed", None, 126), result

@@ -13,7 +13,7 @@ import pytest
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import kill_all, labelled, living, new_mark
-from tests.exec.streams import Event, Follower, Reply, stream
+from tests.exec.streams import NDJSON, Event, Follower, Reply, stream
 from tests.exec.waiting import until
 from tests.pvesim import guests
 
@@ -250,3 +250,34 @@ def test_reload_keeps_the_line(api: Api, narrow: Gateway, later: ThreadPoolExecu
     done = (guests.get(VMID).rootfs / "root" / mark).read_text().split()
     assert done == [order[0], order[2], order[3]]
     assert results[3]["timing"]["queued_ms"] > 1000
+
+
+@pytest.mark.parametrize("way", ["json", "detached", "events"])
+def test_stop_tells_those_who_wait_that_nothing_ran(
+    api: Api, narrow: Gateway, later: ThreadPoolExecutor, way: str
+) -> None:
+    """A supervisor that is stopped lets none of them begin, says so to them and in the record; then the same request,
+    with the same key, runs."""
+    mark, answers = new_mark(), []
+    spec = {"command": f"echo ran >> /root/{mark}", "queue_timeout": 30}
+    headers = {"Accept": NDJSON} if way == "events" else DETACHED if way == "detached" else {}
+    with occupied(api):
+        for number in range(3):
+            label, key = f"{mark}-{number}", {"Idempotency-Key": f"{mark}-{number}", **headers}
+            answers.append(post(later, api, label, **spec, headers=key))
+        ids = [id_of(api, f"{mark}-{number}") for number in range(3)]
+        narrow.services.restart("supervisor")
+        for answer in answers:
+            told = answer.result(5)
+            assert (told.status, told.code, told.headers["Retry-After"]) == (503, "node_not_ready", "1"), told.body
+            assert told.json()["retryable"] and "nothing of this command has run" in told.json()["detail"]
+    assert not ran(mark)
+    for exec_id in ids:
+        until(lambda: narrow.records(exec_id=exec_id), why="it is recorded")  # noqa: B023
+        assert [record["event"] for record in narrow.records(exec_id=exec_id)] == ["exec:aborted"]
+        assert api.get(f"/execs/{exec_id}").code == "exec_not_found"
+    key = {"Idempotency-Key": f"{mark}-0"}
+    again = api.post(VMID, {**spec, "labels": {"test": f"{mark}-0"}}, headers=key)
+    assert (again.status, again.json()["reason"]) == (200, "exited"), again.body
+    assert "Idempotency-Replayed" not in again.headers
+    assert (guests.get(VMID).rootfs / "root" / mark).read_text() == "ran\n"

@@ -50,20 +50,28 @@ def test_interpreter_that_is_away_harms_nobody(api: Api, gateway: Gateway) -> No
     assert living(mark)
 
 
-@pytest.mark.parametrize("together", [True, False], ids=["at-once", "in-the-middle"])
-def test_stop_is_not_lost_in_a_reload(api: Api, gateway: Gateway, together: bool) -> None:
-    """A stop that comes with a reload, or while one waits for a spawn, is obeyed: what runs ends as gateway_lost."""
+@pytest.mark.parametrize("when", ["at-once", "in-the-middle", "in-a-storm"])
+def test_stop_is_not_lost_in_a_reload(api: Api, gateway: Gateway, when: str) -> None:
+    """A stop that comes with a reload, or with hundreds, or while one waits for a spawn, is obeyed: what runs ends as
+    gateway_lost."""
     mark, held = new_mark(), new_mark()
     exec_id = detach(api, 101, ["sleep", mark], labels={"test": mark})
     begun(api, mark, mark)
     supervisor = gateway.services.pid("supervisor")
     (nursery,) = nurseries(supervisor)
     with ThreadPoolExecutor(1) as pool:
-        if together:
+        if when == "at-once":
             gateway.services.kill("supervisor", signal.SIGSTOP)
             gateway.services.kill("supervisor", signal.SIGHUP)
             gateway.services.kill("supervisor", signal.SIGTERM)
             gateway.services.kill("supervisor", signal.SIGCONT)
+        elif when == "in-a-storm":
+            storm = subprocess.Popen(
+                ["sh", "-c", f"while kill -HUP {supervisor}; do :; done"], stderr=subprocess.DEVNULL
+            )
+            begin_reload(gateway)
+            gateway.services.kill("supervisor", signal.SIGTERM)
+            pool.submit(storm.wait)
         else:
             os.kill(nursery, signal.SIGSTOP)
             pool.submit(api.post, 102, {"command": ["true"], "labels": {"test": held}})
@@ -129,3 +137,24 @@ def test_guest_that_stops_while_the_new_image_starts(
     assert "Traceback" not in gateway.log("supervisor")
     guest.start()
     assert api.run(922, ["echo", "again"])["stdout"] == "again\n"
+
+
+def test_memory_that_was_promised_stays_so(make_gateway: Callable[..., Gateway]) -> None:
+    """What running execs may hold counts after the reload as before: exec.memory is no less bounded by it."""
+    small = make_gateway(exec={"memory": 16 << 20})
+    asking, mark = small.api(), new_mark()
+    large = {"output": {"limit": 8 << 20}, "labels": {"test": mark}}
+
+    def asked() -> str | None:
+        return asking.post(102, {"command": ["true"], **large}).code
+
+    try:
+        with asking.begin(101, {"command": ["sleep", mark], **large}):
+            begun(asking, mark, mark)
+            assert asked() == "too_many_execs"
+            with reloading(small, asking):
+                pass
+            assert asked() == "too_many_execs"
+        until(lambda: asked() is None, why="it has ended with its client, and its memory is free")
+    finally:
+        asking.close()

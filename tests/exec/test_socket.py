@@ -181,3 +181,18 @@ def test_peer_whose_client_left_mid_run_ends_it(path: Path, gateway: Gateway) ->
         sock.sendall(CLIENT_LEFT)
     until(lambda: not exec_cgroups(101), within=3, why="it has ended with its client")
     assert guests.get(101).init_pid()
+
+
+def test_peer_names_no_exec(api: Api, path: Path, gateway: Gateway) -> None:
+    """An `exec_id` in a request to run is not believed: it is given an id of its own, and shown no other's output."""
+    secret, body = new_mark(), json.dumps({"command": ["echo", "mine"]}).encode()
+    mine = api.run(101, ["echo", secret])
+    for other in (mine["id"], "ex_", "../x"):
+        header = {"op": "run", "origin": ORIGIN, "vmid": 101, "config_id": "x", "blobs": [len(body)]}
+        with connect(path) as sock:
+            sock.sendall(frame({**header, "exec_id": other, "replayed": True}, body))
+            answer = sock.recv(65536)
+        size = struct.unpack(">I", answer[:4])[0]
+        reply = json.loads(answer[8 : 8 + size])["ok"]
+        assert (reply["exec"]["reason"], reply["replayed"], answer[8 + size :]) == ("exited", False, b"mine\n")
+        assert reply["exec"]["id"] not in (other, mine["id"])

@@ -21,7 +21,7 @@ from gateway.auth.actions import GRANTABLE
 from tests.exec.gateways import Gateway
 from tests.fuzz.judging import Footprint, footprints, judge_growth, judge_logs
 from tests.fuzz.running import SETTINGS, Tally, Target, fuzz
-from tests.pvesim import node, sets
+from tests.pvesim import alone
 from tests.pvesim.services import REPOSITORY
 
 _STATE = REPOSITORY / ".demo/fuzz"
@@ -33,17 +33,7 @@ _THREADS = 4
 
 def main() -> int:
     options = _parse()
-    if os.geteuid() != 0:
-        print("fuzz: must run as root: it makes a node of namespaces and containers", file=sys.stderr)
-        return 2
-    with node.locked(_STATE):
-        started, lifeline = node.start(_STATE, "pve1")
-        try:
-            made = node.run_inside(started, lambda: sets.create("demo"))
-            return made or node.run_inside(started, lambda: run(options))
-        finally:
-            lifeline.close()
-            node.clear(_STATE)
+    return alone.run_program("fuzz", _STATE, lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> int:

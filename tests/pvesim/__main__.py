@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.pvesim import boot, cgroup, debian, node, packages, sets
+from tests.pvesim import alone, node, packages, sets
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     options.state = options.state.resolve()
     try:
         return _COMMANDS[options.command](options)
-    except (node.NodeError, boot.BootError, cgroup.CgroupError, debian.TemplateError, OSError) as error:
+    except alone.FAILURES as error:
         print(f"pvesim: {error}", file=sys.stderr)
         return 1
 
@@ -48,18 +48,10 @@ def _exec(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     """Start a node, run the command in it, end the node: by its lifeline also when we are killed."""
-    with node.locked(options.state):
-        if node.find(options.state):
-            raise node.NodeError(f"a node already runs in {options.state}: use exec, or another directory")
-        sets.fetch_templates(options.guests)
-        started, lifeline = node.start(options.state, options.name)
-    try:
-        code = node.run_inside(started, lambda: sets.create(options.guests))
-        return code or node.run_inside(started, lambda: node.replace_process(options.argv))
-    finally:
-        lifeline.close()
-        with node.locked(options.state):
-            node.clear(options.state)
+    command = options.argv
+    return alone.work_in_node(
+        options.state, lambda: node.replace_process(command), name=options.name, guests=options.guests
+    )
 
 
 def _stop(options: argparse.Namespace) -> int:

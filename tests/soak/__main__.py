@@ -24,7 +24,7 @@ from typing import Any
 
 from tests.exec.gateways import Gateway
 from tests.exec.streams import NDJSON, SSE
-from tests.pvesim import node, sets
+from tests.pvesim import alone
 from tests.pvesim.services import REPOSITORY
 from tests.soak import cutting, killing, leaving, looping, mixing, slow_reader, upgrading
 from tests.soak.installing import Installation
@@ -41,25 +41,15 @@ _MOST_LOOPED = 20_000
 
 def main() -> int:
     options = _parse()
-    if os.geteuid() != 0:
-        print("soak: must run as root: it makes a node of namespaces and containers", file=sys.stderr)
-        return 2
-    print(
-        f"{platform.node()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, seed {options.seed}",
-        flush=True,
-    )
-    with node.locked(_STATE):
-        started, lifeline = node.start(_STATE, "pve1")
-        try:
-            made = node.run_inside(started, lambda: sets.create("demo"))
-            return made or node.run_inside(started, lambda: run(options))
-        finally:
-            lifeline.close()
-            node.clear(_STATE)
+    return alone.run_program("soak", _STATE, lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs what is asked for, one after the other; runs in the node. 1 when something does not hold."""
+    print(
+        f"{platform.node()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, seed {options.seed}",
+        flush=True,
+    )
     results: dict[str, Figures | str] = {}
     for name, part in _parts(options):
         if options.only and name.split()[0] not in options.only.split(","):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.errors import TooManyExecs
-from gateway.supervisor.places import Claim, Places, Turn, Withdrawn
+from gateway.supervisor.bounds import Claim
+from gateway.supervisor.places import Places, Turn, Withdrawn
 
 A, B = Claim("a", 101), Claim("b", 101)
 ALONE = Claim("a", 101, exclusive=True)
@@ -542,8 +543,8 @@ class AnyOrder(RuleBasedStateMachine):
             self.settle()
             self.never_over_a_limit()
         assert not self.waiting
-        kept = self.places._lines, self.places._tokens, self.places._guests
-        assert kept == ({}, {}, {}) and self.places._node.taken == 0
+        kept = self.places._lines, self.places._bounds._tokens, self.places._bounds._guests
+        assert kept == ({}, {}, {}) and self.places._bounds.node.taken == 0
 
 
 TestAnyOrder = AnyOrder.TestCase

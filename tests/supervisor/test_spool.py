@@ -269,6 +269,16 @@ def test_too_little_free_space_refuses(tmp_path: Path) -> None:
         spool.accept(make_order())
 
 
+def test_nothing_goes_in_vain(tmp_path: Path) -> None:
+    """Where all ended execs together would not bring the free space up to spool.min_free, none of them goes for it."""
+    exec_id = keep_one(make_spool(tmp_path), b"x" * 100_000)
+    spool = Spool(SpoolConfig(directory=tmp_path / "spool", min_free=1 << 62))
+    with pytest.raises(SpoolFull):
+        spool.accept(make_order())
+    spool.sweep(time.time())
+    assert spool.find(exec_id) is not None
+
+
 def test_files_of_a_killed_supervisor_are_read(tmp_path: Path) -> None:
     """What a streamed exec had written when its supervisor was killed is its output, unhashed and not invented."""
     spool, order = make_spool(tmp_path), make_order(spooled=True)

@@ -2,10 +2,12 @@
  * `claim PID`  says that another process of the guest is the command
  * `flood N`    N processes say the same word for as long as somebody listens
  * `silent`     never says a word
- * `die`        says that it is ready, and is killed at once */
+ * `die`        says that it is ready, and is killed at once
+ * `bequeath`   the same, and another process keeps its end of the status socket */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -48,7 +50,10 @@ int main(void)
         flood(number);
     if (strcmp(what, "claim") == 0)
         claim(number);
-    if (strcmp(what, "die") == 0 && send(STATUS, "R", 1, MSG_NOSIGNAL) == 1)
+    bool heir = strcmp(what, "bequeath") == 0;
+    if (heir && fork() == 0)
+        pause();
+    if ((heir || strcmp(what, "die") == 0) && send(STATUS, "R", 1, MSG_NOSIGNAL) == 1)
         raise(SIGKILL);
     for (;;)
         pause();

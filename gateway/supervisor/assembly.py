@@ -1,0 +1,177 @@
+"""Everything of one supervisor, wired together, and what it looks after from time to time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from gateway.audit.aio import AsyncAuditClient
+from gateway.audit.keys import load_keys
+from gateway.config import Config
+from gateway.errors import SpoolFull
+from gateway.exec.agent import Agent
+from gateway.exec.order import GuestKind, Order
+from gateway.supervisor.acceptance import Acceptance
+from gateway.supervisor.acting import Acting
+from gateway.supervisor.audit_trail import AuditTrail
+from gateway.supervisor.cgroup import ExecGroup
+from gateway.supervisor.drivers import AgentDriver, ContainerDriver, Driver
+from gateway.supervisor.execs import Execs
+from gateway.supervisor.following import Following
+from gateway.supervisor.guests import Guests, Incarnation
+from gateway.supervisor.idempotency import IdempotencyKeys, key_of
+from gateway.supervisor.launch import Launcher
+from gateway.supervisor.looking import Looking
+from gateway.supervisor.loop import Loop
+from gateway.supervisor.machines import Machine, Machines
+from gateway.supervisor.memory import Memory
+from gateway.supervisor.operations import Operations
+from gateway.supervisor.places import Places
+from gateway.supervisor.questions import Questions
+from gateway.supervisor.reboot import find_lost, note_boot, rebooted
+from gateway.supervisor.recovery import recover
+from gateway.supervisor.server import Server
+from gateway.supervisor.services import Services
+from gateway.supervisor.spool import Spool
+from gateway.supervisor.survivors import reopen_pipes
+from gateway.supervisor.tickets import Tickets
+from gateway.supervisor.tools import choose_tool
+
+log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 30.0
+_SWEPT_AT_ONCE = 4
+_SWEEP_PAUSE = 0.005
+_LOOK_SECONDS = 1.0
+_START_POLL = 0.005
+
+
+class Supervisor:
+    """The parts by their names; `process` runs them."""
+
+    def __init__(self, config: Config, io: asyncio.AbstractEventLoop, make_agent: Callable[[], Agent]) -> None:
+        self.config = config
+        self.loop = Loop.start(io)
+        self.audit_keys = load_keys(config.audit.key_file)
+        redactor = self.audit_keys.redactor
+        self.audit = AsyncAuditClient(config.audit.socket, redactor)
+        self.spool = Spool(config.spool)
+        self.guests = Guests(config.lxc, config.supervisor.instance, self._watch_guest)
+        self.machines = Machines(config.pve.qemu_run, config.lxc.proc, self._watch_machine)
+        self.questions = Questions(io, make_agent)
+        self.services = services = Services(self.loop, config.exec, Launcher(config.lxc, choose_tool(config)))
+        self.trail = AuditTrail(self.audit, redactor)
+        self.places = places = Places(
+            io,
+            places=config.exec.max_running,
+            places_per_token=config.exec.max_running_per_token,
+            places_per_guest=config.exec.max_running_per_guest,
+            max_waiting=config.exec.max_queued,
+        )
+        self.memory = memory = Memory(config.exec.memory)
+        self.execs = execs = Execs(config.lxc.proc, self.loop, self.spool, self.trail, places, memory)
+        looking = Looking(execs, self.spool, self.guests, self.machines)
+        drivers: dict[GuestKind, Driver] = {
+            GuestKind.LXC: ContainerDriver(config.exec.path, services, self.guests, execs),
+            GuestKind.QEMU: AgentDriver(self.loop, self.machines, self.questions, execs),
+        }
+        self.keys = IdempotencyKeys(redactor.hash)
+        self.spool.on_forgotten = self.keys.forget
+        self.acceptance = Acceptance(
+            io, config, drivers, self.spool, self.trail, places, memory, execs, looking, self.keys
+        )
+        following, acting = Following(io, execs, looking), Acting(execs, looking, self.trail)
+        self.tickets = Tickets(io.time)
+        self.operations = Operations(config, self.acceptance, execs, looking, following, acting, self.tickets)
+        self.server = Server(
+            io,
+            self.operations.dispatch,
+            allowed_uids=config.supervisor.allowed_uids,
+            max_blob=config.web.max_body + 1024,
+            closed=self.operations.closed,
+        )
+
+    def _watch_guest(self, guest: Incarnation) -> None:
+        def died() -> None:
+            self.loop.io.remove_reader(guest.pidfd)
+            self.loop.events.remove(guest.ns_events)
+            self.guests.forget(guest)
+            self.services.launcher.programs.forget(guest.key)
+            self.execs.died_with(guest)
+            guest.close()
+
+        self.loop.io.add_reader(guest.pidfd, died)
+        self.loop.events.add(guest.ns_events, guest.mirror_freeze)
+        guest.mirror_freeze()
+
+    def _watch_machine(self, machine: Machine) -> None:
+        def died() -> None:
+            self.loop.io.remove_reader(machine.pidfd)
+            machine.close()
+            self.machines.forget(machine)
+            self.execs.died_with(machine)
+
+        self.loop.io.add_reader(machine.pidfd, died)
+
+    def recover(self) -> None:
+        """Settles what an earlier supervisor left behind, what has been taken over apart."""
+        spool, proc = self.spool, self.config.lxc.proc
+        booted = rebooted(self.config.spool.directory, proc)
+        recover(
+            spool=spool,
+            guests=self.guests,
+            proc=proc,
+            keep={*self.execs.running, *self.execs.surviving},
+            record_outcome=self.trail.outcome,
+            adopt=self._adopt_survivors,
+            booted=booted,
+        )
+        self.keys.remember(entry.key for entry in spool.remembered().values() if entry.key is not None)
+        self.keys.remember(filter(None, (key_of(running.order) for running in self.execs.running.values())))
+        if booted:
+            self._recover_keys()
+
+    def _recover_keys(self) -> None:
+        """Finds the execs with a key that a loss of power took from the spool: their keys must run nothing again."""
+        since = time.time() - self.config.spool.retention
+        known = {*self.spool.remembered(), *self.execs.running}
+        most = self.config.spool.max_ended // 4
+        try:
+            lost = find_lost(
+                self.config.audit.directory, self.audit_keys, since=since, knows=known.__contains__, at_most=most
+            )
+        except OSError as exc:  # the next start looks again
+            log.error("cannot look for execs that a reboot took from the spool: %s", exc.strerror)
+            return
+        for order, ending in lost:
+            try:
+                self.spool.restore(order, ending)
+            except (SpoolFull, OSError) as exc:
+                log.error("%s is remembered by its key alone: %s", order.id, exc)
+        self.keys.remember(filter(None, (key_of(order) for order, _ in lost)))
+        note_boot(self.config.spool.directory, self.config.lxc.proc)
+
+    def _adopt_survivors(self, order: Order, group: ExecGroup) -> None:
+        self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
+
+    async def nothing_starts(self, timeout: float) -> bool:
+        """Waits until no exec is on its way into its guest; False when that takes longer than `timeout` seconds."""
+        deadline = self.loop.io.time() + timeout
+        while self.acceptance.under_way or not all(e.can_be_handed_over for e in self.execs.running.values()):
+            if self.loop.io.time() > deadline:
+                return False
+            await asyncio.sleep(_START_POLL)
+        return True
+
+    def sweep(self) -> None:
+        """Forgets what is past its retention, again and again; of many a few at a time, for others wait meanwhile."""
+        more = self.spool.sweep(time.time(), at_most=_SWEPT_AT_ONCE)
+        self.loop.io.call_later(_SWEEP_PAUSE if more else _SWEEP_SECONDS, self.sweep)
+
+    def look_after(self) -> None:
+        """Looks at what runs, again and again: an end that could not be seen is noticed so."""
+        for execution in list(self.execs.running.values()):
+            execution.look_after()
+        self.loop.io.call_later(_LOOK_SECONDS, self.look_after)
