@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.api.services import Services
+from gateway.api.standing import Standing, Watch
+from gateway.auth.actions import Action
 from gateway.auth.actor import Actor
 from gateway.errors import GatewayError
 from gateway.exec.origin import Origin
+from gateway.web.disconnect import ClientConnection
 
 
 @dataclass
@@ -18,8 +21,8 @@ class Call:
 
     `vmid`, `exec_id` and `token_id` are those of the path (0 and empty where it has none); `query` and `body` are
     instances of the route's models (`body` None where it has none); `raw` is the JSON that `body` was read from.
-    `refuse` records an error if it is a denial, and gives it as the caller may see it: for what a handler leaves
-    behind; what it raises goes that way by itself.
+    `standing` tells whether the caller may go on, later. `refuse` records an error if it is a denial, and gives it as
+    the caller may see it: for what a handler leaves behind; what it raises goes that way by itself.
     """
 
     request_id: str
@@ -32,6 +35,7 @@ class Call:
     query: Any
     body: Any
     raw: bytes
+    standing: Standing
     refuse: Callable[[GatewayError], GatewayError]
 
     def give_raw(self) -> bytes:
@@ -43,6 +47,20 @@ class Call:
     def origin(self) -> Origin:
         """What the supervisor is told of the caller."""
         return self.actor.origin(self.remote, self.request_id)
+
+    def decide_again(self, exec_id: str, action: Action = Action.EXEC_RUN) -> Origin:
+        """The same as the token is now, for an exec that has waited. Raises as Standing.renew does."""
+        return self.standing.renew(exec_id).origin(self.remote, self.request_id, action)
+
+    @property
+    def latest_origin(self) -> Origin:
+        """The same for a request that goes on. Raises as Standing.current does."""
+        return self.standing.current().origin(self.remote, self.request_id)
+
+    @property
+    def watch(self) -> Watch:
+        """Waits with the client for an answer, for as long as it is there and its token lets it."""
+        return self.standing.watch(ClientConnection.of(self.environ))
 
 
 @dataclass(frozen=True)

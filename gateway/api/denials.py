@@ -83,18 +83,19 @@ class DenialLog:
         self._commit(attempt, refused.reason, refused.token_id, None, {"omitted": omitted} if omitted else {})
 
     def record_actor(
-        self, attempt: Attempt, reason: Denial, actor: Actor, more: Mapping[str, Any] | None = None
+        self, attempt: Attempt, reason: Denial | Refusal, actor: Actor, more: Mapping[str, Any] | None = None
     ) -> str | None:
-        """A known caller who may not do this; the record's audit id, or None when it could not be had."""
+        """A known caller who may not do this, or not any more; the record's audit id, None when it could not be had."""
         return self._commit(attempt, reason, actor.token_id, actor.token_name, more or {})
 
     def refuse(self, attempt: Attempt, actor: Actor, error: GatewayError) -> GatewayError:
-        """`error` as the caller may see it. If it is a denial it is recorded, and carries the record's audit id.
+        """`error` as the caller may see it. If it is a denial, and not recorded yet, it is recorded, and carries the
+        record's audit id.
 
         A guest or an exec that is not there is told, and recorded, like one out of reach: they must not be told apart.
         """
         reason = next((reason for kind, reason in _DENIALS.items() if isinstance(error, kind)), None)
-        if reason is None:
+        if reason is None or "audit_id" in error.evidence:
             return error
         more: dict[str, Any] = {
             name: error.evidence[name]

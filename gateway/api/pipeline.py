@@ -21,6 +21,7 @@ from gateway.api.problems import MEDIA_TYPE, build_problem, problem_headers
 from gateway.api.route import PARAMETERS, Route
 from gateway.api.services import Services
 from gateway.api.shares import Shares
+from gateway.api.standing import Standing
 from gateway.api.terminal_handshake import find_ticket
 from gateway.auth.actions import Action
 from gateway.auth.actor import ANONYMOUS, Actor, Denial
@@ -76,6 +77,7 @@ class Pipeline:
     def _admit(self, attempt: Attempt, actor: Actor, environ: Mapping[str, Any], path: Mapping[str, str]) -> Call:
         route = attempt.route
         self._authorize(attempt, actor)
+        standing = self._stand(attempt, actor)
         if "vmid" in path and attempt.vmid is None:
             raise GuestNotFound.for_vmid(path["vmid"][:64])
         if "id" in path and attempt.exec_id is None:
@@ -88,6 +90,8 @@ class Pipeline:
             with self._door.admit_body(actor.token_id, environ):
                 raw = read_body(environ, self._services.config.web.max_body)
             body = parse_json(route.body, raw)
+            if standing.aged:  # the body was long in coming
+                actor = standing.renew()
         return Call(
             request_id=attempt.request_id,
             remote=attempt.remote,
@@ -99,6 +103,7 @@ class Pipeline:
             query=query,
             body=body,
             raw=raw,
+            standing=standing,
             refuse=lambda error: self._denials.refuse(attempt, actor, error),
         )
 
@@ -147,13 +152,6 @@ class Pipeline:
             "send a valid token: `Authorization: Bearer pveg_...`; `pve-exec-gateway token create` makes one"
         )
 
-    def _redeem(self, ticket: str, attempt: Attempt, environ: Mapping[str, Any]) -> Actor | Refused:
-        """Who made the ticket, as far as the token goes now; a ticket is used up by this, valid or not."""
-        data = self._services.supervisor.take_ticket(ticket, f"GET {environ.get('PATH_INFO', '')}")
-        if data is None:
-            return Refused(Refusal.BAD_TICKET)
-        return self._services.tokens.recall(data["token_id"], attempt.remote)
-
     def _authorize(self, attempt: Attempt, actor: Actor) -> None:
         action = attempt.route.action
         denied = actor.decide(action, attempt.vmid)
@@ -164,6 +162,28 @@ class Pipeline:
             detail = f"this token may not {action}; see GET /tokens/self for what it may"
             raise Forbidden(detail, action=action, audit_id=audit_id)
         raise GuestNotFound.for_vmid(attempt.vmid or 0, audit_id=audit_id)
+
+    def _stand(self, attempt: Attempt, actor: Actor) -> Standing:
+        """For an actor who was let in: what became of that, whenever it is asked."""
+
+        def judge(found: Actor | Refused, exec_id: str | None) -> Actor:
+            now = replace(attempt, exec_id=exec_id or attempt.exec_id)
+            if isinstance(found, Actor):
+                self._authorize(now, found)
+                return found
+            audit_id = self._denials.record_actor(now, found.reason, actor)
+            if found.reason is Refusal.STORE_UNAVAILABLE:
+                raise TokenStoreError("nobody can tell now whether this token is valid; try again", audit_id=audit_id)
+            raise Unauthenticated("the token that this was asked with is not valid any more", audit_id=audit_id)
+
+        return Standing(self._services.tokens, actor, attempt.remote, judge)
+
+    def _redeem(self, ticket: str, attempt: Attempt, environ: Mapping[str, Any]) -> Actor | Refused:
+        """Who made the ticket, if that secret of its token is valid still; the ticket is used up, valid or not."""
+        maker = self._services.supervisor.take_ticket(ticket, f"GET {environ.get('PATH_INFO', '')}")
+        if maker is None:
+            return Refused(Refusal.BAD_TICKET)
+        return self._services.tokens.recall(maker.token_id, maker.secret, attempt.remote)
 
 
 def refuse(error: Exception, request_id: str | None = None) -> Response:

@@ -12,12 +12,12 @@ from gateway.audit.search import Page, Query
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.exec.origin import Origin
-from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
+from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
 from gateway.pve.service import Pve
-from gateway.supervisor.client import Watch
+from gateway.supervisor.client import Decide, Watch
 from gateway.supervisor.feed import Feed
 
 Stream = Literal["stdout", "stderr"]
@@ -26,7 +26,16 @@ Stream = Literal["stdout", "stderr"]
 class Supervisor(Protocol):
     """The supervisor as the web sees it (supervisor.client.SupervisorClient). All raise GatewayError."""
 
-    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None, key: str | None = None) -> RunReply: ...
+    def run(
+        self,
+        vmid: int,
+        body: bytes,
+        origin: Origin,
+        watch: Watch | None,
+        key: str | None = None,
+        *,
+        again: Decide,
+    ) -> RunReply: ...
 
     def start(
         self,
@@ -35,6 +44,7 @@ class Supervisor(Protocol):
         origin: Origin,
         *,
         attended: bool,
+        again: Decide,
         key: str | None = None,
         watch: Watch | None = None,
     ) -> tuple[Started, Feed]: ...
@@ -67,9 +77,9 @@ class Supervisor(Protocol):
 
     def kill(self, exec_id: str, origin: Origin) -> ExecView: ...
 
-    def make_ticket(self, origin: Origin, method_and_path: str) -> str: ...
+    def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str: ...
 
-    def take_ticket(self, ticket: str, method_and_path: str) -> dict[str, Any] | None: ...
+    def take_ticket(self, ticket: str, method_and_path: str) -> Redeemed | None: ...
 
     def health(self) -> dict[str, Any]: ...
 

@@ -16,6 +16,7 @@ from gateway.api.terminal_frames import parse_start
 from gateway.errors import ClientGone, GatewayError, InternalError
 from gateway.exec.origin import Origin
 from gateway.exec.view import ExecView
+from gateway.supervisor.client import Decide
 from gateway.supervisor.feed import Feed
 from gateway.web.disconnect import ClientConnection, Ready
 
@@ -71,15 +72,20 @@ class Opening:
         services: Services,
         vmid: int,
         origin: Origin,
+        again: Decide,
         message: bytes,
         refuse: Callable[[GatewayError], GatewayError],
     ) -> None:
-        """Begins it: `message` is the client's `start`; `refuse`: Call.refuse. Raises TooManyRequests, Overloaded."""
+        """Begins it: `message` is the client's `start`; `again`: Call.decide_again; `refuse`: Call.refuse.
+
+        Raises TooManyRequests, Overloaded.
+        """
         self._share = ExitStack()
         self._share.enter_context(services.starts.take(origin.token_id))
         self._services = services
         self._vmid = vmid
         self._origin = origin
+        self._again = again
         self._refuse = refuse
         self._lock = threading.Lock()
         self._outcome: Session | Exception | None = None
@@ -133,7 +139,9 @@ class Opening:
     def _start(self, message: bytes) -> Session:
         start = parse_start(message)
         supervisor, origin = self._services.supervisor, self._origin
-        started, output = supervisor.start(self._vmid, start.body(), origin, attended=True, watch=self._departure)
+        started, output = supervisor.start(
+            self._vmid, start.body(), origin, attended=True, again=self._again, watch=self._departure
+        )
         with ExitStack() as undo:
             undo.callback(output.close)
             undo.callback(output.leave)

@@ -51,8 +51,8 @@ class Actor:
     expires: str | None
     protected: frozenset[int] = frozenset()
     limits: Limits = NO_LIMITS
-    secret: tuple[int, str] | None = None
-    """The secret that was shown, by its number and its key's id; None where a ticket stood for it."""
+    secret: tuple[int, str] = (0, "")
+    """The secret that was shown, or that a ticket was made by: its number and its key's id."""
 
     def holds(self, action: Action) -> bool:
         """Whether the actor may do `action` to any guest at all; if not, the answer is 403."""

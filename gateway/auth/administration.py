@@ -186,10 +186,10 @@ class Administration:
             yield held, self._holder()
 
     def _holder(self) -> TokenRecord | None:
-        """The asker's own record as it is now: it may have been revoked, or cut, since it was let in."""
+        """The asker's own record as it is now: it may have been revoked, rotated, or cut, since it was let in."""
         if self.asker is None:
             return None
-        found = self.store.recall(self.asker.token_id, self.trail.remote)
+        found = self.store.recall(self.asker.token_id, self.asker.secret, self.trail.remote)
         if not isinstance(found, Actor):
             if found.reason is Refusal.STORE_UNAVAILABLE:
                 raise TokenStoreError(found.detail or "the token store cannot be used")

@@ -95,6 +95,10 @@ class KeyRing:
         by = [key.id for key in self._ring().keys if key.signer.validate(signed)]
         return Verified(shape[2], int(shape[3]), by[0]) if shape and by else None
 
+    def has(self, key_id: str) -> bool:
+        """Whether the key is in the ring still. Raises TokenStoreError."""
+        return any(key.id == key_id for key in self._ring().keys)
+
     def list(self) -> tuple[Key, ...]:
         """The keys, the newest first: that is the one that signs. Raises TokenStoreError."""
         return self._ring().keys

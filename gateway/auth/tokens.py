@@ -109,7 +109,7 @@ class TokenStore:
             return Refused(Refusal.STORE_UNAVAILABLE, None, exc.detail)
         if verified is None:
             return Refused(Refusal.BAD_SIGNATURE)
-        found = self._find(verified.token_id, remote, verified)
+        found = self._find(verified, remote)
         if isinstance(found, Actor) and self.last_used is not None:
             self.last_used.note(found.token_id)
         return found
@@ -117,21 +117,20 @@ class TokenStore:
     def look_again(self, actor: Actor, remote: str) -> Actor | Refused | None:
         """What became of a caller who was let in by a token. None in doubt: a store that cannot be read at this moment
         lets nobody in, and ends nothing that is under way."""
-        try:
-            self.check_store()
-        except TokenStoreError:
-            return None
-        verified = Verified(actor.token_id, *actor.secret) if actor.secret else None
-        found = self._find(actor.token_id, remote, verified)
-        return None if isinstance(found, Refused) and found.reason is Refusal.BAD_RECORD else found
+        found = self.recall(actor.token_id, actor.secret, remote)
+        doubtful = (Refusal.STORE_UNAVAILABLE, Refusal.BAD_RECORD)
+        return None if isinstance(found, Refused) and found.reason in doubtful else found
 
-    def recall(self, token_id: str, remote: str) -> Actor | Refused:
-        """The same for one whose token has been verified before: it may have been revoked since."""
+    def recall(self, token_id: str, secret: tuple[int, str], remote: str) -> Actor | Refused:
+        """The actor of a token that has been verified before, by this secret (Actor.secret): the token may have been
+        revoked since, the secret replaced, or its key retired."""
+        verified = Verified(token_id, *secret)
         try:
             self.check_store()
+            signed = self.keys.has(verified.key)
         except TokenStoreError as exc:
             return Refused(Refusal.STORE_UNAVAILABLE, token_id, exc.detail)
-        return self._find(token_id, remote, None)
+        return self._find(verified, remote) if signed else Refused(Refusal.BAD_SIGNATURE, token_id)
 
     def check_store(self) -> None:
         """Raises TokenStoreError when no token of any kind could be verified now."""
@@ -173,13 +172,6 @@ class TokenStore:
         with self.lock.hold() as held:
             held.check()
             self.keys.create(self.clock())
-
-    def issue(self, record: TokenRecord) -> str:
-        """Stores `record` with its first secret; the token, which is shown once and stored nowhere."""
-        with self.lock.hold() as held:
-            signed, token = self.sign(record)
-            self.write(held, signed)
-        return token
 
     def sign(self, record: TokenRecord, until: datetime | None = None) -> tuple[TokenRecord, str]:
         """`record` with one more secret, and the token of it. The secret before it is valid up to `until`."""
@@ -237,7 +229,8 @@ class TokenStore:
             except TokenStoreError as exc:
                 log.error("left out, and of no use: %s", exc.detail)
 
-    def _find(self, token_id: str, remote: str, verified: Verified | None) -> Actor | Refused:
+    def _find(self, verified: Verified, remote: str) -> Actor | Refused:
+        token_id = verified.token_id
         try:
             record, actor = self._load(token_id)
         except FileNotFoundError:
@@ -249,13 +242,13 @@ class TokenStore:
         refusals = (
             (record.revoked is not None, Refusal.REVOKED),
             (record.expires is not None and record.expires <= now, Refusal.EXPIRED),
-            (verified is not None and not _is_current(record, verified, now), Refusal.REPLACED),
+            (not _is_current(record, verified, now), Refusal.REPLACED),
             (not _comes_from(remote, record.networks), Refusal.WRONG_NETWORK),
         )
         for refused, reason in refusals:
             if refused:
                 return Refused(reason, token_id)
-        return replace(actor, secret=(verified.generation, verified.key)) if verified else actor
+        return replace(actor, secret=(verified.generation, verified.key))
 
     def _load(self, token_id: str) -> tuple[TokenRecord, Actor]:
         path = self._path(token_id)

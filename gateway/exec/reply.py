@@ -29,6 +29,14 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Redeemed:
+    """Whose ticket it was, and the secret that it was made by (auth.actor.Actor)."""
+
+    token_id: str
+    secret: tuple[int, str]
+
+
+@dataclass(frozen=True)
 class OutputSlice:
     """Bytes of one stream from the offset that was asked for.
 

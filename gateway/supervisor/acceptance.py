@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -29,6 +29,9 @@ from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Places, Turn, Withdrawn
 from gateway.supervisor.queued import Attempt, Queued
 from gateway.supervisor.spool import Spool
+
+DecideAgain = Callable[[], Awaitable[Origin]]
+"""The caller as its token is now. Raises TokenStoreError; where it is refused, the work on its request is cancelled."""
 
 
 class Acceptance:
@@ -70,6 +73,7 @@ class Acceptance:
         *,
         kind: GuestKind,
         config_id: str,
+        decide_again: DecideAgain,
         key: str | None,
         spooled: bool,
         attended: bool,
@@ -77,7 +81,8 @@ class Acceptance:
         """Accepts and begins what `body` (an ExecSpec as JSON) asks for. Raises a GatewayError when nothing was run.
 
         Its id, and whether an earlier request with the same Idempotency-Key had begun it: it runs then, has ended, or
-        was cancelled while it waited. `spooled`: it is streamed or detached; `attended`: streamed.
+        was cancelled while it waited. `spooled`: it is streamed or detached; `attended`: streamed. `decide_again` is
+        asked where it has had to wait: for a place, or for another request with its key.
         """
         spec = _parse(body)
         origin.require_permit(vmid, spec)
@@ -90,7 +95,9 @@ class Acceptance:
         if spooled and not attended:  # who follows it later, by its key too, is not whom it was started for
             spec = spec.model_copy(update={"on_disconnect": OnDisconnect.CONTINUE})
         if key is None:
-            await self._begin(driver, guest, spec, limits, origin, attempt, size=len(body), spooled=spooled)
+            await self._begin(
+                driver, guest, spec, limits, origin, attempt, decide_again, size=len(body), spooled=spooled
+            )
             return attempt.exec_id, False
         used = await self._keys.reserve(origin.token_id, key, asked)
         if isinstance(used, str):
@@ -98,7 +105,16 @@ class Acceptance:
             return used, True
         with used as reservation:
             await self._begin(
-                driver, guest, spec, limits, origin, attempt, size=len(body), spooled=spooled, reservation=reservation
+                driver,
+                guest,
+                spec,
+                limits,
+                origin,
+                attempt,
+                decide_again,
+                size=len(body),
+                spooled=spooled,
+                reservation=reservation,
             )
         return attempt.exec_id, False
 
@@ -133,12 +149,14 @@ class Acceptance:
         limits: Limits,
         origin: Origin,
         attempt: Attempt,
+        decide_again: DecideAgain,
         *,
         size: int,
         spooled: bool,
         reservation: Reservation | None = None,
     ) -> None:
-        """Waits for a place, records, and begins. The reservation's key is used as soon as a command may run."""
+        """Waits for a place, asks whether it may begin still, records, and begins. The reservation's key is used as
+        soon as a command may run."""
         vmid = guest[0]
         entry = await driver.find(vmid)
         if spec.background is Background.DETACH:
@@ -154,6 +172,8 @@ class Acceptance:
                 if queued:
                     entry = await driver.find(vmid)
                     order = replace(order, incarnation=entry.run, queued_ms=round(queued * 1000))
+                if attempt.is_old(self._io.time()):
+                    order = replace(order, terms=(await decide_again()).require_permit(vmid, spec).mark)
                 captures = await self._record(order, spec, entry)
             except BaseException:
                 self._places.give_back(claim_of(order))

@@ -6,8 +6,9 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gateway.errors import (
     ClientGone,
@@ -20,10 +21,13 @@ from gateway.errors import (
 )
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
-from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
+from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.supervisor.feed import Feed
 from gateway.supervisor.protocol import CLIENT_LEFT, FrameReader, ProtocolError, encode
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
@@ -31,6 +35,8 @@ _INPUT_SECONDS = 40.0
 _MAX_IDLE = 32
 
 Blobs = list[bytes]
+Decide = Callable[[str], Origin]
+"""Who asks for an exec, as the token is when its turn comes; called with its id. Raises what it is refused for now."""
 
 
 class Readiness(Protocol):
@@ -68,15 +74,25 @@ class SupervisorClient:
         self._idle: list[socket.socket] = []
         self._pid = os.getpid()
 
-    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None, key: str | None = None) -> RunReply:
+    def run(
+        self,
+        vmid: int,
+        body: bytes,
+        origin: Origin,
+        watch: Watch | None,
+        key: str | None = None,
+        *,
+        again: Decide | None = None,
+    ) -> RunReply:
         """Runs the command that `body` (an ExecSpec as JSON) asks for, and waits for its end.
 
+        `again` is asked for `origin` as it is then when the command has had to wait; without it, it does not run then.
         With an Idempotency-Key that has been used it is the exec of then, which is not run again. Raises ClientGone
         when the watched client leaves first: what happens then is the request's `on_disconnect`; and
         GatewayRestarting when this process can wait no longer: the exec goes on.
         """
         header = {**self._beginning("run", vmid, origin), "key": key}
-        reply, (stdout, stderr) = self._call(header, body, watch=watch, timeout=None)
+        reply, (stdout, stderr) = self._call(header, body, again=again, watch=watch, timeout=None)
         return RunReply(reply["exec"], stdout, stderr, reply["replayed"])
 
     def start(
@@ -86,6 +102,7 @@ class SupervisorClient:
         origin: Origin,
         *,
         attended: bool,
+        again: Decide | None = None,
         watch: Watch | None = None,
         key: str | None = None,
     ) -> tuple[Started, Feed]:
@@ -95,7 +112,7 @@ class SupervisorClient:
         """
         header = {**self._beginning("start", vmid, origin), "key": key, "attended": attended}
         sock = self._connection()
-        reply, _ = self._ask(sock, header, body, watch=watch, timeout=None)
+        reply, _ = self._ask(sock, header, body, again=again, watch=watch, timeout=None)
         started = Started(reply["exec"], reply["replayed"])
         return started, Feed(sock, started.view["id"], origin)
 
@@ -176,16 +193,19 @@ class SupervisorClient:
         kind, config_id = self._guests.locate(vmid)
         return {"op": operation, "origin": origin.to_wire(), "vmid": vmid, "kind": kind, "config_id": config_id}
 
-    def make_ticket(self, origin: Origin, method_and_path: str) -> str:
-        """A ticket that stands for this caller once, within 30 s, for this alone. Raises TooManyRequests."""
-        reply, _ = self._call({"op": "ticket_make", "origin": origin.to_wire(), "path": method_and_path})
+    def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
+        """A ticket that stands for this secret once, within 30 s, for this alone. Raises TooManyRequests."""
+        header = {"op": "ticket_make", "origin": origin.to_wire(), "secret": secret, "path": method_and_path}
+        reply, _ = self._call(header)
         return str(reply["ticket"])
 
-    def take_ticket(self, ticket: str, method_and_path: str) -> dict[str, Any] | None:
-        """The wire form of the origin that made this ticket for this; None when it is good for nothing (any more)."""
+    def take_ticket(self, ticket: str, method_and_path: str) -> Redeemed | None:
+        """Who has made this ticket for this; None when it is good for nothing (any more)."""
         reply, _ = self._call({"op": "ticket_take", "ticket": ticket, "path": method_and_path})
-        data: dict[str, Any] | None = reply["data"]
-        return data
+        match reply["data"]:
+            case {"token_id": str(token_id), "secret": [int(generation), str(key)]}:
+                return Redeemed(token_id, (generation, key))
+        return None
 
     def locate(self, vmid: int) -> None:
         """Raises what `run` would for a guest that is not here, or of no kind that runs commands."""
@@ -224,29 +244,33 @@ class SupervisorClient:
         self,
         header: dict[str, Any],
         *blobs: bytes,
+        again: Decide | None = None,
         watch: Watch | None = None,
         timeout: float | None = _ANSWER_SECONDS,
     ) -> tuple[dict[str, Any], Blobs]:
         sock = self._connection()
-        answer = self._ask(sock, header, *blobs, watch=watch, timeout=timeout)
+        answer = self._ask(sock, header, *blobs, again=again, watch=watch, timeout=timeout)
         self._put_back(sock)
         return answer
 
     def _ask(
-        self, sock: socket.socket, header: dict[str, Any], *blobs: bytes, watch: Watch | None, timeout: float | None
+        self,
+        sock: socket.socket,
+        header: dict[str, Any],
+        *blobs: bytes,
+        again: Decide | None = None,
+        watch: Watch | None,
+        timeout: float | None,
     ) -> tuple[dict[str, Any], Blobs]:
-        """One question and its answer. The connection is closed if that fails."""
+        """One question and its answer, ours to the supervisor's in between too. The connection is closed if that fails,
+        and the supervisor told that the client has left where it has, or has lost its right to wait."""
         try:
             sock.settimeout(timeout)
             sock.sendall(encode(header, *blobs))
-            if watch is not None:
-                seen = watch.wait(sock.fileno(), timeout)
-                if seen.gone:
-                    sock.sendall(CLIENT_LEFT)
-                    raise ClientGone
-                if not seen.fd:
-                    raise _restarting(header["op"])
-            answer, parts = _read_frame(sock)
+            answer, parts = self._await(sock, header["op"], watch, timeout)
+            while again is not None and (exec_id := answer.get("turn")) is not None:
+                sock.sendall(encode({"origin": _or_leave(sock, again, exec_id).to_wire()}))
+                answer, parts = self._await(sock, header["op"], watch, timeout)
         except (OSError, ProtocolError) as exc:
             sock.close()
             raise _unavailable(header["op"]) from exc
@@ -261,6 +285,18 @@ class SupervisorClient:
             sock.close()
             raise InternalError("the supervisor's answer makes no sense")
         return reply, parts
+
+    def _await(
+        self, sock: socket.socket, operation: str, watch: Watch | None, timeout: float | None
+    ) -> tuple[dict[str, Any], Blobs]:
+        if watch is not None:
+            seen = _or_leave(sock, watch.wait, sock.fileno(), timeout)
+            if seen.gone:
+                sock.sendall(CLIENT_LEFT)
+                raise ClientGone
+            if not seen.fd:
+                raise _restarting(operation)
+        return _read_frame(sock)
 
     def _connection(self) -> socket.socket:
         with self._lock:
@@ -290,6 +326,15 @@ class SupervisorClient:
                 self._idle.append(sock)
                 return
         sock.close()
+
+
+def _or_leave(sock: socket.socket, ask: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """What is asked for; to the supervisor a client that is refused by that has left."""
+    try:
+        return ask(*arguments, **named)
+    except GatewayError:
+        sock.sendall(CLIENT_LEFT)
+        raise
 
 
 def _read_frame(sock: socket.socket) -> tuple[dict[str, Any], Blobs]:

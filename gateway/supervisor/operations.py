@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from gateway import ulid
 from gateway.config import Config
-from gateway.errors import NodeNotReady
+from gateway.errors import NodeNotReady, TokenStoreError
 from gateway.exec.order import GuestKind, Order
 from gateway.exec.origin import Origin
 from gateway.supervisor import readiness
@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _MAX_WAIT = 60.0
 _MAX_LISTED = 1000
+_DECISION_SECONDS = 2.0
 
 
 class Operations:
@@ -133,7 +134,7 @@ class Operations:
         attended = _optional(header, "attended", bool) or False
         if len(blobs) != 1:
             raise ProtocolError("a run has one body")
-        attempt = connection.attempt = connection.attempt or Attempt(ulid.new("ex_"))
+        attempt = connection.attempt = connection.attempt or Attempt(ulid.new("ex_"), asyncio.get_running_loop().time())
         try:
             kind = GuestKind(word or GuestKind.LXC)
         except ValueError as exc:
@@ -145,6 +146,7 @@ class Operations:
             attempt,
             kind=kind,
             config_id=config_id,
+            decide_again=lambda: self._decide_again(connection, origin, attempt.exec_id),
             key=key,
             spooled=spooled,
             attended=attended,
@@ -153,6 +155,19 @@ class Operations:
         connection.request = header, []  # its body is not needed again
         blobs.clear()
         return connection.begun
+
+    async def _decide_again(self, connection: Connection, origin: Origin, exec_id: str) -> Origin:
+        """The same caller as its token is now, which the web alone can tell. Raises TokenStoreError if it does not."""
+        try:
+            answer = await connection.ask({"turn": exec_id}, _DECISION_SECONDS)
+            now = Origin.from_wire(answer.get("origin"))
+        except TimeoutError as exc:
+            raise TokenStoreError("nobody could tell in time whether the token may do this still; try again") from exc
+        except ValueError as exc:
+            raise ProtocolError(str(exc)) from exc
+        if now.token_id != origin.token_id:
+            raise ProtocolError("another token's turn")
+        return now
 
     async def _get(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id, wait = _member(header, "id", str), _member(header, "wait", float)
@@ -244,7 +259,8 @@ class Operations:
         return {"exec": self._looking.get(exec_id, origin)}, ()
 
     async def _make_ticket(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
-        return {"ticket": self._tickets.make(origin.token_id, origin.to_wire(), _member(header, "path", str))}, ()
+        data = {"token_id": origin.token_id, "secret": _member(header, "secret", list)}
+        return {"ticket": self._tickets.make(origin.token_id, data, _member(header, "path", str))}, ()
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)

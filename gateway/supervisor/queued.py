@@ -9,16 +9,23 @@ from typing import NamedTuple
 from gateway.exec.order import Order
 from gateway.supervisor.places import Turn, Withdrawn
 
+_NEW_SECONDS = 0.5
+
 
 @dataclass
 class Attempt:
     """A request on its way to become an exec, over reloads too: the exec's id, and since when it waits for a place.
 
-    `since` is by the monotonic clock; None while it has not had to wait.
+    Times are by the monotonic clock: when it came, and since when it has waited for a place; None while it has not.
     """
 
     exec_id: str
+    came: float = 0.0
     since: float | None = None
+
+    def is_old(self, now: float) -> bool:
+        """Whether what was decided when it came may have changed since: it has waited, for a place or for anything."""
+        return self.since is not None or now - self.came > _NEW_SECONDS
 
 
 class Begun(NamedTuple):

@@ -119,6 +119,9 @@ class Connection:
         self.writes: str | None = None
         self.client_left = False
         """Whether the peer has said that its own client left; one that merely closes is a web that died."""
+        self._asked: asyncio.Future[dict[str, Any]] | None = None
+        """What the peer is to answer in the midst of its request."""
+        self._paused = False
         server.loop.add_reader(sock.fileno(), self._readable)
 
     def _readable(self) -> None:
@@ -128,7 +131,7 @@ class Connection:
             return
         except OSError:
             data = b""
-        if not data or self.task is not None:
+        if not data or (self.task is not None and self._asked is None):
             # Nothing but that word may follow a request before its answer, so other bytes are as good as a close.
             self.client_left = CLIENT_LEFT in (data, bytes(self._in))
             self.close()
@@ -157,7 +160,24 @@ class Connection:
             self.close()
             return
         self._in = bytearray()
-        self.answer(header, blobs)
+        if self._asked is None:
+            self.answer(header, blobs)
+        elif not self._asked.done():
+            self._asked.set_result(header)
+
+    async def ask(self, question: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """What the peer says to a question in the midst of its own; a pause does not hold that up. Raises TimeoutError;
+        one that closes instead cancels the work on its request, as ever."""
+        self._asked = self._server.loop.create_future()
+        self._server.loop.add_reader(self.sock.fileno(), self._readable)
+        try:
+            self._send(pieces(question))
+            async with asyncio.timeout(timeout):
+                return await self._asked
+        finally:
+            self._asked = None
+            if self._paused:
+                self.pause()
 
     def answer(self, header: dict[str, Any], blobs: list[bytes]) -> None:
         self.request = header, blobs
@@ -225,13 +245,15 @@ class Connection:
         return self._server.connections
 
     def pause(self) -> None:
-        """Reads no more: what the peer sends waits in the kernel."""
-        if self.sock.fileno() < 0:
+        """Reads no more, but for the answer to a question: what the peer sends waits in the kernel."""
+        self._paused = True
+        if self.sock.fileno() < 0 or self._asked is not None:
             return
         self._server.loop.remove_reader(self.sock.fileno())
 
     def go_on(self) -> None:
         """Reads again."""
+        self._paused = False
         if self.sock.fileno() < 0:
             return
         self._server.loop.add_reader(self.sock.fileno(), self._readable)

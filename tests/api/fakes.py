@@ -18,11 +18,12 @@ from gateway.auth.grants import Grant, parse_actions, parse_guests
 from gateway.auth.tokens import TokenStore
 from gateway.errors import AuditUnavailable, ExecEnded, ExecNotFound, GuestNotFound, IdempotencyConflict
 from gateway.exec.origin import Origin
-from gateway.exec.reply import OutputSlice, RunReply, Started, StdinReply
+from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecView, StreamCount
-from gateway.supervisor.client import Watch
+from gateway.supervisor.client import Decide, Watch
 from gateway.supervisor.feed import Feed
+from tests.auth.changes import issue_token
 
 from .fake_exec import FakeExec
 
@@ -49,14 +50,23 @@ class FakeSupervisor:
     live: dict[str, FakeExec] = field(default_factory=dict)
     keys: dict[tuple[str, str], tuple[int, bytes, str]] = field(default_factory=dict)
     attended: list[bool] = field(default_factory=list)
-    tickets: dict[str, tuple[str, str]] = field(default_factory=dict)
+    tickets: dict[str, tuple[Redeemed, str]] = field(default_factory=dict)
 
     def locate(self, vmid: int) -> None:
         self._fail()
         if vmid not in self.guests:
             raise GuestNotFound("words of the domain", vmid=vmid)
 
-    def run(self, vmid: int, body: bytes, origin: Origin, watch: Watch | None, key: str | None = None) -> RunReply:
+    def run(
+        self,
+        vmid: int,
+        body: bytes,
+        origin: Origin,
+        watch: Watch | None,
+        key: str | None = None,
+        *,
+        again: Decide,
+    ) -> RunReply:
         known = self._begin(vmid, body, origin, key)
         if known is not None:
             return RunReply(self.execs[known][0], self.stdout, b"", replayed=True)
@@ -82,6 +92,7 @@ class FakeSupervisor:
         origin: Origin,
         *,
         attended: bool,
+        again: Decide,
         key: str | None = None,
         watch: Watch | None = None,
     ) -> tuple[Started, Feed]:
@@ -120,16 +131,16 @@ class FakeSupervisor:
     def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> ExecView:
         return self._running(exec_id, origin).resize(rows, cols)
 
-    def make_ticket(self, origin: Origin, method_and_path: str) -> str:
+    def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         self._fail()
         ticket = f"ticket{len(self.tickets)}"
-        self.tickets[ticket] = (origin.token_id, method_and_path)
+        self.tickets[ticket] = (Redeemed(origin.token_id, secret), method_and_path)
         return ticket
 
-    def take_ticket(self, ticket: str, method_and_path: str) -> dict[str, Any] | None:
+    def take_ticket(self, ticket: str, method_and_path: str) -> Redeemed | None:
         self._fail()
-        token_id, path = self.tickets.pop(ticket, ("", ""))
-        return {"token_id": token_id} if path == method_and_path else None
+        maker, path = self.tickets.pop(ticket, (None, ""))
+        return maker if path == method_and_path else None
 
     def get(
         self, exec_id: str, origin: Origin, wait: float = 0, watch: Watch | None = None, *, to_feed: bool = False
@@ -255,7 +266,7 @@ class Api:
         """A new token."""
         grant = Grant(parse_actions(actions.split(",")), parse_guests(guests))
         record = self.tokens.prepare("test", [grant], **{"lifetime": DAY, **options})
-        return self.tokens.issue(record)
+        return issue_token(self.tokens, record)
 
     def request(self, method: str, path: str, token: str | None = None, **options: Any) -> Any:
         """One TestResponse; each is checked for what every reply must carry. (Any: to mypy `.json` may be None.)"""

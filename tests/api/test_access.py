@@ -13,6 +13,7 @@ from gateway.api.routes import ROUTES
 from gateway.auth.actions import GRANTABLE, Action, with_implied
 from gateway.auth.grants import Grant, parse_actions, parse_guests
 from gateway.exec.spec import ExecSpec
+from tests.auth.changes import issue_token
 
 from .conftest import PROTECTED
 from .fakes import Api, assert_problem, make_view, without_ids
@@ -153,7 +154,7 @@ def test_administering_one_guest_is_not_administering_all(api: Api) -> None:
         Grant(parse_actions(["exec:admin"]), parse_guests("101")),
         Grant(parse_actions(["exec:run"]), parse_guests("all")),
     ]
-    token = api.tokens.issue(api.tokens.prepare("two", grants, lifetime=None))
+    token = issue_token(api.tokens, api.tokens.prepare("two", grants, lifetime=None))
     assert_problem(api.request("GET", f"/execs/{view['id']}", token), 404, "exec_not_found")
 
 

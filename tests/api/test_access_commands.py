@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.auth.grants import Grant
+from tests.auth.changes import issue_token
 
 from .conftest import PROTECTED
 from .fakes import DAY, Api, assert_problem
@@ -30,7 +31,7 @@ def limited(api: Api, **members: Any) -> str:
     """A token that may restart units in guests 101 to 199, and nothing else there."""
     data = {"actions": ["exec:run"], "guests": "101-199", "commands": [RESTART], **members}
     record = api.tokens.prepare("limited", [Grant.from_json(data)], lifetime=DAY)
-    return api.tokens.issue(record)
+    return issue_token(api.tokens, record)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Accept": "application/x-ndjson"}, {"Prefer": "respond-async"}])
@@ -133,7 +134,7 @@ grants = st.fixed_dictionaries(
 def test_can_is_what_happens(api: Api, members: list[dict[str, Any]], spec: dict[str, Any], vmid: int) -> None:
     """For any grants, command and guest the what-if says exactly what a request then gets."""
     record = api.tokens.prepare("any", [Grant.from_json(one) for one in members], lifetime=DAY)
-    token = api.tokens.issue(record)
+    token = issue_token(api.tokens, record)
     api.supervisor.guests.add(PROTECTED)
     asked = api.request("POST", "/tokens/self/can", token, json={"action": "exec:run", "vmid": vmid, "exec": spec}).json
     response = api.request("POST", f"/exec/{vmid}", token, json=spec)

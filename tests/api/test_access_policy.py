@@ -23,6 +23,7 @@ from gateway.policy.change import GuestChange, describe_options
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
 from gateway.pve.service import connect
+from tests.auth.changes import issue_token
 
 from .fakes import DAY, FakeAudit, FakeSupervisor
 
@@ -73,7 +74,7 @@ def test_policy_stands_before_every_grant(
     monkeypatch.setitem(globals(), "OPTIONS", options)
     store = TokenStore(tmp_path / "tokens", tmp_path / "keys" / "token.keys")
     store.create()
-    token = store.issue(store.prepare("all", [Grant(frozenset({action}), parse_guests("all"))], lifetime=DAY))
+    token = issue_token(store, store.prepare("all", [Grant(frozenset({action}), parse_guests("all"))], lifetime=DAY))
     config, audit = Config(node="pve1"), FakeAudit()
     services = Services(
         config=config, supervisor=FakeSupervisor(), audit=audit, tokens=store, policy=NodePolicy(config.policy),

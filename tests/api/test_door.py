@@ -20,6 +20,7 @@ from gateway.auth.tokens import TokenStore
 from gateway.auth.trail import Trail
 from gateway.config import Config, WebConfig
 from gateway.errors import TooManyRequests
+from tests.auth.changes import issue_token
 
 from .fakes import DAY, Api, FakeAudit, FakeSupervisor, assert_problem, without_ids
 
@@ -96,7 +97,7 @@ def test_the_lower_of_a_tokens_own_rate_and_the_common_one_holds(
     """Who makes tokens gives none of them more than the node's configuration allows."""
     api = make(rate_per_token=common)
     grant = Grant(parse_actions(["exec:run"]), parse_guests("101"))
-    token = api.tokens.issue(replace(api.tokens.prepare("own", [grant], lifetime=DAY), limits=Limits(rate=1.5)))
+    token = issue_token(api.tokens, replace(api.tokens.prepare("own", [grant], lifetime=DAY), limits=Limits(rate=1.5)))
     assert [ask(api, token).status_code for _ in range(4)] == statuses
 
 

@@ -201,12 +201,13 @@ def test_resizes(api: Api, running: Running) -> None:
 
 @pytest.mark.parametrize("path", ["/exec/101/terminal", f"/execs/ex_{'0' * 26}/attach"])
 def test_tickets(api: Api, path: str) -> None:
-    """A ticket for a WebSocket, bound to the token and the path."""
+    """A ticket for a WebSocket, bound to the token, its secret, and the path."""
     token = api.token("guest:read")
     response = api.request("POST", "/tickets", token, json={"path": path})
     assert (response.status_code, response.json["expires_in"]) == (200, 30)
     token_id = token.removeprefix("pveg_").split(".")[0]
-    assert api.supervisor.tickets == {response.json["ticket"]: (token_id, f"GET {path}")}
+    maker, bound_to = api.supervisor.tickets[response.json["ticket"]]
+    assert (maker.token_id, maker.secret[0], bound_to) == (token_id, 1, f"GET {path}")
 
 
 @pytest.mark.parametrize("path", ["", "/execs", "/exec/101", "/exec/99/terminal", "/exec/101/terminal?x=1", "terminal"])

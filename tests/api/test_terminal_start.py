@@ -19,7 +19,7 @@ from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, GuestNotRunning, SupervisorUnavailable, TooManyExecs
 from gateway.exec.origin import Origin
 from gateway.exec.reply import Started
-from gateway.supervisor.client import Watch
+from gateway.supervisor.client import Decide, Watch
 from gateway.supervisor.feed import Feed
 from gateway.web.live import Live
 
@@ -426,7 +426,7 @@ class Queue:
         monkeypatch.setattr(api.supervisor, "start", self._start)
 
     def _start(
-        self, vmid: int, body: bytes, origin: Origin, *, attended: bool, watch: Watch | None = None
+        self, vmid: int, body: bytes, origin: Origin, *, attended: bool, again: Decide, watch: Watch | None = None
     ) -> tuple[Started, Feed]:
         self.entered.release()
         assert watch is not None
@@ -435,6 +435,6 @@ class Queue:
                 self.given_up.release()
                 raise ClientGone
         try:
-            return FakeSupervisor.start(self._supervisor, vmid, body, origin, attended=attended)
+            return FakeSupervisor.start(self._supervisor, vmid, body, origin, attended=attended, again=again)
         finally:
             self.passed.release()

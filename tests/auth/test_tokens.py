@@ -20,6 +20,7 @@ from gateway.auth.records import TokenRecord
 from gateway.auth.terms import parse_duration, parse_expiry, parse_networks
 from gateway.auth.tokens import Refusal, Refused, TokenStore
 from gateway.errors import GrantInvalid, TokenStoreError
+from tests.auth.changes import issue_token
 
 from .changes import root
 
@@ -53,7 +54,7 @@ def store(tmp_path: Path, clock: Clock) -> TokenStore:
 
 def issue(store: TokenStore, **options: object) -> tuple[str, TokenRecord]:
     record = replace(store.prepare("ci", [GRANT], lifetime=timedelta(days=1)), **options)  # type: ignore[arg-type]
-    return store.issue(record), record
+    return issue_token(store, record), record
 
 
 def refusal(store: TokenStore, token: str, remote: str = HOME) -> Refusal:
@@ -164,7 +165,7 @@ def test_another_ring_is_no_ring_of_ours(store: TokenStore, tmp_path: Path) -> N
     _, record = issue(store)
     other = TokenStore(tmp_path / "other", tmp_path / "otherkeys" / "k")
     other.create()
-    assert refusal(store, other.issue(record)) is Refusal.BAD_SIGNATURE
+    assert refusal(store, issue_token(other, record)) is Refusal.BAD_SIGNATURE
 
 
 def test_a_key_put_under_another_id_is_no_ring(store: TokenStore) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from gateway.auth.grants import Grant
 from gateway.auth.tokens import TokenStore
 from gateway.config import load
+from tests.auth.changes import issue_token
 from tests.exec.api import Api
 from tests.pvesim.services import Services
 
@@ -61,7 +62,7 @@ class Gateway:
     def token_for(self, *grants: dict[str, Any]) -> str:
         """A new token with grants in their JSON form (auth.grants.Grant)."""
         store = self.tokens()
-        return store.issue(store.prepare("granted", [Grant.from_json(grant) for grant in grants], lifetime=None))
+        return issue_token(store, store.prepare("granted", [Grant.from_json(grant) for grant in grants], lifetime=None))
 
     def tokens(self) -> TokenStore:
         """The token store, as the gateway's configuration names it."""

@@ -14,7 +14,6 @@ from gateway.exec.reply import RunReply, Started
 from gateway.exec.spec import ExecSpec
 from gateway.exec.text import decode_output
 from gateway.exec.view import ExecResult
-from gateway.web.disconnect import ClientConnection
 
 STREAM_HEADERS = {"X-Accel-Buffering": "no"}
 """nginx would keep a stream back until a buffer is full."""
@@ -32,10 +31,10 @@ def run_exec(services: Services, call: Call) -> Reply:
 
 
 def _run(services: Services, call: Call, key: str | None) -> Reply:
-    """The result, when it has ended. The client's leaving is seen while it runs."""
+    """The result, when it has ended. That the client leaves, or its token ends, is seen while it runs."""
     _check_result_suffices(call.body)
-    watch = ClientConnection.of(call.environ)
-    reply = services.supervisor.run(call.vmid, call.give_raw(), call.origin, watch, key)
+    reply = services.supervisor.run(call.vmid, call.give_raw(), call.origin, call.watch, key, again=call.decide_again)
+    call.standing.current()
     return Reply(build_result(reply), headers=_replayed(reply))
 
 
@@ -43,9 +42,8 @@ def _stream(services: Services, call: Call, format_: EventFormat, key: str | Non
     """Its events from the first on."""
     with ExitStack() as holds:
         holds.enter_context(take_stream(services, call))
-        watch = ClientConnection.of(call.environ)
         started, feed = services.supervisor.start(
-            call.vmid, call.give_raw(), call.origin, attended=True, key=key, watch=watch
+            call.vmid, call.give_raw(), call.origin, attended=True, again=call.decide_again, key=key, watch=call.watch
         )
         holds.callback(feed.close)
         stream = EventStream.begin(feed, EventWriter(format_), holds.pop_all(), started.view)
@@ -54,7 +52,9 @@ def _stream(services: Services, call: Call, format_: EventFormat, key: str | Non
 
 def _detach(services: Services, call: Call, key: str | None) -> Reply:
     """The exec, which runs on by itself."""
-    started, feed = services.supervisor.start(call.vmid, call.give_raw(), call.origin, attended=False, key=key)
+    started, feed = services.supervisor.start(
+        call.vmid, call.give_raw(), call.origin, attended=False, again=call.decide_again, key=key
+    )
     feed.close()
     headers = {"Location": f"/execs/{started.view['id']}", "Preference-Applied": "respond-async"}
     return Reply(started.view, status=202, headers={**headers, **_replayed(started)})

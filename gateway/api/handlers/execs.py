@@ -6,7 +6,6 @@ from gateway.api.call import Call, Reply
 from gateway.api.models.execs import ExecList, ListQuery, WaitQuery
 from gateway.api.services import Services
 from gateway.exec.view import State
-from gateway.web.disconnect import ClientConnection
 
 
 def list_execs(services: Services, call: Call) -> Reply:
@@ -21,7 +20,9 @@ def list_execs(services: Services, call: Call) -> Reply:
 def get_exec(services: Services, call: Call) -> Reply:
     """The exec as it is now, or as it is when it ends within `wait` seconds."""
     query: WaitQuery = call.query
-    return Reply(services.supervisor.get(call.exec_id, call.origin, query.wait, _watch(call)))
+    if query.wait:
+        services.supervisor.get(call.exec_id, call.origin, query.wait, call.watch)
+    return Reply(services.supervisor.get(call.exec_id, call.latest_origin))
 
 
 def kill_exec(services: Services, call: Call) -> Reply:
@@ -29,9 +30,6 @@ def kill_exec(services: Services, call: Call) -> Reply:
     query: WaitQuery = call.query
     view = services.supervisor.kill(call.exec_id, call.origin)
     if view["state"] != State.ENDED and query.wait:
-        view = services.supervisor.get(call.exec_id, call.origin, query.wait, _watch(call))
+        services.supervisor.get(call.exec_id, call.origin, query.wait, call.watch)
+        view = services.supervisor.get(call.exec_id, call.latest_origin)
     return Reply(view, status=200 if view["state"] == State.ENDED else 202)
-
-
-def _watch(call: Call) -> ClientConnection:
-    return ClientConnection.of(call.environ)

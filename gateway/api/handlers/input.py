@@ -11,15 +11,16 @@ PIECE = 256 << 10
 
 
 def put_stdin(services: Services, call: Call) -> Reply:
-    """Hands the body on as it comes, each piece when the command has room. One that breaks off loses nothing taken."""
+    """Hands the body on as it comes, each piece when the command has room, for as long as the caller may. One that
+    breaks off loses nothing taken."""
     query: StdinQuery = call.query
     offset = query.offset
     taken = None
     for piece in read_pieces(call.environ, PIECE):
-        taken = services.supervisor.put_stdin(call.exec_id, call.origin, piece, offset, False)
+        taken = services.supervisor.put_stdin(call.exec_id, call.latest_origin, piece, offset, False)
         offset = None if offset is None else offset + len(piece)
     if taken is None or query.eof:
-        taken = services.supervisor.put_stdin(call.exec_id, call.origin, b"", offset, query.eof)
+        taken = services.supervisor.put_stdin(call.exec_id, call.latest_origin, b"", offset, query.eof)
     state: StdinState = {"offset": taken.offset, "eof": taken.eof}
     return Reply(state)
 

@@ -14,6 +14,7 @@ from gateway.api.terminal import Terminal
 from gateway.api.terminal_handshake import accept_upgrade
 from gateway.api.terminal_start import Opening, join
 from gateway.auth.actions import Action
+from gateway.exec.origin import Origin
 
 
 def open_terminal(services: Services, call: Call) -> Reply:
@@ -23,8 +24,11 @@ def open_terminal(services: Services, call: Call) -> Reply:
     origin = call.actor.origin(call.remote, call.request_id, Action.EXEC_TERMINAL)
     vmid, refuse = call.vmid, call.refuse
 
+    def again(exec_id: str) -> Origin:
+        return call.decide_again(exec_id, Action.EXEC_TERMINAL)
+
     def start(message: bytes) -> Opening:
-        return Opening(services, vmid, origin, message, refuse)
+        return Opening(services, vmid, origin, again, message, refuse)
 
     with ExitStack() as holds:
         holds.enter_context(services.streams.take(call.actor.token_id))

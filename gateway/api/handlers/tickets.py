@@ -14,7 +14,7 @@ def make_ticket(services: Services, call: Call) -> Reply:
     """One for the WebSocket at `path`; what the caller may do there is asked when it is used."""
     asked: TicketRequest = call.body
     ticket: Ticket = {
-        "ticket": services.supervisor.make_ticket(call.origin, f"GET {asked.path}"),
+        "ticket": services.supervisor.make_ticket(call.origin, call.actor.secret, f"GET {asked.path}"),
         "expires_in": SECONDS,
     }
     return Reply(ticket)
