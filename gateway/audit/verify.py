@@ -41,7 +41,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`fault` is None for a good log. `notes`: what the writer itself recorded of losses and failures."""
+    """`fault` is None for a good log. `notes`: what the writer itself recorded of losses and failures.
+
+    `anchors`: those that were found in their places; `unchecked`: the others, of records that were pruned or, after a
+    fault, not reached.
+    """
 
     fault: Fault | None
     files: int
@@ -49,6 +53,7 @@ class Verdict:
     first: int
     last: int
     anchors: int
+    unchecked: int
     notes: tuple[str, ...]
 
 
@@ -56,8 +61,9 @@ class Verdict:
 class _Walk:
     """Where the walk over all lines is, and what it has met. After a fault it only collects."""
 
-    anchors: dict[int, Anchor]
+    anchors: dict[int, list[Anchor]]
     at: Head = GENESIS
+    checked: int = 0
     first: Sealed | None = None
     records: int = 0
     begin: Line | None = None
@@ -81,7 +87,9 @@ def verify(directory: Path, keys: AuditKeys, anchors: Iterable[Anchor] = ()) -> 
     may begin after its first record if a later record says that what came before was pruned. Raises OSError.
     """
     chain = Chain(keys.chain)
-    walk = _Walk({anchor.head.seq: anchor for anchor in anchors})
+    walk = _Walk({})
+    for anchor in anchors:
+        walk.anchors.setdefault(anchor.head.seq, []).append(anchor)
     with open_files(directory, chain) as files:
         for line in read_lines(files, chain):
             walk.begin, walk.end = walk.begin or line, line
@@ -90,7 +98,8 @@ def verify(directory: Path, keys: AuditKeys, anchors: Iterable[Anchor] = ()) -> 
         _settle_suspect(walk, walk.suspect, None)
     fault = _choose(walk, _check_begin(walk), walk.fault or _check_end(walk))
     first = walk.first.head.seq if walk.first else 0
-    return Verdict(fault, len(files), walk.records, first, walk.at.seq, len(walk.anchors), tuple(walk.notes))
+    unchecked = sum(map(len, walk.anchors.values())) - walk.checked
+    return Verdict(fault, len(files), walk.records, first, walk.at.seq, walk.checked, unchecked, tuple(walk.notes))
 
 
 def verify_command(directory: Path, key_file: Path, anchor_lines: Iterable[str] = ()) -> tuple[Verdict, int]:
@@ -154,10 +163,13 @@ def _collect(walk: _Walk, line: Line, sealed: Sealed) -> None:
 
 
 def _check_anchor(walk: _Walk, line: Line, head: Head) -> None:
-    anchor = walk.anchors.get(head.seq)
-    if anchor and anchor.head.mac != head.mac:
-        detail = f"the journal anchored another record {head.seq} at {anchor.ts}"
-        walk.fault = Fault(line.file, line.number, head.seq, Wrong.CHANGED, detail)
+    """All of a number: a log that was rolled back and written on gives it twice."""
+    for anchor in walk.anchors.get(head.seq, ()):
+        if anchor.head.mac == head.mac:
+            walk.checked += 1
+        else:
+            detail = f"the journal anchored another record {head.seq} at {anchor.ts}"
+            walk.fault = Fault(line.file, line.number, head.seq, Wrong.CHANGED, detail)
 
 
 def _misplaced(walk: _Walk, line: Line, sealed: Sealed) -> None:
@@ -220,7 +232,7 @@ def _check_begin(walk: _Walk) -> Fault | None:
 
 def _check_end(walk: _Walk) -> Fault | None:
     """Every anchored head must have been passed, unless it was pruned."""
-    ahead = [anchor for seq, anchor in walk.anchors.items() if seq > walk.at.seq]
+    ahead = [anchor for seq, anchors in walk.anchors.items() if seq > walk.at.seq for anchor in anchors]
     if not ahead:
         return None
     last = max(ahead, key=lambda anchor: anchor.head.seq)
@@ -234,4 +246,4 @@ def _holds(value: object, wanted: str) -> bool:
         return any(_holds(item, wanted) for item in value.values())
     if isinstance(value, list):
         return any(_holds(item, wanted) for item in value)
-    return value == wanted
+    return isinstance(value, str) and wanted in value
