@@ -106,7 +106,7 @@ def test_nothing_may_stand_behind_the_signed_end(log: AuditSettings, as_csv: boo
     """Lines behind it are not covered by it: forged ones there, or a second export, must not pass with the first."""
     lines = exported(log, as_csv=as_csv)
     for more in ([lines[3]], ["anything\n"], lines[as_csv:]):
-        records, fault = check([*lines, *more], keys_of(log))
+        _, fault = check([*lines, *more], keys_of(log))
         assert fault is not None and fault.line == len(lines) + 1, more
     assert check([*lines, "\n"], keys_of(log))[1] is not None
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
@@ -279,7 +279,12 @@ def test_packed_files_are_read_one_at_a_time(settings: AuditSettings, monkeypatc
         path.unlink()
     unpacked: list[object] = []
     real = searching._seekable
-    monkeypatch.setattr(searching, "_seekable", lambda file: unpacked.append(file) or real(file))
+
+    def noting(file: BinaryIO) -> BinaryIO:
+        unpacked.append(file)
+        return real(file)
+
+    monkeypatch.setattr(searching, "_seekable", noting)
     assert len(search(settings.directory, keys_of(settings), Query(limit=2)).records) == 2
     assert len(closed) > 5 and len(unpacked) <= 2
     assert [record["exec_id"] for record in found(settings, events=("exec:intent",), limit=1000)] == [
