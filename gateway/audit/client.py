@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.audit.debts import Debts
+from gateway.audit.parts import Part
 from gateway.audit.protocol import (
     DEFAULT_TIMEOUT,
     FrameBuffer,
@@ -75,23 +76,31 @@ class AuditClient:
 
     def search(self, query: Query, timeout: float = 8.0) -> Page:
         """One page of the log. Raises AuditUnavailable when it cannot be had within `timeout` seconds."""
-        deadline = time.monotonic() + timeout
         page = Page()
+        for reply in self._consult({"op": "search", "query": query.to_wire()}, timeout):
+            if "page" in reply:
+                page.next = reply["page"]["next"]
+                break
+            page.records.append(reply["found"])
+        return page
+
+    def verify(self, after: str | None = None, timeout: float = 8.0) -> Part:
+        """What the log is like behind the cursor `after`. Raises AuditUnavailable as `search` does."""
+        return Part.from_wire(next(self._consult({"op": "verify", "after": after}, timeout))["part"])
+
+    def _consult(self, question: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
+        """The reader's answers, as long as they are asked for. Raises AuditUnavailable; TooManyRequests."""
+        deadline = time.monotonic() + timeout
         try:
             with contextlib.closing(_Connection(self._path, timeout)) as connection:
-                for reply in connection.ask_many({"op": "search", "query": query.to_wire()}, deadline):
-                    if "found" in reply:
-                        page.records.append(reply["found"])
-                    elif "page" in reply:
-                        page.next = reply["page"]["next"]
-                        return page
-                    else:
+                for reply in connection.ask_many(question, deadline):
+                    if "error" in reply:
                         raise read_error(reply)
+                    yield reply
         except TimeoutError as exc:
             raise AuditUnavailable("the audit reader does not answer") from exc
         except (OSError, FrameError) as exc:
             raise AuditUnavailable(f"cannot reach the audit reader: {exc}") from exc
-        raise AuditUnavailable("the audit reader broke off")
 
     def settle(self, timeout: float) -> bool:
         """Whether all that had to be taken back was durable within `timeout` seconds."""

@@ -81,8 +81,12 @@ def open_files(directory: Path, chain: Chain) -> Iterator[list[BinaryIO]]:
             return
 
 
-def read_lines(files: Iterable[BinaryIO], chain: Chain) -> Iterator[Line]:
-    """Every line of `files`. What is not genuine has no `sealed`; what lacks its newline is not `whole`."""
+def read_lines(files: Iterable[BinaryIO], chain: Chain, mark: bytes = b"") -> Iterator[Line]:
+    """Every line of `files`. What is not genuine has no `sealed`; what lacks its newline is not `whole`.
+
+    Nor has `sealed` what stands before the first line with `mark` in it: passing over it takes a tenth of the time.
+    """
+    met = not mark
     for file in files:
         file.seek(0)
         number = 0
@@ -90,7 +94,8 @@ def read_lines(files: Iterable[BinaryIO], chain: Chain) -> Iterator[Line]:
             number += 1
             whole = raw.endswith(b"\n")
             raw = raw.removesuffix(b"\n")
-            yield Line(Path(file.name).name, number, chain.open(raw) if whole else None, whole, raw)
+            met = met or mark in raw
+            yield Line(Path(file.name).name, number, chain.open(raw) if met and whole else None, whole, raw)
 
 
 def read_begin(file: BinaryIO, chain: Chain) -> list[Sealed]:

@@ -195,22 +195,26 @@ class _Server:
             found = {"seq": head.seq, "mac": head.mac} if head else None
             self._send(peer, {"id": message["id"], "head": found})
         elif message.get("op") == "search":
-            self._hand_over(peer, message)
+            self._hand_over(peer, {"id": message["id"], "query": message.get("query")})
+        elif message.get("op") == "verify":
+            head = self._committer.head()
+            found = {"seq": head.seq, "mac": head.mac} if head else None
+            self._hand_over(peer, {"id": message["id"], "verify": {"after": message.get("after"), "head": found}})
         else:
             raise FrameError("unknown message")
 
-    def _hand_over(self, peer: _Peer, message: dict[str, Any]) -> None:
+    def _hand_over(self, peer: _Peer, asked: dict[str, Any]) -> None:
         """The reader answers, on this connection, which is its own from now on."""
-        question = json.dumps({"id": message["id"], "query": message.get("query")}).encode()
+        question = json.dumps(asked).encode()
         if len(question) > MAX_FRAME:
             refusal = {"code": Code.INVALID_RECORD, "detail": "not a query: it is too long"}
-            self._send(peer, {"id": message["id"], "error": refusal})
+            self._send(peer, {"id": asked["id"], "error": refusal})
             return
         if not peer.unsent and self._reader.hand_over(peer.sock, question):
             self._drop(peer)
             return
-        error = {"code": Code.UNAVAILABLE, "detail": "the audit reader takes no more searches now"}
-        self._send(peer, {"id": message["id"], "error": error})
+        error = {"code": Code.UNAVAILABLE, "detail": "the audit reader takes no more questions now"}
+        self._send(peer, {"id": asked["id"], "error": error})
 
     def _take_record(self, peer: _Peer, message: dict[str, Any]) -> None:
         now, sent = time.monotonic(), message.get("sent")

@@ -21,7 +21,8 @@ from gateway.audit.log import AuditLog
 from gateway.audit.retention import WhenFull
 from gateway.audit.search import Query, search
 from gateway.audit.settings import AuditSettings
-from gateway.audit.verify import Wrong, verify
+from gateway.audit.verify import verify
+from gateway.audit.walk import Wrong
 from gateway.errors import AuditUnavailable
 
 from .live import events, intent, keys_of, limits, read_log

@@ -14,7 +14,8 @@ from gateway.audit.files import LOG_NAME
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import AuditLog
 from gateway.audit.settings import AuditSettings
-from gateway.audit.verify import Wrong, find_hash, verify, verify_command
+from gateway.audit.verify import find_hash, verify, verify_command
+from gateway.audit.walk import Wrong
 from gateway.exec.spec import ExecSpec
 from gateway.exec.trail import shown_command
 
