@@ -62,7 +62,8 @@ def verify(context: click.Context, config: Config, export: str | None, anchors: 
         click.echo(str(verdict.fault))
     else:
         spread = f"records {verdict.first} to {verdict.last} in {verdict.files} files"
-        click.echo(f"good: {spread}, {verdict.anchors} anchors")
+        pruned = f" ({verdict.unchecked} more of pruned records)" if verdict.unchecked else ""
+        click.echo(f"good: {spread}, {verdict.anchors} anchors{pruned}")
     context.exit(code)
 
 

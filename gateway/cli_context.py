@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from gateway.audit.client import AuditClient
+    from gateway.config import Config
 
 # Kept here too, so that `--help` need not import the configuration's models; a test holds them equal.
 DEFAULT_PATH = Path("/etc/pve-exec-gateway/config.yaml")
@@ -48,3 +52,13 @@ def configured(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, config=load(path), **kwargs)
 
     return run
+
+
+def settled_client(config: Config) -> AuditClient:
+    """The audit log for a command, which ends no sooner than what it must take back there is durable, or five seconds
+    are over."""
+    from gateway.audit.client import AuditClient
+
+    client = AuditClient(config.audit.socket)
+    click.get_current_context().call_on_close(lambda: client.settle(5))
+    return client

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli_context import configured, print_json
+from gateway.cli_context import configured, print_json, settled_client
 
 if TYPE_CHECKING:
     from gateway.auth.key_rotation import KeyRotation
@@ -58,8 +58,7 @@ def retire(config: Config, key_id: str, force: bool) -> None:
 
 def _ring(config: Config) -> KeyRotation:
     from gateway.app_tokens import build_tokens
-    from gateway.audit.client import AuditClient
     from gateway.auth.key_rotation import KeyRotation
     from gateway.auth.trail import Trail
 
-    return KeyRotation(build_tokens(config), Trail(AuditClient(config.audit.socket), config.node))
+    return KeyRotation(build_tokens(config), Trail(settled_client(config), config.node))

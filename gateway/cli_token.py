@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli_context import configured, print_json
+from gateway.cli_context import configured, print_json, settled_client
 from gateway.errors import GrantInvalid
 
 if TYPE_CHECKING:
@@ -158,11 +158,10 @@ def prune(config: Config, dead_for: str) -> None:
 
 def _administration(config: Config) -> Administration:
     from gateway.app_tokens import build_tokens
-    from gateway.audit.client import AuditClient
     from gateway.auth.administration import Administration
     from gateway.auth.trail import Trail
 
-    return Administration(build_tokens(config), Trail(AuditClient(config.audit.socket), config.node))
+    return Administration(build_tokens(config), Trail(settled_client(config), config.node))
 
 
 def _changes(administration: Administration, terms: dict[str, Any]) -> Changes:

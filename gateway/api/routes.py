@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.api.handlers import audit, events, execs, health, openapi, output, terminals, tickets, tokens
 from gateway.api.handlers import exec as exec_
 from gateway.api.handlers import input as input_
-from gateway.api.models.audit import AuditPage, AuditQuery
+from gateway.api.models.audit import AuditPage, AuditQuery, LogVerdict, VerifyQuery
 from gateway.api.models.events import EventsQuery
 from gateway.api.models.execs import ExecList, ListQuery, OutputQuery, WaitQuery
 from gateway.api.models.health import Alive, Readiness
@@ -394,6 +394,17 @@ ROUTES: tuple[Route, ...] = (
         reply=AuditPage,
         errors=(AuditUnavailable,),
         handler=audit.list_records,
+    ),
+    Route(
+        method="GET",
+        path="/audit/verify",
+        operation_id="verifyAudit",
+        summary="Whether the audit log is as it was written, part by part; names the first place that is not",
+        action=Action.AUDIT_READ,
+        query=VerifyQuery,
+        reply=LogVerdict,
+        errors=(AuditUnavailable,),
+        handler=audit.verify_log,
     ),
     Route(
         method="GET",

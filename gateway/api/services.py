@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from gateway.api.shares import Shares
+from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
 from gateway.audit.search import Page, Query
 from gateway.auth.tokens import TokenStore
@@ -92,6 +93,8 @@ class Audit(Protocol):
     def ping(self, timeout: float = ...) -> dict[str, Any]: ...
 
     def search(self, query: Query, timeout: float = ...) -> Page: ...
+
+    def verify(self, after: str | None = None, timeout: float = ...) -> Part: ...
 
 
 @dataclass(frozen=True)

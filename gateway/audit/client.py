@@ -8,10 +8,12 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gateway.audit.debts import Debts
+from gateway.audit.parts import Part
 from gateway.audit.protocol import (
     DEFAULT_TIMEOUT,
     FrameBuffer,
@@ -21,17 +23,19 @@ from gateway.audit.protocol import (
     read_error,
     read_receipt,
 )
+from gateway.audit.record import ANNOUNCEMENTS, Event, build_aborted
 from gateway.audit.search import Page, Query
-from gateway.errors import AuditUnavailable
+from gateway.errors import AuditUnavailable, InternalError
 
 _MAX_IDLE = 8
+_TAKING_BACK = (Event.EXEC_ABORTED, Event.TOKEN_ABORTED)
 
 
 class AuditClient:
     """Safe in many threads, and across fork. Keeps a few idle connections.
 
     A connection that failed in any way, or whose answer came too late, is closed and never used again, so no
-    caller can get another's receipt. Intents belong to `AsyncAuditClient`, which also takes them back.
+    caller can get another's receipt.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,14 +43,27 @@ class AuditClient:
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
         self._pid = os.getpid()
+        self._debts = Debts(self._pay)
 
     def commit(self, record: Mapping[str, Any], timeout: float = DEFAULT_TIMEOUT) -> Receipt:
         """Wait until `record` (of `build_record`) is durable.
 
         Raises AuditUnavailable when that cannot be had within `timeout` seconds, and InternalError when the
-        writer finds the record malformed.
+        writer finds the record malformed. An `aborted` record follows an announcement whose answer never came, for it
+        may be durable all the same; what is itself such a record is sent until it is durable.
         """
-        return read_receipt(self._ask({"record": record, "wait": True, "sent": time.monotonic()}, timeout))
+
+        def take_back() -> None:
+            if record["event"] in ANNOUNCEMENTS:
+                self._debts.add(build_aborted(record, "its caller had no answer in time"))
+
+        try:
+            message = {"record": record, "wait": True, "sent": time.monotonic()}
+            return read_receipt(self._ask(message, timeout, on_lost=take_back))
+        except AuditUnavailable:
+            if record["event"] in _TAKING_BACK:
+                self._debts.add(record)
+            raise
 
     def ping(self, timeout: float = 1.0) -> dict[str, Any]:
         """The writer's status: `ok`, `why` not, `queued`, `last_sync_ms`, ... Raises AuditUnavailable."""
@@ -59,23 +76,35 @@ class AuditClient:
 
     def search(self, query: Query, timeout: float = 8.0) -> Page:
         """One page of the log. Raises AuditUnavailable when it cannot be had within `timeout` seconds."""
-        deadline = time.monotonic() + timeout
         page = Page()
+        for reply in self._consult({"op": "search", "query": query.to_wire()}, timeout):
+            if "page" in reply:
+                page.next = reply["page"]["next"]
+                break
+            page.records.append(reply["found"])
+        return page
+
+    def verify(self, after: str | None = None, timeout: float = 8.0) -> Part:
+        """What the log is like behind the cursor `after`. Raises AuditUnavailable as `search` does."""
+        return Part.from_wire(next(self._consult({"op": "verify", "after": after}, timeout))["part"])
+
+    def _consult(self, question: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
+        """The reader's answers, as long as they are asked for. Raises AuditUnavailable; TooManyRequests."""
+        deadline = time.monotonic() + timeout
         try:
             with contextlib.closing(_Connection(self._path, timeout)) as connection:
-                for reply in connection.ask_many({"op": "search", "query": query.to_wire()}, deadline):
-                    if "found" in reply:
-                        page.records.append(reply["found"])
-                    elif "page" in reply:
-                        page.next = reply["page"]["next"]
-                        return page
-                    else:
+                for reply in connection.ask_many(question, deadline):
+                    if "error" in reply:
                         raise read_error(reply)
+                    yield reply
         except TimeoutError as exc:
             raise AuditUnavailable("the audit reader does not answer") from exc
         except (OSError, FrameError) as exc:
             raise AuditUnavailable(f"cannot reach the audit reader: {exc}") from exc
-        raise AuditUnavailable("the audit reader broke off")
+
+    def settle(self, timeout: float) -> bool:
+        """Whether all that had to be taken back was durable within `timeout` seconds."""
+        return self._debts.settle(timeout)
 
     def close(self) -> None:
         with self._lock:
@@ -83,9 +112,20 @@ class AuditClient:
         for connection in idle:
             connection.close()
 
-    def _ask(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def _pay(self, record: Mapping[str, Any]) -> bool:
+        try:
+            reply = self._ask({"record": record, "wait": False}, DEFAULT_TIMEOUT)
+        except AuditUnavailable:
+            return False
+        return "receipt" in reply or isinstance(read_error(reply), InternalError)
+
+    def _ask(
+        self, message: dict[str, Any], timeout: float, on_lost: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        """`on_lost` is called when there is no answer to what may have been sent."""
         deadline = time.monotonic() + timeout
         connection: _Connection | None = None
+        reply: dict[str, Any] | None = None
         try:
             connection = self._take_idle() or _Connection(self._path, timeout)
             reply = connection.ask(message, deadline)
@@ -98,6 +138,9 @@ class AuditClient:
         except BaseException:
             _close(connection)
             raise
+        finally:
+            if reply is None and connection is not None and on_lost is not None:
+                on_lost()
         self._put_back(connection)
         return reply
 

@@ -104,11 +104,13 @@ def check_export(file: IO[str], keys: AuditKeys) -> tuple[int, ExportFault | Non
     """How many records an export holds, and what is wrong with it, if anything. CSV is told by its heading."""
     chain = Chain(keys.chain)
     walk = _Walk()
-    for number, raw in _read(file):
+    lines = _read(file)
+    for number, raw in lines:
         walk.begin = walk.begin or number
         manifest = _read_manifest(raw, keys) if raw is not None else None
         if manifest is not None:
-            return walk.records, _check_manifest(manifest, number, walk)
+            behind = ExportFault(number + 1, "it stands behind the signed end") if next(lines, None) else None
+            return walk.records, _check_manifest(manifest, number, walk) or behind
         if walk.fault is None:
             walk.fault = _step(walk, number, raw, chain)
     return walk.records, walk.fault or ExportFault(walk.last + 1, "the export has no signed end: lines are missing")

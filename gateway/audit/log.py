@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class AuditLog:
         self._reason = "started"
         self._notes: list[Fields] = []
         self._doomed: list[Path] = []
+        self._immortal: set[Path] = set()
 
     @property
     def full(self) -> str:
@@ -290,9 +292,16 @@ class AuditLog:
             self._notes.append(note(Event.AUDIT_FULL, why=self.full))
 
     def _delete_doomed(self) -> None:
-        for path in self._doomed:
-            path.unlink(missing_ok=True)
-        self._doomed.clear()
+        """What cannot be deleted is tried again with the next batch: it is no reason to refuse what is durable."""
+        doomed, self._doomed = self._doomed, []
+        for path in doomed:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as exc:
+                self._doomed.append(path)
+                if path not in self._immortal:
+                    print(f"audit writer: cannot delete {path}: {exc.strerror}", file=sys.stderr, flush=True)
+                self._immortal.add(path)
 
     def _sync_directory(self) -> None:
         fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

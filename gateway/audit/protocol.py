@@ -4,7 +4,8 @@ A client sends `{id, record, wait, sent}` or `{id, op}`; the reply carries the s
 `error: {code, detail}`, `head` or `status`. Replies may come in another order than the requests.
 
 `{id, op: "search", query}` is the last thing that a connection asks: the reader process answers it, by one
-`{id, found: <record>}` for each record and `{id, page: {next}}` at the end, or by an error, and closes.
+`{id, found: <record>}` for each record and `{id, page: {next}}` at the end, or by an error, and closes. So is
+`{id, op: "verify", after}`, which it answers by `{id, part}`.
 
 `wait: true`: a caller has stood waiting since `sent` (seconds of CLOCK_MONOTONIC); it hears within 1.5 s.
 `wait: false`: nobody waits; the reply comes when the record is durable or certainly is not in the log.
@@ -38,7 +39,7 @@ class Code(StrEnum):
     QUEUE_FULL = "queue_full"
     INVALID_RECORD = "invalid_record"
     BUSY = "busy"
-    """Too many searches at once: the log is well."""
+    """Too many searches or verifications at once: the log is well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The audit reader process: answers searches, so that the writer, which has the log to itself, never waits for one.
+"""The audit reader process: searches and verifies, so that the writer, which has the log to itself, never waits for it.
 
 The writer hands it connections of checked peers, each with its question. It has the key, opens the log for reading
 only, and lives as long as the writer. Run by `reading.ReaderProcess`.
@@ -15,7 +15,9 @@ import threading
 import traceback
 from typing import Any
 
+from gateway.audit.chain import Head
 from gateway.audit.keys import AuditKeys, load_keys
+from gateway.audit.parts import Cursor, verify_part
 from gateway.audit.protocol import MAX_FRAME, Code, encode_frame
 from gateway.audit.search import Query, search
 from gateway.audit.settings import AuditSettings
@@ -35,10 +37,11 @@ def main() -> int:
 
 
 def serve(writer: socket.socket, settings: AuditSettings, keys: AuditKeys) -> None:
-    """Answer until the writer is gone. One search is a thread; more than `AT_ONCE` are refused."""
-    places = threading.BoundedSemaphore(AT_ONCE)
+    """Answer until the writer is gone. A question is a thread; more searches than `AT_ONCE`, and more verifications
+    than one, are refused."""
+    searches, verifications = threading.BoundedSemaphore(AT_ONCE), threading.BoundedSemaphore(1)
 
-    def answer(peer: socket.socket, message: dict[str, Any]) -> None:
+    def answer(peer: socket.socket, message: dict[str, Any], places: threading.BoundedSemaphore) -> None:
         with peer, contextlib.suppress(OSError):
             try:
                 _answer(peer, message, settings, keys)
@@ -52,17 +55,18 @@ def serve(writer: socket.socket, settings: AuditSettings, keys: AuditKeys) -> No
         peer = socket.socket(fileno=fds[0])
         peer.settimeout(_SEND_SECONDS)
         message = json.loads(data)
+        places = verifications if "verify" in message else searches
         if places.acquire(blocking=False):
-            threading.Thread(target=answer, args=(peer, message), daemon=True).start()
+            threading.Thread(target=answer, args=(peer, message, places), daemon=True).start()
         else:
             with peer, contextlib.suppress(OSError):
-                peer.sendall(_refusal(message, Code.BUSY, "too many searches at once; try again"))
+                peer.sendall(_refusal(message, Code.BUSY, "the log is asked too much at once; try again"))
 
 
 def _answer(peer: socket.socket, message: dict[str, Any], settings: AuditSettings, keys: AuditKeys) -> None:
-    """A frame for each record, then one that says where the page ends."""
     try:
-        page = search(settings.directory, keys, Query.from_wire(message.get("query")))
+        answer = _verify if "verify" in message else _search
+        frames = answer(message, settings, keys)
     except (ValueError, TypeError) as exc:
         peer.sendall(_refusal(message, Code.INVALID_RECORD, f"not a query: {exc}"))
     except OSError as exc:
@@ -71,8 +75,22 @@ def _answer(peer: socket.socket, message: dict[str, Any], settings: AuditSetting
         traceback.print_exc()
         peer.sendall(_refusal(message, Code.UNAVAILABLE, "the audit reader has a defect; its log tells which"))
     else:
-        frames = [encode_frame({"id": message["id"], "found": record}) for record in page.records]
-        peer.sendall(b"".join([*frames, encode_frame({"id": message["id"], "page": {"next": page.next}})]))
+        peer.sendall(b"".join(frames))
+
+
+def _search(message: dict[str, Any], settings: AuditSettings, keys: AuditKeys) -> list[bytes]:
+    """A frame for each record, then one that says where the page ends."""
+    page = search(settings.directory, keys, Query.from_wire(message.get("query")))
+    frames = [encode_frame({"id": message["id"], "found": record}) for record in page.records]
+    return [*frames, encode_frame({"id": message["id"], "page": {"next": page.next}})]
+
+
+def _verify(message: dict[str, Any], settings: AuditSettings, keys: AuditKeys) -> list[bytes]:
+    asked = message["verify"]
+    cursor = Cursor.parse(asked["after"]) if asked["after"] is not None else None
+    head = Head(**asked["head"]) if asked["head"] else None
+    part = verify_part(settings.directory, keys, cursor, head)
+    return [encode_frame({"id": message["id"], "part": part.to_wire()})]
 
 
 def _refusal(message: dict[str, Any], code: Code, detail: str) -> bytes:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import sys
-from typing import Any
 
 from gateway.audit.settings import AuditSettings
 
@@ -18,11 +16,9 @@ class ReaderProcess:
     def __init__(self, settings: AuditSettings) -> None:
         self._settings = settings
         self._link: socket.socket | None = None
-        self._pid = 0
 
-    def hand_over(self, peer: socket.socket, message: dict[str, Any]) -> bool:
-        """Whether the reader has this connection now, to answer `message` on it."""
-        question = json.dumps(message).encode()
+    def hand_over(self, peer: socket.socket, question: bytes) -> bool:
+        """Whether the reader has this connection now, to answer `question` (JSON, at most MAX_FRAME) on it."""
         for _ in range(2):
             try:
                 if self._link is None:
@@ -41,12 +37,17 @@ class ReaderProcess:
         if self._link is not None:
             self._link.close()
             self._link = None
-        if self._pid:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._pid, os.WNOHANG)
+        self._reap()
+
+    def _reap(self) -> None:
+        """The writer has no other children."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
     def _start(self) -> socket.socket:
         """A program of its own: a fork of two threads would carry the writer's locks along."""
+        self._reap()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
@@ -54,7 +55,7 @@ class ReaderProcess:
             arguments = [sys.executable, *module, self._settings.to_json(), str(theirs.fileno())]
             environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
             try:
-                self._pid = os.posix_spawn(sys.executable, arguments, environment)
+                os.posix_spawn(sys.executable, arguments, environment)
             except OSError:
                 ours.close()
                 raise

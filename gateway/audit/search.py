@@ -6,7 +6,6 @@ as bytes before any is parsed, and only genuine ones (Chain.open) are shown.
 
 from __future__ import annotations
 
-import gzip
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 
 from gateway.audit.chain import Chain, Sealed
 from gateway.audit.clock import latest_before, moment_of
-from gateway.audit.files import open_files, read_begin
+from gateway.audit.files import is_packed, open_files, read_begin, read_piece
 from gateway.audit.keys import AuditKeys
 from gateway.audit.record import MAX_BYTES, Event, Fields, canonical
 
@@ -27,6 +26,7 @@ SECONDS = 1.5
 
 _BLOCK = 1 << 20
 _CLOSE = 256 << 10
+_MAX_UNPACKED = 256 << 20
 _EVENTS = frozenset(map(str, Event))
 
 Ranges = tuple[tuple[int, int], ...]
@@ -108,7 +108,7 @@ def search(directory: Path, keys: AuditKeys, query: Query, seconds: float = SECO
         return late or all(needle in block for needle in needles)
 
     with open_files(directory, chain) as opened:
-        for block in _blocks([_seekable(file) for file in opened], chain, query, is_worth):
+        for block in _blocks(opened, chain, query, is_worth):
             for line in block:
                 candidate = may_match(line)
                 if not candidate and not late:
@@ -146,17 +146,18 @@ def _blocks(files: list[BinaryIO], chain: Chain, query: Query, is_worth: IsWorth
             if query.newest_first:
                 return
             continue
-        file, size = files[index], files[index].seek(0, io.SEEK_END)
+        after = query.after
+        if after is not None and query.newest_first and first and first.head.seq >= after:
+            continue
+        if after is not None and not query.newest_first and behind and behind.head.seq <= after:
+            continue
+        file = _seekable(files[index])
+        size = file.seek(0, io.SEEK_END)
         begin, end = 0, size
-        if query.after is not None:
-            if query.newest_first:
-                if first and first.head.seq >= query.after:
-                    continue
-                end = min(size, _find(file, chain, query.after, size) + _CLOSE + 2 * MAX_BYTES)
-            else:
-                if behind and behind.head.seq <= query.after:
-                    continue
-                begin = _find(file, chain, query.after, size)
+        if after is not None and query.newest_first:
+            end = min(size, _find(file, chain, after, size) + _CLOSE + 2 * MAX_BYTES)
+        elif after is not None:
+            begin = _find(file, chain, after, size)
         yield from _read_back(file, end, is_worth) if query.newest_first else _read_on(file, begin, is_worth)
 
 
@@ -176,8 +177,11 @@ def _find(file: BinaryIO, chain: Chain, seq: int, size: int) -> int:
 def _genuine_from(file: BinaryIO, chain: Chain, offset: int, end: int) -> tuple[int, Sealed | None]:
     """The first genuine line that begins behind `offset` and before `end`."""
     file.seek(offset)
-    at = offset + len(file.readline())
-    while at < end and (line := file.readline()):
+    at = offset
+    while (piece := read_piece(file)) and not piece.endswith(b"\n"):
+        at += len(piece)
+    at += len(piece)
+    while at < end and (line := read_piece(file)):
         if sealed := chain.open(line.removesuffix(b"\n")):
             return at, sealed
         at += len(line)
@@ -207,16 +211,20 @@ def _read_on(file: BinaryIO, begin: int, is_worth: IsWorth) -> Iterator[list[byt
     while block := file.read(_BLOCK):
         block = rest + block
         cut = block.rfind(b"\n") + 1
-        rest = block[cut:]
+        rest = block[cut:] if len(block) - cut <= MAX_BYTES else b""
         if is_worth(block):
             yield block[:cut].split(b"\n")[:-1]
 
 
 def _seekable(file: BinaryIO) -> BinaryIO:
-    if not isinstance(file, gzip.GzipFile):
+    """One that can be read from anywhere. Raises OSError for an archive too large to be unpacked in memory."""
+    if not is_packed(file):
         return file
     file.seek(0)
-    return io.BytesIO(file.read())
+    data = file.read(_MAX_UNPACKED + 1)
+    if len(data) > _MAX_UNPACKED:
+        raise OSError(0, f"{file.name} holds more than {_MAX_UNPACKED >> 20} MiB; unpack it")
+    return io.BytesIO(data)
 
 
 # -- which records

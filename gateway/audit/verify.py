@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.audit.anchor import Anchor, read_anchors
-from gateway.audit.chain import GENESIS, Chain, Head, Sealed
-from gateway.audit.files import LOG_NAME, Line, open_files, read_lines
+from gateway.audit.chain import Chain
+from gateway.audit.files import Line, open_files, read_lines
 from gateway.audit.keys import AuditKeys, load_keys
-from gateway.audit.record import Event
-
-
-class Wrong(StrEnum):
-    """What can be wrong with a log."""
-
-    CHANGED = "changed"
-    REMOVED = "removed"
-    REORDERED = "reordered"
-    ADDED = "added"
-    TORN = "torn"
-    TAIL_DROPPED = "tail dropped"
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """The first place that is not as written. `line` counts from 1; `seq` belongs there."""
-
-    file: str
-    line: int
-    seq: int
-    wrong: Wrong
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: record {self.seq}: {self.wrong}: {self.detail}"
+from gateway.audit.walk import Fault, Walk, check_begin, check_end, choose, settle_suspect, step
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`fault` is None for a good log. `notes`: what the writer itself recorded of losses and failures."""
+    """`fault` is None for a good log. `notes`: what the writer itself recorded of losses and failures.
+
+    `anchors`: those that were found in their places; `unchecked`: the others, of records that were pruned or, after a
+    fault, not reached.
+    """
 
     fault: Fault | None
     files: int
@@ -49,29 +27,8 @@ class Verdict:
     first: int
     last: int
     anchors: int
+    unchecked: int
     notes: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Walk:
-    """Where the walk over all lines is, and what it has met. After a fault it only collects."""
-
-    anchors: dict[int, Anchor]
-    at: Head = GENESIS
-    first: Sealed | None = None
-    records: int = 0
-    begin: Line | None = None
-    end: Line | None = None
-    suspect: Line | None = None
-    fault: Fault | None = None
-    missing: int = 0
-    pruned: set[Head] = field(default_factory=set)
-    runs: list[list[int]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-_LOSSES = ("deleted", "truncated", "foreign_bytes", "damaged")
-"""Reasons of `audit:opened` that a reader should hear about."""
 
 
 def verify(directory: Path, keys: AuditKeys, anchors: Iterable[Anchor] = ()) -> Verdict:
@@ -81,16 +38,19 @@ def verify(directory: Path, keys: AuditKeys, anchors: Iterable[Anchor] = ()) -> 
     may begin after its first record if a later record says that what came before was pruned. Raises OSError.
     """
     chain = Chain(keys.chain)
-    walk = _Walk({anchor.head.seq: anchor for anchor in anchors})
+    walk = Walk({})
+    for anchor in anchors:
+        walk.anchors.setdefault(anchor.head.seq, []).append(anchor)
     with open_files(directory, chain) as files:
         for line in read_lines(files, chain):
             walk.begin, walk.end = walk.begin or line, line
-            _step(walk, line)
+            step(walk, line)
     if walk.suspect and not walk.fault:
-        _settle_suspect(walk, walk.suspect, None)
-    fault = _choose(walk, _check_begin(walk), walk.fault or _check_end(walk))
+        settle_suspect(walk, walk.suspect, None)
+    fault = choose(walk, check_begin(walk), walk.fault or check_end(walk))
     first = walk.first.head.seq if walk.first else 0
-    return Verdict(fault, len(files), walk.records, first, walk.at.seq, len(walk.anchors), tuple(walk.notes))
+    unchecked = sum(map(len, walk.anchors.values())) - walk.checked
+    return Verdict(fault, len(files), walk.records, first, walk.at.seq, walk.checked, unchecked, tuple(walk.notes))
 
 
 def verify_command(directory: Path, key_file: Path, anchor_lines: Iterable[str] = ()) -> tuple[Verdict, int]:
@@ -113,125 +73,9 @@ def find_hash(directory: Path, keys: AuditKeys, value: bytes | str) -> Iterator[
                 yield line
 
 
-def _step(walk: _Walk, line: Line) -> None:
-    sealed = line.sealed
-    if sealed:
-        walk.records += 1
-        _note_seq(walk.runs, sealed.head.seq)
-        _collect(walk, line, sealed)
-    if walk.fault:
-        _refine(walk, sealed)
-        return
-    if walk.suspect:
-        _settle_suspect(walk, walk.suspect, sealed)
-    elif sealed is None:
-        walk.suspect = line
-    elif walk.first is None:
-        walk.first, walk.at = sealed, sealed.head
-        _check_anchor(walk, line, sealed.head)
-    elif sealed.head.seq == walk.at.seq + 1 and sealed.prev == walk.at.mac:
-        walk.at = sealed.head
-        _check_anchor(walk, line, sealed.head)
-    else:
-        _misplaced(walk, line, sealed)
-
-
-def _note_seq(runs: list[list[int]], seq: int) -> None:
-    if runs and runs[-1][1] == seq - 1:
-        runs[-1][1] = seq
-    else:
-        runs.append([seq, seq])
-
-
-def _collect(walk: _Walk, line: Line, sealed: Sealed) -> None:
-    event, data = sealed.record.get("event"), sealed.record.get("data")
-    if not isinstance(data, dict):
-        return
-    if event == Event.AUDIT_PRUNED:
-        walk.pruned.add(Head(data["last_seq"], data["last_mac"]))
-    elif event in (Event.AUDIT_TORN, Event.AUDIT_RECOVERED) or data.get("reason") in _LOSSES:
-        walk.notes.append(f"{line.file}:{line.number}: {event}: {data}")
-
-
-def _check_anchor(walk: _Walk, line: Line, head: Head) -> None:
-    anchor = walk.anchors.get(head.seq)
-    if anchor and anchor.head.mac != head.mac:
-        detail = f"the journal anchored another record {head.seq} at {anchor.ts}"
-        walk.fault = Fault(line.file, line.number, head.seq, Wrong.CHANGED, detail)
-
-
-def _misplaced(walk: _Walk, line: Line, sealed: Sealed) -> None:
-    """A genuine record that does not follow the one before it."""
-    expected = walk.at.seq + 1
-    if sealed.head.seq > expected:
-        walk.missing = expected
-        detail = f"records {expected} to {sealed.head.seq - 1} are missing"
-        walk.fault = Fault(line.file, line.number, expected, Wrong.REMOVED, detail)
-    elif sealed.head.seq == expected:
-        detail = "it follows another record than the one before it"
-        walk.fault = Fault(line.file, line.number, expected, Wrong.CHANGED, detail)
-    else:
-        detail = f"record {sealed.head.seq} stands here again or too late"
-        walk.fault = Fault(line.file, line.number, expected, Wrong.ADDED, detail)
-
-
-def _refine(walk: _Walk, sealed: Sealed | None) -> None:
-    """What seemed removed, and turns up later, was moved."""
-    fault = walk.fault
-    if fault and fault.wrong is Wrong.REMOVED and sealed and sealed.head.seq == walk.missing:
-        detail = f"record {walk.missing} stands further down"
-        walk.fault = Fault(fault.file, fault.line, fault.seq, Wrong.REORDERED, detail)
-
-
-def _settle_suspect(walk: _Walk, suspect: Line, after: Sealed | None) -> None:
-    """A line that is not genuine was added if the chain goes on behind it as if it were not there."""
-    expected = walk.at.seq + 1
-    if not suspect.whole:
-        wrong, detail = Wrong.TORN, "the line has no end"
-    elif after and after.head.seq == expected and after.prev == walk.at.mac:
-        wrong, detail = Wrong.ADDED, "the writer did not write this line"
-    else:
-        wrong, detail = Wrong.CHANGED, "the line is not as the writer wrote it"
-    walk.fault = Fault(suspect.file, suspect.number, expected, wrong, detail)
-
-
-def _choose(walk: _Walk, begin: Fault | None, later: Fault | None) -> Fault | None:
-    """The first of two faults, unless the later one explains the other: it may have hit the very record that says what
-    was pruned. It has not, if the record that belongs at the begin stands somewhere else."""
-    if begin is None or later is None:
-        return begin or later
-    belongs = max((head.seq for head in walk.pruned), default=0) + 1
-    if any(low <= belongs <= high for low, high in walk.runs):
-        return begin
-    return replace(later, detail=f"{later.detail}; besides, {begin.detail}")
-
-
-def _check_begin(walk: _Walk) -> Fault | None:
-    """The log's first record must be the chain's first, or follow one that was pruned."""
-    first, begin = walk.first, walk.begin
-    if first is None or begin is None:
-        return None
-    before = Head(first.head.seq - 1, first.prev)
-    if before == GENESIS or before in walk.pruned:
-        return None
-    detail = f"records 1 to {before.seq} are missing, and no record says that they were pruned"
-    return Fault(begin.file, begin.number, 1, Wrong.REMOVED, detail)
-
-
-def _check_end(walk: _Walk) -> Fault | None:
-    """Every anchored head must have been passed, unless it was pruned."""
-    ahead = [anchor for seq, anchor in walk.anchors.items() if seq > walk.at.seq]
-    if not ahead:
-        return None
-    last = max(ahead, key=lambda anchor: anchor.head.seq)
-    file, line = (walk.end.file, walk.end.number + 1) if walk.end else (LOG_NAME, 1)
-    detail = f"records up to {last.head.seq} were in the log at {last.ts}"
-    return Fault(file, line, walk.at.seq + 1, Wrong.TAIL_DROPPED, detail)
-
-
 def _holds(value: object, wanted: str) -> bool:
     if isinstance(value, dict):
         return any(_holds(item, wanted) for item in value.values())
     if isinstance(value, list):
         return any(_holds(item, wanted) for item in value)
-    return value == wanted
+    return isinstance(value, str) and wanted in value

@@ -7,6 +7,7 @@ thread owns the log and may hang with it. Run it with `python -m gateway.audit <
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import selectors
 import signal
@@ -31,6 +32,8 @@ from gateway.audit.sinks import make_sinks
 from gateway.notify import notify
 
 MAX_PEERS = 128
+_FOR_ROOT = 16
+"""Of them, places that no service user takes: the supervisor always gets one."""
 _MAX_UNSENT = 1 << 20
 _TICK = 0.1
 
@@ -144,12 +147,16 @@ class _Server:
             return
         sock.setblocking(False)
         _pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid not in self._allowed_uids or len(self._peers) >= MAX_PEERS:
+        if uid not in self._allowed_uids or not self._has_place(uid):
             sock.close()
             return
         peer = _Peer(sock, uid)
         self._peers.add(peer)
         self._selector.register(sock, selectors.EVENT_READ, peer)
+
+    def _has_place(self, uid: int) -> bool:
+        others = sum(peer.uid != 0 for peer in self._peers)
+        return len(self._peers) < MAX_PEERS and (uid == 0 or others < MAX_PEERS - _FOR_ROOT)
 
     def _attend(self, peer: _Peer, events: int) -> None:
         if events & selectors.EVENT_READ and not peer.closed:
@@ -188,17 +195,26 @@ class _Server:
             found = {"seq": head.seq, "mac": head.mac} if head else None
             self._send(peer, {"id": message["id"], "head": found})
         elif message.get("op") == "search":
-            self._hand_over(peer, message)
+            self._hand_over(peer, {"id": message["id"], "query": message.get("query")})
+        elif message.get("op") == "verify":
+            head = self._committer.head()
+            found = {"seq": head.seq, "mac": head.mac} if head else None
+            self._hand_over(peer, {"id": message["id"], "verify": {"after": message.get("after"), "head": found}})
         else:
             raise FrameError("unknown message")
 
-    def _hand_over(self, peer: _Peer, message: dict[str, Any]) -> None:
+    def _hand_over(self, peer: _Peer, asked: dict[str, Any]) -> None:
         """The reader answers, on this connection, which is its own from now on."""
-        if not peer.unsent and self._reader.hand_over(peer.sock, message):
+        question = json.dumps(asked).encode()
+        if len(question) > MAX_FRAME:
+            refusal = {"code": Code.INVALID_RECORD, "detail": "not a query: it is too long"}
+            self._send(peer, {"id": asked["id"], "error": refusal})
+            return
+        if not peer.unsent and self._reader.hand_over(peer.sock, question):
             self._drop(peer)
             return
-        error = {"code": Code.UNAVAILABLE, "detail": "the audit reader takes no more searches now"}
-        self._send(peer, {"id": message["id"], "error": error})
+        error = {"code": Code.UNAVAILABLE, "detail": "the audit reader takes no more questions now"}
+        self._send(peer, {"id": asked["id"], "error": error})
 
     def _take_record(self, peer: _Peer, message: dict[str, Any]) -> None:
         now, sent = time.monotonic(), message.get("sent")
@@ -206,7 +222,7 @@ class _Server:
             fields={},
             size=0,
             wait=message.get("wait") is True,
-            sent=min(now, float(sent)) if isinstance(sent, int | float) else now,
+            sent=sent if isinstance(sent, float) and sent < now else now,
             owner=peer,
             id=message["id"],
         )

@@ -34,7 +34,7 @@ class Trail:
 
     @contextmanager
     def announced(self, event: Event, data: Mapping[str, Any]) -> Iterator[str]:
-        """The change is made inside; the record's audit id. A failure in it is recorded as `aborted`.
+        """The change is made inside; the record's audit id. Any failure in it is recorded as `aborted`.
 
         Raises AuditUnavailable, and then nothing has been done.
         """
@@ -57,11 +57,14 @@ class Trail:
         try:
             yield str(record["audit_id"])
         except GatewayError as exc:
-            self._take_back(record, exc)
+            self._take_back(record, exc.detail[:256])
+            raise
+        except BaseException as exc:
+            self._take_back(record, f"broken off by {type(exc).__name__}: whether it was done is not known")
             raise
 
-    def _take_back(self, record: Mapping[str, Any], error: GatewayError) -> None:
+    def _take_back(self, record: Mapping[str, Any], reason: str) -> None:
         try:
-            self.audit.commit(build_aborted(record, error.detail[:256]))
+            self.audit.commit(build_aborted(record, reason))
         except GatewayError as exc:
             log.error("%s of %s failed, and its end is not recorded: %s", record["event"], self.remote, exc.detail)

@@ -39,7 +39,9 @@ class Origin:
             raise GuestNotFound.for_vmid(vmid)
         found = find_permit(self.permits, vmid, spec)
         if isinstance(found, str):
-            raise CommandNotGranted.for_field(found, vmid, program=spec.argv()[0][:256])
+            hidden = 0 in spec.redact and not isinstance(spec.command, str)
+            shown = {} if hidden else {"program": spec.argv()[0][:256]}
+            raise CommandNotGranted.for_field(found, vmid, **shown)
         return found
 
     def may_feed(self, vmid: int, mark: str) -> bool:

@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from gateway import ulid
+from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
 from gateway.audit.search import Page, Query
 from gateway.auth.grants import Grant, parse_actions, parse_guests
@@ -233,6 +234,8 @@ class FakeAudit:
     down: bool = False
     queries: list[Query] = field(default_factory=list)
     page: Page = field(default_factory=Page)
+    cursors: list[str | None] = field(default_factory=list)
+    part: Part = field(default_factory=lambda: Part(None, 0, 0, 0, False, None))
 
     def commit(self, record: Mapping[str, Any], timeout: float = 2.0) -> Receipt:
         if self.down:
@@ -246,6 +249,12 @@ class FakeAudit:
             raise AuditUnavailable("down")
         self.queries.append(query)
         return self.page
+
+    def verify(self, after: str | None = None, timeout: float = 0) -> Part:
+        if self.down:
+            raise AuditUnavailable("down")
+        self.cursors.append(after)
+        return self.part
 
     def ping(self, timeout: float = 1.0) -> dict[str, Any]:
         if self.down:

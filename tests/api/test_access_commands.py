@@ -57,6 +57,14 @@ def test_nothing_else_does(api: Api, body: dict[str, Any], field: str, headers: 
     assert "/tmp/x.so" not in json.dumps(record)
 
 
+def test_a_hidden_program_is_not_named(api: Api) -> None:
+    """An argument that `redact` marks stands neither in the denial nor in its record, not even as the program."""
+    body = {"command": ["/opt/key-is-hunter2", "x"], "redact": [0]}
+    response = api.request("POST", "/exec/101", limited(api), json=body)
+    assert_problem(response, 403, "command_not_granted")
+    assert len(api.audit.records) == 1 and "hunter2" not in json.dumps(api.audit.records[0]) + response.text
+
+
 def test_a_command_that_is_not_granted_says_nothing_of_other_guests(api: Api) -> None:
     """Outside the grant the answer is the guest's 404, whatever the command (C2)."""
     for body, _ in REFUSED:

@@ -40,6 +40,7 @@ NEEDS = {
     "sendSignal": "exec:run",
     "resizeTerminal": "exec:run",
     "listAudit": "audit:read",
+    "verifyAudit": "audit:read",
     "makeTicket": None,
     "showSelf": None,
     "askSelf": None,

@@ -1,10 +1,12 @@
-"""GET /audit: what is asked of the log, for whom, and how a refusal reads."""
+"""GET /audit and GET /audit/verify: what is asked of the log, for whom, and how a refusal reads."""
 
 from __future__ import annotations
 
 import pytest
 
+from gateway.audit.parts import Part
 from gateway.audit.search import Page, Query
+from gateway.audit.walk import Fault, Wrong
 
 from .fakes import Api, assert_problem
 
@@ -80,3 +82,45 @@ def test_without_the_log(api: Api) -> None:
     api.audit.down = True
     problem = assert_problem(api.request("GET", "/audit", api.token("audit:read")), 503, "audit_unavailable")
     assert problem["retryable"]
+
+
+CURSOR = f"7-{'a' * 64}-3-{'b' * 64}"
+
+
+def test_a_good_part(api: Api) -> None:
+    """It says what was looked at, which anchors it was held against, and where to go on."""
+    api.audit.part = Part(None, 5, 3, 7, False, CURSOR)
+    response = api.request("GET", "/audit/verify", api.token("audit:read", "150"))
+    assert response.json == {
+        "good": True, "fault": None, "records": 5, "first": 3, "last": 7,
+        "checked": [], "unchecked": ["writer", "journal"], "next": CURSOR,
+    }  # fmt: skip
+    api.audit.part = Part(None, 2, 8, 9, True, None)
+    response = api.request("GET", f"/audit/verify?after={CURSOR}", api.token("audit:read"))
+    assert (response.json["checked"], response.json["unchecked"]) == (["writer"], ["journal"])
+    assert api.audit.cursors == [None, CURSOR]
+
+
+def test_a_fault(api: Api) -> None:
+    """A log that is not as it was written is no error of the request; the answer names the place."""
+    api.audit.part = Part(Fault("audit.log", 4, 9, Wrong.CHANGED, "not as written"), 8, 1, 8, False, None)
+    response = api.request("GET", "/audit/verify", api.token("audit:read"))
+    assert response.status_code == 200 and response.json["good"] is False
+    assert response.json["fault"] == {
+        "file": "audit.log", "line": 4, "seq": 9, "wrong": "changed", "detail": "not as written",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "after", ["7", "7-", f"7-{'A' * 64}", f"{CURSOR}-", f"{CURSOR}%0a", f"-1-{'a' * 64}", "x" * 5000]
+)
+def test_what_is_no_cursor(api: Api, after: str) -> None:
+    """A cursor that no part has given is refused before the log is asked."""
+    assert_problem(api.request("GET", f"/audit/verify?after={after}", api.token("audit:read")), 422, "invalid_request")
+    assert api.audit.cursors == []
+
+
+def test_no_verdict_without_the_log(api: Api) -> None:
+    """A log that cannot be read is 503, not a fault."""
+    api.audit.down = True
+    assert_problem(api.request("GET", "/audit/verify", api.token("audit:read")), 503, "audit_unavailable")

@@ -91,7 +91,7 @@ def test_a_late_answer_reaches_nobody(settings: AuditSettings) -> None:
     writer = SlowWriter(settings.socket)
     client = AuditClient(settings.socket)
     with pytest.raises(AuditUnavailable):
-        client.commit(intent(1), timeout=0.1)
+        client.commit(outcome(1), timeout=0.1)
     done = threading.Event()
 
     def answer_second() -> None:
@@ -100,11 +100,68 @@ def test_a_late_answer_reaches_nobody(settings: AuditSettings) -> None:
         done.set()
 
     threading.Thread(target=answer_second, daemon=True).start()
-    second = intent(2)
+    second = outcome(2)
     assert client.commit(second).audit_id == second["audit_id"]
     assert done.wait(5) and writer.connections == 2
     client.close()
     writer.close()
+
+
+def test_a_change_that_got_no_answer_is_taken_back(settings: AuditSettings) -> None:
+    """The writer had made it durable, its caller gave up: `aborted` follows, as soon as there is a writer again."""
+    writer = SlowWriter(settings.socket)
+    client = AuditClient(settings.socket)
+    change = {**intent(1), "event": "token:create"}
+    with pytest.raises(AuditUnavailable):
+        client.commit(change, timeout=0.1)
+    with pytest.raises(AuditUnavailable):
+        client.commit(build_record(Event.REQUEST_DENIED, data={"reason": "x"}), timeout=0.1)
+    wait_until(lambda: len(writer.requests) == 3)
+    owed = [message["record"] for _, message in writer.requests if message["record"]["event"] == "token:aborted"]
+    assert [record["audit_id"] for record in owed] == [change["audit_id"]]
+    assert not client.settle(0)
+    writer.close()
+    settings.socket.unlink()
+    with Writer(settings):
+        assert client.settle(10)
+    (record,) = [sealed.record for sealed in read_log(settings) if sealed.record["event"] == "token:aborted"]
+    assert record["audit_id"] == change["audit_id"] and record["data"]["aborted"] == "token:create"
+    client.close()
+
+
+def test_after_kill_9_of_the_writer_changes_are_taken_back(settings: AuditSettings) -> None:
+    """Whatever it had made durable without an answer, at whichever moment it died, is followed by `aborted`."""
+    client = AuditClient(settings.socket)
+    receipts: set[str] = set()
+    tried: list[str] = []
+
+    def change() -> None:
+        while len(tried) < 100_000:
+            record = {**intent(len(tried)), "event": "token:edit"}
+            tried.append(record["audit_id"])
+            try:
+                receipts.add(client.commit(record).audit_id)
+            except AuditUnavailable:
+                return
+
+    for _ in range(5):
+        with Writer(settings) as writer:
+            crowd = [threading.Thread(target=change) for _ in range(8)]
+            for thread in crowd:
+                thread.start()
+            before = len(receipts)
+            wait_until(lambda before=before: len(receipts) > before + 50)  # type: ignore[misc]
+            writer.kill()
+            for thread in crowd:
+                thread.join()
+    with Writer(settings):
+        assert client.settle(10)
+    records = [sealed.record for sealed in read_log(settings)]
+    announced = {record["audit_id"] for record in records if record["event"] == "token:edit"}
+    aborted = {record["audit_id"] for record in records if record["event"] == "token:aborted"}
+    assert receipts <= announced and not receipts & aborted
+    assert announced - receipts <= aborted
+    client.close()
 
 
 def test_a_client_survives_fork(writer: Writer, settings: AuditSettings, client: AuditClient) -> None:

@@ -102,6 +102,16 @@ def test_a_cut_export(log: AuditSettings, as_csv: bool) -> None:
 
 
 @pytest.mark.parametrize("as_csv", [False, True])
+def test_nothing_may_stand_behind_the_signed_end(log: AuditSettings, as_csv: bool) -> None:
+    """Lines behind it are not covered by it: forged ones there, or a second export, must not pass with the first."""
+    lines = exported(log, as_csv=as_csv)
+    for more in ([lines[3]], ["anything\n"], lines[as_csv:]):
+        _, fault = check([*lines, *more], keys_of(log))
+        assert fault is not None and fault.line == len(lines) + 1, more
+    assert check([*lines, "\n"], keys_of(log))[1] is not None
+
+
+@pytest.mark.parametrize("as_csv", [False, True])
 def test_spans(log: AuditSettings, as_csv: bool) -> None:
     """Everything, nothing, and times: `since` inclusive, `until` not."""
     whole = read_log(log)

@@ -6,6 +6,9 @@ import errno
 import gzip
 import os
 import shutil
+import stat
+import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ from gateway.audit import clock, retention
 from gateway.audit.files import LOG_NAME
 from gateway.audit.log import AuditLog
 from gateway.audit.retention import WhenFull
+from gateway.audit.search import Query, search
 from gateway.audit.settings import AuditSettings
-from gateway.audit.verify import Wrong, verify
+from gateway.audit.verify import verify
+from gateway.audit.walk import Wrong
 from gateway.errors import AuditUnavailable
 
 from .live import events, intent, keys_of, limits, read_log
@@ -378,3 +383,90 @@ def test_a_link_in_the_logs_place_is_not_followed(settings: AuditSettings, tmp_p
     with pytest.raises(AuditUnavailable):
         open_log(settings).append([intent(1)])
     assert target.read_text() == ""
+
+
+def test_a_file_that_cannot_be_deleted_refuses_nobody(
+    settings: AuditSettings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An old file that is immutable stays, and that is told; what was made durable meanwhile is not called refused."""
+    log = open_log(settings, rotate_bytes=2000, max_bytes=8000)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse_to_unlink)
+        for number in range(40):
+            assert len(log.append([intent(number)])) == 1
+        assert "audit.log.0" in capfd.readouterr().err
+    found = [sealed.record for sealed in read_log(settings) if sealed.record["event"] == "exec:intent"]
+    assert [record["exec_id"] for record in found] == [f"ex_{number}" for number in range(40)]
+    pruned = [
+        sealed.record["data"]["file"] for sealed in read_log(settings) if sealed.record["event"] == "audit:pruned"
+    ]
+    assert pruned and len(pruned) == len(set(pruned))
+    log.append([intent(40)])
+    assert not any((settings.directory / name).exists() for name in pruned)
+    assert is_good(settings)
+
+
+def refuse_to_unlink(path: Path, missing_ok: bool = False) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("what", ["directory", "fifo", "device", "dangling", "endless"])
+def test_what_is_no_file_is_no_part_of_the_log(settings: AuditSettings, what: str) -> None:
+    """A directory, FIFO, device or link under a log file's name keeps nobody from reading, checking or going on."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    log.close()
+    odd = settings.directory / "audit.log.old"
+    if what == "directory":
+        odd.mkdir()
+    elif what == "fifo":
+        os.mkfifo(odd)
+    elif what == "device":
+        os.mknod(odd, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    else:
+        odd.symlink_to("nowhere" if what == "dangling" else "/dev/zero")
+    read: list[list[str]] = []
+    reading = threading.Thread(target=lambda: read.append(events(settings)), daemon=True)
+    reading.start()
+    reading.join(5)
+    assert read == [["audit:opened", "exec:intent"]]
+    assert is_good(settings)
+    path_of(settings).rename(settings.directory / "audit.log.000000000002")
+    assert open_log(settings).append([intent(2)])[0].seq == 4
+
+
+@pytest.mark.parametrize("broken", ["cut", "garbage", "flipped"])
+def test_a_broken_archive_is_a_fault_and_no_crash(settings: AuditSettings, broken: str) -> None:
+    """Half a gzip file, or one of nonsense, is read as far as it goes; verify names the place, a search goes on."""
+    log = open_log(settings, rotate_bytes=4000)
+    for number in range(12):
+        log.append([intent(number)])
+    log.close()
+    first = min(path for path in settings.directory.iterdir() if path != path_of(settings))
+    packed = bytearray(gzip.compress(first.read_bytes()))
+    if broken == "cut":
+        packed = packed[: len(packed) // 2]
+    else:
+        packed[0 if broken == "garbage" else len(packed) // 2] ^= 0xFF
+    first.with_suffix(".1.gz").write_bytes(packed)
+    first.unlink()
+    fault = verify(settings.directory, keys_of(settings)).fault
+    assert fault is not None
+    assert search(settings.directory, keys_of(settings), Query(limit=1000)).records
+
+
+def test_a_line_without_an_end_costs_bounded_memory(settings: AuditSettings) -> None:
+    """A file of one endless line, sparse or packed, is no way to make a reader of the log take a gigabyte."""
+    log = open_log(settings)
+    log.append([intent(1)])
+    log.close()
+    with (settings.directory / "audit.log.junk").open("wb") as file:
+        file.truncate(100 << 20)
+    tracemalloc.start()
+    try:
+        assert verify(settings.directory, keys_of(settings)).fault is not None
+        assert search(settings.directory, keys_of(settings), Query()).records
+        assert search(settings.directory, keys_of(settings), Query(newest_first=False)).records
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()

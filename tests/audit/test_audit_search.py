@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import json
 import os
 import signal
+import socket
+import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
@@ -246,6 +249,47 @@ def test_a_reader_that_died_comes_again(writer: Writer, client: AuditClient) -> 
     assert client.search(Query()).records
     client.commit(intent(2))
     assert len(children_of(writer.process.pid)) == 1
+
+
+def test_a_huge_question_harms_no_reader(writer: Writer, settings: AuditSettings, client: AuditClient) -> None:
+    """C12: what is larger than any query of ours is refused before it reaches the reader, whatever it decodes to."""
+    client.search(Query())
+    (pid,) = children_of(writer.process.pid)
+    for junk in ("é" * 60_000, "x" * 120_000):
+        for message in ({"id": 7, "op": "search", "junk": junk}, {"id": 7, "op": "search", "query": {"outcome": junk}}):
+            body = json.dumps(message, ensure_ascii=False).encode()
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(5)
+                sock.connect(str(settings.socket))
+                sock.sendall(struct.pack(">I", len(body)) + body)
+                assert sock.recv(100)
+    assert client.search(Query()).records
+    assert children_of(writer.process.pid) == [pid]
+
+
+def test_packed_files_are_read_one_at_a_time(settings: AuditSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that logrotate packs is searched in the memory of one file, and no further than the page needs."""
+    log = AuditLog(settings.directory, keys_of(settings), limits=limits(rotate_bytes=4000), sync=lambda _: None)
+    for number in range(60):
+        log.append([intent(number)])
+    log.close()
+    closed = [path for path in settings.directory.iterdir() if path.name != LOG_NAME]
+    for path in closed:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    unpacked: list[object] = []
+    real = searching._seekable
+
+    def noting(file: BinaryIO) -> BinaryIO:
+        unpacked.append(file)
+        return real(file)
+
+    monkeypatch.setattr(searching, "_seekable", noting)
+    assert len(search(settings.directory, keys_of(settings), Query(limit=2)).records) == 2
+    assert len(closed) > 5 and len(unpacked) <= 2
+    assert [record["exec_id"] for record in found(settings, events=("exec:intent",), limit=1000)] == [
+        f"ex_{number}" for number in range(59, -1, -1)
+    ]
 
 
 def test_a_stopped_reader_stops_nobody(writer: Writer, client: AuditClient) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from gateway.audit.anchor import Anchor, read_anchors, write_anchor
-from gateway.audit.chain import Head
+from gateway.audit.chain import Chain, Head
 from gateway.audit.files import LOG_NAME
 from gateway.audit.keys import AuditKeys
 from gateway.audit.log import AuditLog
 from gateway.audit.settings import AuditSettings
-from gateway.audit.verify import Wrong, find_hash, verify, verify_command
+from gateway.audit.verify import find_hash, verify, verify_command
+from gateway.audit.walk import Wrong
+from gateway.exec.spec import ExecSpec
+from gateway.exec.trail import shown_command
 
 from .live import intent, keys_of, limits, make_settings
 
@@ -210,6 +213,44 @@ def test_only_our_own_anchors_count(log: AuditSettings) -> None:
     assert [anchor.head.seq for anchor in read_anchors(lines, key)] == [7, 7]
 
 
+def test_a_log_rolled_back_and_continued_is_betrayed(log: AuditSettings, tmp_path: Path) -> None:
+    """An older copy of the directory, written on until each anchored number was given and anchored once more: the
+    journal has two anchors of one number then, and no log fits both, in whichever order they are read."""
+    keys = keys_of(log)
+    older = tmp_path / "older"
+    shutil.copytree(log.directory, older)
+    lines = (older / LOG_NAME).read_bytes().splitlines(keepends=True)
+    (older / LOG_NAME).write_bytes(b"".join(lines[:-1]))
+    was = verify(log.directory, keys)
+    chain = Chain(keys.chain)
+    old = Anchor(chain.open(lines[-1].rstrip(b"\n")).head, LOG_NAME, "2026-11-21T00:00:00.000000Z")  # type: ignore[union-attr]
+    writer = AuditLog(older, keys, limits=limits(), sync=lambda _: None)
+    writer.append([])
+    assert writer.head is not None and writer.head.seq == was.last
+    new = Anchor(writer.head, LOG_NAME, "2026-11-21T00:01:00.000000Z")
+    writer.close()
+    assert verify(older, keys, [new]).fault is None
+    for anchors in ([old, new], [new, old]):
+        fault = verify(older, keys, anchors).fault
+        assert fault and fault.wrong is Wrong.CHANGED and fault.seq == was.last
+
+
+def test_anchors_that_were_not_checked_are_told(tmp_path: Path) -> None:
+    """Those of records that were pruned cannot be checked: the verdict says how many."""
+    settings = make_settings(tmp_path)
+    log = AuditLog(settings.directory, keys_of(settings), limits=limits(2000, 8000), sync=lambda _: None)
+    anchors = []
+    for number in range(60):
+        log.append([intent(number)])
+        assert log.head is not None
+        anchors.append(Anchor(log.head, LOG_NAME, ""))
+    log.close()
+    verdict = verify(settings.directory, keys_of(settings), anchors)
+    assert verdict.fault is None and verdict.first > 1
+    assert verdict.unchecked == sum(anchor.head.seq < verdict.first for anchor in anchors) > 0
+    assert verdict.anchors == len(anchors) - verdict.unchecked
+
+
 def test_a_hashed_value_can_be_looked_up(settings: AuditSettings) -> None:
     """`audit hash` finds the records in which a secret stood, at any depth, without storing it."""
     keys = keys_of(settings)
@@ -218,6 +259,15 @@ def test_a_hashed_value_can_be_looked_up(settings: AuditSettings) -> None:
     found = list(find_hash(settings.directory, keys, "s3cret"))
     assert [(line.file, line.number) for line in found] == [(LOG_NAME, 3)]
     assert b"s3cret" not in (settings.directory / LOG_NAME).read_bytes()
+
+
+def test_a_long_argument_can_be_looked_up(settings: AuditSettings) -> None:
+    """What a long argument was cut to holds its hash: `audit hash` finds that, too."""
+    word = "x" * 5000
+    spec = ExecSpec.model_validate({"command": ["echo", word]})
+    log = AuditLog(settings.directory, keys_of(settings), limits=limits())
+    log.append([intent(1, command=shown_command(spec, keys_of(settings).redactor.hash))])
+    assert [line.number for line in find_hash(settings.directory, keys_of(settings), word)] == [2]
 
 
 def test_no_log_at_all_is_whole_but_for_its_anchors(settings: AuditSettings) -> None:

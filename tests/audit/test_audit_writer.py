@@ -24,6 +24,7 @@ from gateway.audit.protocol import MAX_FRAME, FrameBuffer, encode_frame
 from gateway.audit.record import Event, build_record
 from gateway.audit.settings import AuditSettings
 from gateway.audit.verify import verify
+from gateway.audit.writer import MAX_PEERS
 from gateway.errors import AuditUnavailable, InternalError
 
 from .live import REPOSITORY, Writer, events, intent, keys_of, make_settings, read_log, wait_until
@@ -147,6 +148,29 @@ def test_values_that_cannot_be_written_are_refused(writer: Writer, settings: Aud
         assert read_replies(sock, 1)[0]["receipt"]["seq"] == 2
 
 
+def test_no_time_of_sending_harms_the_writer(writer: Writer, settings: AuditSettings, client: AuditClient) -> None:
+    """C12: a `sent` that no clock shows, a number that no float holds among them, costs its own record at most."""
+    with connect(settings) as sock:
+        for number, sent in enumerate([b"1" + b"0" * 400, b"-1" + b"0" * 400, b"NaN", b"Infinity", b"-1e400", b"true"]):
+            body = b'{"id":%d,"wait":true,"sent":%s,"record":%s}' % (number, sent, json.dumps(intent(number)).encode())
+            sock.sendall(struct.pack(">I", len(body)) + body)
+            assert read_replies(sock, 1)[0]["id"] == number
+    assert client.commit(intent(9)).seq > 1
+
+
+def test_the_writers_users_leave_room_for_root(tmp_path: Path) -> None:
+    """A service user that takes every connection it can get keeps nobody but itself from the log."""
+    settings = make_settings(tmp_path, allowed_uids=(65534,))
+    with Writer(settings), contextlib.closing(AuditClient(settings.socket)) as client:
+        settings.socket.parent.chmod(0o755)
+        settings.socket.chmod(0o666)
+        command = [sys.executable, "-c", CROWD, str(settings.socket.parent), str(MAX_PEERS)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as crowd:
+            assert crowd.stdout and crowd.stdout.readline() == b"connected\n"
+            assert client.commit(intent(1)).seq == 2
+            crowd.communicate(timeout=10)
+
+
 def test_half_frames_keep_nobody_waiting(writer: Writer, settings: AuditSettings, client: AuditClient) -> None:
     """40 connections that stop in the middle of a frame cost others nothing."""
     with contextlib.ExitStack() as stack:
@@ -196,6 +220,15 @@ try:
     print("answered" if sock.recv(1) else "closed")
 except (BrokenPipeError, ConnectionResetError): print("closed")
 except OSError as exc: print(type(exc).__name__)
+"""
+
+
+CROWD = """
+import os, socket, sys
+os.chdir(sys.argv[1]); os.setgroups([]); os.setgid(65534); os.setuid(65534)
+held = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
+for sock in held: sock.connect("audit.sock")
+print("connected", flush=True); sys.stdin.read()
 """
 
 

@@ -198,6 +198,23 @@ def test_every_change_is_recorded_before_it_is_made(store: TokenStore, monkeypat
     assert log.records[-1]["audit_id"] == log.records[-2]["audit_id"]
 
 
+@pytest.mark.parametrize("kind", [KeyError, KeyboardInterrupt, SystemExit])
+def test_what_breaks_a_change_off_is_recorded(
+    store: TokenStore, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    """A defect, Ctrl-C or a SIGTERM between the intent and its end leaves no intent standing as if all was well."""
+    log = Log()
+
+    def fail(path: Path, data: bytes) -> None:
+        raise kind("secret words")
+
+    monkeypatch.setattr("gateway.auth.tokens.write_private", fail)
+    with pytest.raises(kind):
+        make(root(store, log))
+    assert log.events == ["token:create", "token:aborted"]
+    assert log.records[1]["data"]["reason"] == f"broken off by {kind.__name__}: whether it was done is not known"
+
+
 # ---- two at once
 
 

@@ -1,9 +1,11 @@
-"""GET /audit: the audit log, as far as the caller may read it."""
+"""GET /audit and GET /audit/verify: the audit log as far as the caller may read it, and whether it is whole."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from gateway.api.call import Call, Reply
-from gateway.api.models.audit import AuditQuery, Order
+from gateway.api.models.audit import AuditQuery, Order, VerifyQuery, Witness
 from gateway.api.services import Services
 from gateway.audit.search import Query
 from gateway.auth.actions import Action
@@ -32,3 +34,22 @@ def list_records(services: Services, call: Call) -> Reply:
         )
     )
     return Reply({"records": page.records, "next": page.next})
+
+
+def verify_log(services: Services, call: Call) -> Reply:
+    """A part of the log, as long as it takes some seconds, from the begin or from where the part before ended."""
+    asked: VerifyQuery = call.query
+    part = services.audit.verify(asked.after)
+    checked = [Witness.WRITER] if part.head_checked else []
+    return Reply(
+        {
+            "good": part.fault is None,
+            "fault": asdict(part.fault) if part.fault else None,
+            "records": part.records,
+            "first": part.first,
+            "last": part.last,
+            "checked": checked,
+            "unchecked": [witness for witness in Witness if witness not in checked],
+            "next": part.next,
+        }
+    )

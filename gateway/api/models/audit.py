@@ -1,4 +1,4 @@
-"""Query and reply of the audit log; its records are in `audit_records`."""
+"""Queries and replies of the audit log; its records are in `audit_records`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pydantic import AwareDatetime, BeforeValidator, Field, TypeAdapter, WithJso
 
 from gateway.api.models.audit_records import AuditEntry
 from gateway.api.models.execs import EXEC_ID, PAGE_MAX, Query
+from gateway.audit.parts import CURSOR
 from gateway.audit.record import Event
+from gateway.audit.walk import Wrong
 
 
 def _as_recorded(text: object) -> str:
@@ -62,3 +64,47 @@ class AuditPage(TypedDict):
 
     records: list[AuditEntry]
     next: int | None
+
+
+class VerifyQuery(Query):
+    """Where to go on."""
+
+    after: str | None = Field(
+        default=None,
+        pattern=CURSOR,
+        description="`next` of the part before; without it the log is verified from its begin.",
+    )
+
+
+class Witness(StrEnum):
+    """What else than the log itself knows where it ended: what the audit writer has in memory, and the journal."""
+
+    WRITER = "writer"
+    JOURNAL = "journal"
+
+
+class LogFault(TypedDict):
+    """The first place that is not as written: `line` counts from 1, and the record `seq` belongs there."""
+
+    file: str
+    line: int
+    seq: int
+    wrong: Wrong
+    detail: str
+
+
+class LogVerdict(TypedDict):
+    """Whether a part of the log is as it was written: `records` of them, `first` to `last` (0 where there are none).
+
+    `checked` and `unchecked`: the anchors that the log was held against, or not yet. Those in the journal the API never
+    asks; `audit verify --anchors` does. `next` asks for the part behind this one; null: that was the last, or a fault.
+    """
+
+    good: bool
+    fault: LogFault | None
+    records: int
+    first: int
+    last: int
+    checked: list[Witness]
+    unchecked: list[Witness]
+    next: str | None

@@ -1,0 +1,60 @@
+"""Records that a blocking caller's process still owes to the log: sent again and again until they are durable."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MAX_OWED = 1000
+_RETRY_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Debts:
+    """Safe in many threads. While there are any, a thread of its own pays them, in order; a forked child has none.
+
+    `pay` sends one record, and tells whether it need not be sent again.
+    """
+
+    def __init__(self, pay: Callable[[Mapping[str, Any]], bool]) -> None:
+        self._pay = pay
+        self._changed = threading.Condition()
+        self._owed: deque[Mapping[str, Any]] = deque()
+        self._pid = 0
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Have `record` written. More than 1,000 are not kept: the service's log says so."""
+        with self._changed:
+            if self._pid != os.getpid():
+                self._owed.clear()
+            if len(self._owed) >= MAX_OWED:
+                log.error("%s of %s will not be in the audit log", record["event"], record["audit_id"])
+                return
+            self._owed.append(record)
+            if len(self._owed) == 1:
+                self._pid = os.getpid()
+                threading.Thread(target=self._run, name="audit debts", daemon=True).start()
+
+    def settle(self, timeout: float) -> bool:
+        """Whether nothing was owed any more within `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._owed or self._pid != os.getpid(), timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                record = self._owed[0]
+            if not self._pay(record):
+                time.sleep(_RETRY_SECONDS)
+                continue
+            with self._changed:
+                self._owed.popleft()
+                self._changed.notify_all()
+                if not self._owed:
+                    return
