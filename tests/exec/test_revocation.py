@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from gateway.config import load
+from gateway.errors import GuestNotFound, InternalError, SupervisorUnavailable, TokenStoreError, Unauthenticated
+from gateway.exec.origin import Origin
+from gateway.exec.permit import Permit
+from gateway.exec.reply import RunReply
+from gateway.pve.guests import GuestMap
+from gateway.supervisor.client import Decide, SupervisorClient
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, ended, kill_all, labelled, living, new_mark
@@ -238,6 +247,117 @@ def test_a_reload_in_between_asks_too(narrow: Gateway, admin: Api, child: Child,
         assert [answer.result(15)[0] for answer in answers] == [401, 200]
     assert (ran(revoked), ran(allowed)) == (False, True)
     other.api.close()
+
+
+# ---- the supervisor's side of it, asked as the web asks it
+
+ORIGIN = Origin("t", "test", (Permit(((100, 999),)),), (), "127.0.0.1", "req_1")
+
+
+@pytest.fixture
+def client(narrow: Gateway) -> Iterator[SupervisorClient]:
+    """A web of our own."""
+    config = load(narrow.services.config)
+    opened = SupervisorClient(config.supervisor.socket, GuestMap(config.pve.etc, config.node))
+    yield opened
+    opened.close()
+
+
+def run_behind(
+    client: SupervisorClient, admin: Api, later: ThreadPoolExecutor, mark: str, again: Decide | None
+) -> Future[RunReply]:
+    """A run that waits for a place when this returns."""
+    body = json.dumps({"command": ["touch", f"/root/{mark}"], "queue_timeout": 30, "labels": {"test": mark}}).encode()
+    answer = later.submit(client.run, VMID, body, ORIGIN, None, again=again)
+    until(lambda: answer.done() or _waits(admin, mark), why="it waits")
+    assert not answer.done(), answer.result()
+    return answer
+
+
+def raises(error: Exception) -> Decide:
+    """A decision against the caller."""
+
+    def decide(exec_id: str) -> Origin:
+        raise error
+
+    return decide
+
+
+@pytest.mark.parametrize(
+    ("again", "outcome"),
+    [
+        (None, InternalError),
+        (raises(Unauthenticated("no more")), Unauthenticated),
+        (lambda exec_id: replace(ORIGIN, token_id="another"), SupervisorUnavailable),
+        (lambda exec_id: replace(ORIGIN, permits=()), GuestNotFound),
+        (lambda exec_id: replace(ORIGIN, permits=(Permit(((102, 102),)),)), GuestNotFound),
+    ],
+    ids=["nobody", "refused", "another's", "nothing", "another guest"],
+)
+def test_only_a_good_decision_begins(
+    client: SupervisorClient,
+    admin: Api,
+    later: ThreadPoolExecutor,
+    again: Decide | None,
+    outcome: type[Exception],
+) -> None:
+    """Whatever else a web says when a turn comes, nothing runs, and the place goes on to the next."""
+    mark = new_mark()
+    with occupied(admin) as free:
+        answer = run_behind(client, admin, later, mark, again)
+        free()
+        with pytest.raises(outcome):
+            answer.result(10)
+    assert not ran(mark)
+    assert admin.run(VMID, ["true"])["exit_code"] == 0
+
+
+def test_a_web_that_hangs_loses_the_turn(client: SupervisorClient, admin: Api, later: ThreadPoolExecutor) -> None:
+    """After two seconds without a decision nothing is run, and the next one has the place."""
+    mark, go = new_mark(), threading.Event()
+
+    def hang(exec_id: str) -> Origin:
+        assert go.wait(20)
+        return ORIGIN
+
+    with occupied(admin) as free:
+        answer = run_behind(client, admin, later, mark, hang)
+        free()
+        assert admin.run(VMID, ["true"], queue_timeout=20)["exit_code"] == 0
+        go.set()
+        with pytest.raises(TokenStoreError):
+            answer.result(10)
+    assert not ran(mark)
+
+
+def test_an_upgrade_waits_for_a_decision(
+    narrow: Gateway, client: SupervisorClient, admin: Api, later: ThreadPoolExecutor
+) -> None:
+    """A decision that is asked for when the supervisor is reloaded is heard, and its command runs once."""
+    mark, asked, go = new_mark(), threading.Event(), threading.Event()
+
+    def decide(exec_id: str) -> Origin:
+        asked.set()
+        assert go.wait(20)
+        return ORIGIN
+
+    with occupied(admin) as free:
+        answer = run_behind(client, admin, later, mark, decide)
+        free()
+        assert asked.wait(10)
+        reloaded = later.submit(narrow.services.reload, "supervisor")
+        until(lambda: "--check" in checking(), why="the next image is looked at")
+        until(lambda: "--check" not in checking(), why="it can be")
+        go.set()
+        assert answer.result(10).view["reason"] == "exited"
+        reloaded.result(20)
+    assert ran(mark)
+    assert admin.run(VMID, ["true"])["exit_code"] == 0
+
+
+def checking() -> str:
+    """The command lines of supervisors that are tried out."""
+    return " ".join("--check" for _ in living("--check", alone=True))
 
 
 @pytest.mark.parametrize("end", [Child.revoke, Child.rotate, Child.retire_its_key])
