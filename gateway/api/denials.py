@@ -88,7 +88,7 @@ class DenialLog:
     def record_actor(
         self, attempt: Attempt, reason: Denial | Refusal, actor: Actor, more: Mapping[str, Any] | None = None
     ) -> str | None:
-        """A known caller who may not do this, or not any more; the record's audit id, or None when there is no record of it."""
+        """A known caller who may not do this, or not any more; its record's audit id, None without a record."""
         caller = actor.token_id
         if self._each.take(caller, TOKEN[1]).retry_after or self._all.take("", TOKENS[1]).retry_after:
             self._omit(caller, 1)

@@ -11,7 +11,7 @@ from gateway.api.routes import ROUTES
 from gateway.auth.actions import GRANTABLE, Action
 
 from .conftest import PROTECTED
-from .fakes import Api, make_view
+from .fakes import DAY, Api, make_view
 from .test_access import BODIES
 
 OWN, OTHER = 101, 102
@@ -124,7 +124,9 @@ def fill_path(api: Api, route: Route, token: str, place: int) -> str:
     """The route's path about guest `place`: an exec there, or a token that administers tokens for it."""
     path = route.path.replace("{vmid}", str(place)).replace("{id}", own_exec(api, token, place))
     if "token_id" in route.parameters:
-        path = path.replace("{token_id}", api.token("token:admin", str(place)).split(".")[0].removeprefix("pveg_"))
+        path = path.replace(
+            "{token_id}", api.token("token:admin", str(place), lifetime=DAY / 2).split(".")[0].removeprefix("pveg_")
+        )
     return path
 
 
