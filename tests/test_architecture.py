@@ -38,6 +38,7 @@ ALLOWED = {
         "web.disconnect",
         "web.live",
         "web.safe",
+        "supervisor.calling",
         "supervisor.client",
         "supervisor.feed",
         "supervisor.readiness",

@@ -18,7 +18,7 @@ from gateway.exec.view import ExecView
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
 from gateway.pve.service import Pve
-from gateway.supervisor.client import Decide, Watch
+from gateway.supervisor.calling import Decide, Watch
 from gateway.supervisor.feed import Feed
 
 Stream = Literal["stdout", "stderr"]

@@ -16,7 +16,7 @@ from gateway.api.terminal_frames import parse_start
 from gateway.errors import ClientGone, GatewayError, InternalError
 from gateway.exec.origin import Origin
 from gateway.exec.view import ExecView
-from gateway.supervisor.client import Decide
+from gateway.supervisor.calling import Decide
 from gateway.supervisor.feed import Feed
 from gateway.web.disconnect import ClientConnection, Ready
 

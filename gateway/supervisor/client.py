@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol
 
-from gateway.errors import (
-    ClientGone,
-    ExecNotFound,
-    GatewayError,
-    GatewayRestarting,
-    InternalError,
-    SupervisorUnavailable,
-    from_wire,
-)
+from gateway.errors import ExecNotFound, GatewayRestarting
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
+from gateway.supervisor.calling import ANSWER_SECONDS, Caller, Decide, Watch
 from gateway.supervisor.feed import Feed
-from gateway.supervisor.protocol import CLIENT_LEFT, FrameReader, ProtocolError, encode
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_CONNECT_SECONDS = 2.0
-_ANSWER_SECONDS = 10.0
+_HEALTH_SECONDS = 2.0
 _INPUT_SECONDS = 40.0
-_MAX_IDLE = 32
-
-Blobs = list[bytes]
-Decide = Callable[[str], Origin]
-"""Who asks for an exec, as the token is when its turn comes; called with its id. Raises what it is refused for now."""
-
-
-class Readiness(Protocol):
-    """What a watch saw: the supervisor's reply, or that the client has left; neither, when our own process ends."""
-
-    @property
-    def fd(self) -> bool: ...
-    @property
-    def gone(self) -> bool: ...
-
-
-class Watch(Protocol):
-    """Waits for a descriptor and for the client's leaving at once."""
-
-    def wait(self, fd: int | None, timeout: float | None) -> Readiness: ...
 
 
 class GuestFiles(Protocol):
@@ -68,11 +32,8 @@ class SupervisorClient:
     """
 
     def __init__(self, path: Path, guests: GuestFiles) -> None:
-        self._path = str(path)
+        self._caller = Caller(path)
         self._guests = guests
-        self._lock = threading.Lock()
-        self._idle: list[socket.socket] = []
-        self._pid = os.getpid()
 
     def run(
         self,
@@ -92,7 +53,7 @@ class SupervisorClient:
         GatewayRestarting when this process can wait no longer: the exec goes on.
         """
         header = {**self._beginning("run", vmid, origin), "key": key}
-        reply, (stdout, stderr) = self._call(header, body, again=again, watch=watch, timeout=None)
+        reply, (stdout, stderr) = self._caller.ask(header, body, again=again, watch=watch, timeout=None)
         return RunReply(reply["exec"], stdout, stderr, reply["replayed"])
 
     def start(
@@ -111,15 +72,15 @@ class SupervisorClient:
         `attended`: the Feed's `leave` means that its client has left. Raises as `run` does.
         """
         header = {**self._beginning("start", vmid, origin), "key": key, "attended": attended}
-        sock = self._connection()
-        reply, _ = self._ask(sock, header, body, again=again, watch=watch, timeout=None)
+        sock = self._caller.connect()
+        reply, _ = self._caller.ask_on(sock, header, body, again=again, watch=watch, timeout=None)
         started = Started(reply["exec"], reply["replayed"])
         return started, Feed(sock, started.view["id"], origin)
 
     def feed(self, exec_id: str, origin: Origin) -> Feed:
         """Follows or feeds an exec on a connection of its own, which the caller closes. Raises ExecNotFound."""
         self.get(exec_id, origin)
-        return Feed(self._connection(), exec_id, origin)
+        return Feed(self._caller.connect(), exec_id, origin)
 
     def put_stdin(self, exec_id: str, origin: Origin, data: bytes, offset: int | None, eof: bool) -> StdinReply:
         """Gives the command input, 1 MiB at most, and waits until it, or its queue, has taken it.
@@ -128,7 +89,7 @@ class SupervisorClient:
         """
         self.get(exec_id, origin)
         header = {"op": "stdin", "origin": origin.to_wire(), "id": exec_id, "offset": offset, "eof": eof}
-        reply, _ = self._call(header, data, timeout=_INPUT_SECONDS)
+        reply, _ = self._caller.ask(header, data, timeout=_INPUT_SECONDS)
         return StdinReply(reply["offset"], reply["eof"])
 
     def signal(self, exec_id: str, origin: Origin, number: int, tree: bool) -> ExecView:
@@ -149,9 +110,9 @@ class SupervisorClient:
         """
         header = {"op": "get", "origin": origin.to_wire(), "id": exec_id, "wait": float(wait), "to_feed": to_feed}
         try:
-            reply, _ = self._call(header, watch=watch if wait else None, timeout=wait + _ANSWER_SECONDS)
+            reply, _ = self._caller.ask(header, watch=watch if wait else None, timeout=wait + ANSWER_SECONDS)
         except GatewayRestarting:
-            reply, _ = self._call({**header, "wait": 0.0})
+            reply, _ = self._caller.ask({**header, "wait": 0.0})
         return self._shown(reply, origin, exec_id)
 
     def list(
@@ -161,7 +122,7 @@ class SupervisorClient:
         header = {"op": "list", "origin": origin.to_wire(), "vmid": vmid, "state": state, "labels": labels}
         shown: list[ExecView] = []
         while True:
-            reply, _ = self._call({**header, "limit": limit - len(shown), "after": after})
+            reply, _ = self._caller.ask({**header, "limit": limit - len(shown), "after": after})
             for entry in reply["execs"]:
                 with contextlib.suppress(ExecNotFound):
                     shown.append(self._shown(entry, origin, entry["exec"]["id"]))
@@ -172,7 +133,7 @@ class SupervisorClient:
     def output(self, exec_id: str, stream: str, origin: Origin, offset: int, length: int) -> OutputSlice:
         """Kept bytes of `stdout` or `stderr`, from the stream's `offset`, 1 MiB at most; none inside a gap."""
         header = {"op": "output", "origin": origin.to_wire(), "id": exec_id, "stream": stream}
-        reply, (data,) = self._call({**header, "offset": offset, "length": length, "wait": 0.0})
+        reply, (data,) = self._caller.ask({**header, "offset": offset, "length": length, "wait": 0.0})
         self._check_same_guest(reply["guest"], origin, exec_id)
         kept = tuple((start, end) for start, end in reply["kept"])
         return OutputSlice(data, reply["total"], kept, reply["ended"])
@@ -180,12 +141,12 @@ class SupervisorClient:
     def kill(self, exec_id: str, origin: Origin) -> ExecView:
         """Begins to end the exec's whole tree. Raises ExecEnded when it has ended already."""
         self.get(exec_id, origin)
-        reply, _ = self._call({"op": "kill", "origin": origin.to_wire(), "id": exec_id})
+        reply, _ = self._caller.ask({"op": "kill", "origin": origin.to_wire(), "id": exec_id})
         return self._shown(reply, origin, exec_id)
 
     def _act(self, header: dict[str, Any], exec_id: str, origin: Origin) -> ExecView:
         self.get(exec_id, origin)
-        reply, _ = self._call({**header, "origin": origin.to_wire(), "id": exec_id})
+        reply, _ = self._caller.ask({**header, "origin": origin.to_wire(), "id": exec_id})
         view: ExecView = reply["exec"]
         return view
 
@@ -196,12 +157,12 @@ class SupervisorClient:
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         """A ticket that stands for this secret once, within 30 s, for this alone. Raises TooManyRequests."""
         header = {"op": "ticket_make", "origin": origin.to_wire(), "secret": secret, "path": method_and_path}
-        reply, _ = self._call(header)
+        reply, _ = self._caller.ask(header)
         return str(reply["ticket"])
 
     def take_ticket(self, ticket: str, method_and_path: str) -> Redeemed | None:
         """Who has made this ticket for this; None when it is good for nothing (any more)."""
-        reply, _ = self._call({"op": "ticket_take", "ticket": ticket, "path": method_and_path})
+        reply, _ = self._caller.ask({"op": "ticket_take", "ticket": ticket, "path": method_and_path})
         match reply["data"]:
             case {"token_id": str(token_id), "secret": [int(generation), str(key)]}:
                 return Redeemed(token_id, (generation, key))
@@ -213,14 +174,11 @@ class SupervisorClient:
 
     def health(self) -> dict[str, Any]:
         """The supervisor's own checks."""
-        reply, _ = self._call({"op": "health"}, timeout=_CONNECT_SECONDS)
+        reply, _ = self._caller.ask({"op": "health"}, timeout=_HEALTH_SECONDS)
         return reply
 
     def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for sock in idle:
-            sock.close()
+        self._caller.close()
 
     # ---- one guest under a vmid is not the next
 
@@ -237,133 +195,3 @@ class SupervisorClient:
         gone = now is None and guest["token_id"] == origin.token_id and origin.may_run(guest["vmid"])
         if now != guest["config_id"] and not gone:
             raise ExecNotFound.for_id(exec_id)
-
-    # ---- the wire
-
-    def _call(
-        self,
-        header: dict[str, Any],
-        *blobs: bytes,
-        again: Decide | None = None,
-        watch: Watch | None = None,
-        timeout: float | None = _ANSWER_SECONDS,
-    ) -> tuple[dict[str, Any], Blobs]:
-        sock = self._connection()
-        answer = self._ask(sock, header, *blobs, again=again, watch=watch, timeout=timeout)
-        self._put_back(sock)
-        return answer
-
-    def _ask(
-        self,
-        sock: socket.socket,
-        header: dict[str, Any],
-        *blobs: bytes,
-        again: Decide | None = None,
-        watch: Watch | None,
-        timeout: float | None,
-    ) -> tuple[dict[str, Any], Blobs]:
-        """One question and its answer, ours to the supervisor's in between too. The connection is closed if that fails,
-        and the supervisor told that the client has left where it has, or has lost its right to wait."""
-        try:
-            sock.settimeout(timeout)
-            sock.sendall(encode(header, *blobs))
-            answer, parts = self._await(sock, header["op"], watch, timeout)
-            while again is not None and (exec_id := answer.get("turn")) is not None:
-                sock.sendall(encode({"origin": _or_leave(sock, again, exec_id).to_wire()}))
-                answer, parts = self._await(sock, header["op"], watch, timeout)
-        except (OSError, ProtocolError) as exc:
-            sock.close()
-            raise _unavailable(header["op"]) from exc
-        except BaseException:
-            sock.close()
-            raise
-        if "error" in answer:
-            self._put_back(sock)
-            raise from_wire(answer["error"])
-        reply = answer.get("ok")
-        if not isinstance(reply, dict):
-            sock.close()
-            raise InternalError("the supervisor's answer makes no sense")
-        return reply, parts
-
-    def _await(
-        self, sock: socket.socket, operation: str, watch: Watch | None, timeout: float | None
-    ) -> tuple[dict[str, Any], Blobs]:
-        if watch is not None:
-            seen = _or_leave(sock, watch.wait, sock.fileno(), timeout)
-            if seen.gone:
-                sock.sendall(CLIENT_LEFT)
-                raise ClientGone
-            if not seen.fd:
-                raise _restarting(operation)
-        return _read_frame(sock)
-
-    def _connection(self) -> socket.socket:
-        with self._lock:
-            if self._pid != os.getpid():
-                self._pid, self._idle = os.getpid(), []
-            while self._idle:
-                sock = self._idle.pop()
-                if _is_quiet(sock):
-                    return sock
-                sock.close()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        sock.settimeout(_CONNECT_SECONDS)
-        try:
-            sock.connect(self._path)
-        except OSError as exc:
-            sock.close()
-            raise SupervisorUnavailable(
-                "the supervisor does not answer, so nothing was run; "
-                "see `systemctl status pve-exec-gateway-supervisor`",
-                retry_after=1,
-            ) from exc
-        return sock
-
-    def _put_back(self, sock: socket.socket) -> None:
-        with self._lock:
-            if len(self._idle) < _MAX_IDLE:
-                self._idle.append(sock)
-                return
-        sock.close()
-
-
-def _or_leave(sock: socket.socket, ask: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What is asked for; to the supervisor a client that is refused by that has left."""
-    try:
-        return ask(*arguments, **named)
-    except GatewayError:
-        sock.sendall(CLIENT_LEFT)
-        raise
-
-
-def _read_frame(sock: socket.socket) -> tuple[dict[str, Any], Blobs]:
-    reader = FrameReader()
-    while (frame := reader.read(sock)) is None:
-        pass
-    return frame
-
-
-def _is_quiet(sock: socket.socket) -> bool:
-    """Whether an idle connection can still be used: it has nothing to read, not even an end."""
-    try:
-        sock.settimeout(0)
-        return len(sock.recv(1, socket.MSG_PEEK)) > 1
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-
-
-def _restarting(operation: str) -> GatewayError:
-    began = operation in ("run", "start")
-    again = "; the command runs, if it had begun: the same Idempotency-Key gives its result" if began else ""
-    return GatewayRestarting(f"the gateway's web service restarts{again}; send the request again", retry_after=1)
-
-
-def _unavailable(operation: str) -> GatewayError:
-    began = " whether the command began is unknown: look for it in GET /execs;" if operation in ("run", "start") else ""
-    return SupervisorUnavailable(
-        f"the supervisor went away before it answered;{began} see `systemctl status pve-exec-gateway-supervisor`",
-        retry_after=1,
-    )

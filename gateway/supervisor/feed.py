@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from gateway.errors import GatewayError, InternalError, SupervisorUnavailable, from_wire
+from gateway.errors import GatewayError, SupervisorUnavailable
 from gateway.exec.origin import Origin
 from gateway.exec.reply import EventBatch, GapEvent, OutputEvent, OutputSlice, StdinReply
 from gateway.exec.view import ExecView
+from gateway.supervisor.calling import reply_of
 from gateway.supervisor.protocol import CLIENT_LEFT, FrameReader, ProtocolError, encode
 
 Answer = EventBatch | OutputSlice | StdinReply | ExecView
@@ -78,12 +79,7 @@ class Feed:
             raise _lost() from exc
         header, blobs = frame
         self.asked = False
-        if "error" in header:
-            raise from_wire(header["error"])
-        reply = header.get("ok")
-        if not isinstance(reply, dict):
-            raise InternalError("the supervisor's answer makes no sense")
-        return _answer(self._operation, reply, blobs)
+        return _answer(self._operation, reply_of(header), blobs)
 
     def leave(self) -> None:
         """Tells the supervisor that the client has left; `close` follows."""

@@ -22,7 +22,7 @@ from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecView, StreamCount
-from gateway.supervisor.client import Decide, Watch
+from gateway.supervisor.calling import Decide, Watch
 from gateway.supervisor.feed import Feed
 from tests.auth.changes import issue_token
 

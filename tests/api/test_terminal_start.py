@@ -19,7 +19,7 @@ from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, GuestNotRunning, SupervisorUnavailable, TooManyExecs
 from gateway.exec.origin import Origin
 from gateway.exec.reply import Started
-from gateway.supervisor.client import Decide, Watch
+from gateway.supervisor.calling import Decide, Watch
 from gateway.supervisor.feed import Feed
 from gateway.web.live import Live
 
