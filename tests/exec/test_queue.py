@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -281,3 +283,33 @@ def test_stop_tells_those_who_wait_that_nothing_ran(
     assert (again.status, again.json()["reason"]) == (200, "exited"), again.body
     assert "Idempotency-Replayed" not in again.headers
     assert (guests.get(VMID).rootfs / "root" / mark).read_text() == "ran\n"
+
+
+def test_stop_lets_nothing_begin_that_was_about_to(api: Api, narrow: Gateway, later: ThreadPoolExecutor) -> None:
+    """One that waits for the receipt of its intent when the supervisor is stopped is refused when that comes, and its
+    intent is taken back."""
+    mark = new_mark()
+    narrow.services.kill("audit", signal.SIGSTOP)
+    try:
+        answer = later.submit(api.post, VMID, {"command": ["touch", f"/root/{mark}"], "labels": {"test": mark}})
+        journal = narrow.spool / "journal"
+        until(lambda: any(mark in path.read_text() for path in journal.iterdir()), why="it is accepted")
+        supervisor = narrow.services.pid("supervisor")
+        narrow.services.kill("supervisor", signal.SIGTERM)
+        until(lambda: not is_pending(supervisor, signal.SIGTERM), why="the stop is taken")
+    finally:
+        narrow.services.kill("audit", signal.SIGCONT)
+    told = answer.result(5)
+    assert (told.status, told.code) == (503, "node_not_ready"), told.body
+    narrow.services.restart("supervisor")
+    assert not ran(mark)
+    records = [record for record in narrow.records() if mark in str(record.get("data"))]
+    (intent,) = records
+    events = [record["event"] for record in narrow.records(exec_id=intent["exec_id"])]
+    assert events == ["exec:intent", "exec:aborted"]
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has not taken this signal yet (proc_pid_status(5))."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["ShdPnd"], 16) >> (number - 1) & 1)
