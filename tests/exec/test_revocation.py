@@ -195,7 +195,8 @@ def test_what_waits_is_decided_again_at_its_turn(
         end(child)
         free()
         assert answer.result(10) == told
-    assert not ran(mark) and labelled(admin, mark) is None
+    until(lambda: labelled(admin, mark) is None, why="the supervisor has heard it, too")
+    assert not ran(mark)
     assert not [record for record in narrow.records(event="exec:intent") if mark in json.dumps(record)]
     denied = narrow.records(event="request:denied")[before:]
     assert [(record["data"]["reason"], record["actor"]["token_id"]) for record in denied] == [(reason, child.id)]
