@@ -65,7 +65,7 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
 
 
 def test_a_refusal_leaves_the_connection_as_good_as_new(ask: Ask) -> None:
-    """One connection serves one call after the other, whether they are done or refused, a fault of the peer included."""
+    """One connection serves one call after the other, whether they are done or refused, a fault of its peer, too."""
     assert [ask(operation) for operation in ("works", "fails", "works", "fails", "works")] == [0] * 5
 
 
