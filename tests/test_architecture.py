@@ -22,6 +22,7 @@ SHARED = {
     "gateway.jsonbytes",
     "gateway.memory",
     "gateway.notify",
+    "gateway.rates",
     "gateway.ulid",
 }
 ALLOWED = {
@@ -54,6 +55,7 @@ ALLOWED = {
     "errors": set(),
     "memory": set(),
     "jsonbytes": set(),
+    "rates": set(),
     "ulid": set(),
     "notify": set(),
 }
