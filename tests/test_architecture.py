@@ -36,6 +36,7 @@ ALLOWED = {
         "exec",
         "policy",
         "pve",
+        "web.codes",
         "web.disconnect",
         "web.live",
         "web.safe",
