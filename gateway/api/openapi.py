@@ -105,7 +105,7 @@ def build_openapi(routes: Iterable[Route] = ROUTES) -> Schema:
         "servers": [{"url": "https://localhost:39377"}],
         "paths": paths,
         "components": {
-            "responses": _edge_responses(),
+            "responses": _edge_responses(paths),
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "pveg_..."}},
         },
@@ -235,8 +235,12 @@ def _edge_name(status: int) -> str:
     return f"Edge{status}"
 
 
-def _edge_responses() -> Schema:
-    return {_edge_name(status): _problem(codes) for status, codes in EDGE_CODES.items()}
+def _edge_responses(paths: dict[str, Schema]) -> Schema:
+    """Those that an operation refers to."""
+    replies = (operation["responses"] for path in paths.values() for operation in path.values())
+    used = {reply["$ref"].rsplit("/", 1)[1] for told in replies for reply in told.values() if "$ref" in reply}
+    edge = {_edge_name(status): _problem(codes) for status, codes in EDGE_CODES.items()}
+    return {name: reply for name, reply in edge.items() if name in used}
 
 
 def _pipeline_errors(route: Route) -> list[type[GatewayError]]:
