@@ -127,7 +127,7 @@ def _control(player: Player) -> Move:
 
 def _control_of_wrong_members(player: Player) -> Move:
     """Told by an `error` message (422), or by one that it may not (409, 403); the connection goes on."""
-    junk: Any = player.chance.choice([None, True, -1, 1.5, "x" * 3000, [], {}, [[]] * 50, 10**30, "\ud800", "\0"])
+    junk: Any = player.chance.choice([None, True, -1, 1.5, "x" * 1000, [], {}, [[]] * 50, 10**30, "\0"])
     message = player.chance.choice(
         [
             {"type": "ack", "cursor": junk if junk != 10**30 else "9"},
@@ -226,14 +226,15 @@ def _no_json(player: Player) -> Move:
     text = player.chance.choice(
         [b"", b"{", b"null", b"[]", b'"ack"', b"1e999", b"[" * 4000, b'{"type": 1}', b'{"type": "start"}', b"{}",
          b'{"type": "exit"}', b'{"type": null}', b'{"type": ["ack"]}', b"9" * 4000, b'{"type": "ack", "cursor": 1',
-         b'{"type": "ack", "cursor": 0}' + b" " * 4096]
+         b'{"type": "ack", "cursor": 0}' + b" " * 4096, b'{"type": "signal", "signal": "\\ud800"}']
     )  # fmt: skip
     return Move("no control message", player.frame(TEXT, text), MALFORMED)
 
 
 def _bad_binary(player: Player) -> Move:
     data = player.chance.choice([b"", b"\0", b"\0" * 8, struct.pack(">BQ", player.chance.randrange(1, 256), 0) + b"x"])
-    return Move("no input message", player.frame(BINARY, data), MALFORMED)
+    # Who may not write is told that, whatever it sends.
+    return Move("no input message", player.frame(BINARY, data), MALFORMED if player.writes else frozenset())
 
 
 def _goodbye(player: Player) -> Move:

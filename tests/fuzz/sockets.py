@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from tests.exec.api import Api
 from tests.exec.streams import detach
 from tests.exec.websocket import NotUpgraded, WebSocket
-from tests.fuzz.frames import BINARY, CLOSE, PING, PONG, TEXT, Move, Player
+from tests.fuzz.frames import BINARY, CLOSE, PING, PONG, TEXT, Move, Player, encode
 from tests.fuzz.running import Tally, Target
 
 MAX_SECONDS = 10.0
@@ -45,6 +45,13 @@ _BAD_STARTS: tuple[tuple[Any, frozenset[int]], ...] = (
 )
 
 
+class _Upgraded(WebSocket):
+    """Only the upgrade is its own; what comes behind it is kept in `rest`, as bytes."""
+
+    def _take(self, data: bytes) -> None:
+        self.rest = data
+
+
 @dataclass
 class Heard:
     """What the server said on one connection."""
@@ -65,7 +72,7 @@ def fuzz_sockets(target: Target, *, count: int, seed: int, threads: int = 1) -> 
     tally, chance = Tally(), random.Random(seed)
     api = Api(urlsplit(target.url).port or 0, target.ca, target.token)
     with contextlib.closing(api), ThreadPoolExecutor(threads) as pool:
-        held = detach(api, 101, ["cat"], stdin_open=True, timeout=120)
+        held = detach(api, 101, ["cat"], stdin_open=True, timeout=600)
         seeds = [chance.random() for _ in range(count)]
         for name, seconds, wrong in pool.map(lambda one: _play(target, held, random.Random(one)), seeds):
             tally.requests += 1
@@ -89,7 +96,7 @@ def _play(target: Target, held: str, chance: random.Random) -> tuple[str, float,
     player, moves = Player(chance, writes), list[Move]()
     with contextlib.closing(api):
         try:
-            opened = WebSocket(api, path, timeout=MAX_SECONDS)
+            opened = _Upgraded(api, path, timeout=MAX_SECONDS)
         except NotUpgraded as refused:
             return path, 0.0, [f"WebSocket {path.split('?')[0][:6]}: {refused.answer.status}"]
         with opened:
@@ -100,7 +107,7 @@ def _play(target: Target, held: str, chance: random.Random) -> tuple[str, float,
                 moves.append(player.next(good=chance.random() < 0.15))
             heard = Heard()
             began = _send(opened.sock, moves, player, heard)
-            _listen(opened.sock, began + MAX_SECONDS, heard)
+            _listen(opened.sock, opened.rest, began + MAX_SECONDS, heard, polite=chance.random() < 0.9)
             seconds = time.monotonic() - began
     name = f"{path}: {', '.join(move.name for move in moves)} -> {heard.code} {heard.reason} {heard.messages[-2:]}"
     return name, seconds, list(_judge(moves, heard, writes))
@@ -128,11 +135,19 @@ def _send(sock: ssl.SSLSocket, moves: list[Move], player: Player, heard: Heard) 
     return time.monotonic()
 
 
-def _listen(sock: ssl.SSLSocket, deadline: float, heard: Heard) -> None:
-    """Takes frames apart until the connection ends; a reset behind the goodbye counts as its end."""
-    buffer = bytearray()
+def _listen(sock: ssl.SSLSocket, rest: bytes, deadline: float, heard: Heard, *, polite: bool) -> None:
+    """Takes frames apart until the connection ends; a reset behind the goodbye counts as its end.
+
+    `polite`: the server's goodbye is answered; else it closes after two seconds.
+    """
+    buffer = bytearray(rest)
     with contextlib.suppress(TimeoutError):
         while True:
+            for opcode, payload in _frames(buffer, heard):
+                _note(opcode, payload, heard)
+                if opcode == CLOSE and polite:
+                    with contextlib.suppress(OSError):
+                        sock.sendall(encode(CLOSE, payload[:2], mask=bytes(4)))
             sock.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 data = sock.recv(1 << 18)
@@ -146,8 +161,6 @@ def _listen(sock: ssl.SSLSocket, deadline: float, heard: Heard) -> None:
                     heard.wrong.append("a frame breaks off")
                 return
             buffer += data
-            for opcode, payload in _frames(buffer, heard):
-                _note(opcode, payload, heard)
 
 
 def _frames(buffer: bytearray, heard: Heard) -> Iterator[tuple[int, bytes]]:
