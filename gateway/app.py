@@ -17,7 +17,7 @@ from gateway.api.cors import Cors
 from gateway.api.denials import DenialLog
 from gateway.api.door import Door
 from gateway.api.openapi import build_openapi
-from gateway.api.pipeline import Pipeline, list_methods, refuse
+from gateway.api.pipeline import Pipeline
 from gateway.api.routes import ROUTES
 from gateway.api.services import Audit, Services, Supervisor
 from gateway.api.shares import start_shares, stream_shares
@@ -104,15 +104,16 @@ class Application(Flask):
         try:
             path = environ.get("PATH_INFO", "").encode("latin-1").decode()  # PEP 3333: bytes in disguise
             operation_id, values = self._urls.match(path, method)
-        except WerkzeugMethodNotAllowed as error:
-            allow = sorted({*(error.valid_methods or ()), "OPTIONS"})
+        except WerkzeugMethodNotAllowed as known:
+            allow = sorted({*(known.valid_methods or ()), "OPTIONS"})
             if method == "OPTIONS":
-                return list_methods(allow)
-            return refuse(MethodNotAllowed(f"this path takes {', '.join(allow)}", allow=allow))
+                return self._pipeline.list_methods(allow, environ)
+            error = MethodNotAllowed(f"this path takes {', '.join(allow)}", allow=allow)
+            return self._pipeline.turn_away(error, environ)
         except WerkzeugNotFound:
-            return refuse(NotFound("no such path in this API; GET /openapi.json lists them"))
+            return self._pipeline.turn_away(NotFound("no such path in this API; GET /openapi.json lists them"), environ)
         except (HTTPException, UnicodeDecodeError):
-            return refuse(MalformedRequest("the request's URL cannot be understood"))
+            return self._pipeline.turn_away(MalformedRequest("the request's URL cannot be understood"), environ)
         return self._pipeline.take(self._routes[operation_id], environ, values)
 
 

@@ -137,6 +137,7 @@ def web_settings(config: Config) -> WebSettings:
         handshake_s=config.web.handshake_timeout,
         head_s=config.web.head_timeout,
         body_s=config.web.body_timeout,
+        connections_per_address=config.web.connections_per_address,
         max_half_open_per_address=config.web.max_half_open_per_address,
         max_half_open=config.web.max_half_open,
         max_streams=config.web.max_streams,

@@ -64,6 +64,7 @@ class WebConfig(Section):
         default=(), strict=False
     )
     terminal_idle: Seconds | None = None
+    connections_per_address: Rate | None = 200.0
     rate_per_address: Rate | None = 1000.0
     rate_per_token: Rate | None = 1000.0
     trusted_proxies: tuple[Network, ...] = Field(default=(), strict=False)

@@ -22,6 +22,7 @@ SHARED = {
     "gateway.jsonbytes",
     "gateway.memory",
     "gateway.notify",
+    "gateway.rates",
     "gateway.ulid",
 }
 ALLOWED = {
@@ -35,6 +36,7 @@ ALLOWED = {
         "exec",
         "policy",
         "pve",
+        "web.codes",
         "web.disconnect",
         "web.live",
         "web.safe",
@@ -55,6 +57,7 @@ ALLOWED = {
     "errors": set(),
     "memory": set(),
     "jsonbytes": set(),
+    "rates": set(),
     "ulid": set(),
     "notify": set(),
 }

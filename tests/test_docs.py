@@ -10,6 +10,7 @@ from gateway.api.routes import ROUTES
 from gateway.api.terminal_frames import Control
 from gateway.errors import all_errors
 from gateway.exec.view import Reason
+from gateway.web.codes import EDGE_CODES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()
@@ -20,13 +21,14 @@ def test_every_error_code_is_explained() -> None:
     """A problem's code that a route can answer with stands in the README's table, with its status."""
     rows = [row for row in README.splitlines() if re.match(r"\| [0-9, ]+ \|", row)]
     codes = {error.code: error.status for route in ROUTES for error in route.errors}
+    codes |= {code: status for status, known in EDGE_CODES.items() for code in known}
     for code, status in codes.items():
         assert any(f"`{code}`" in row and str(status) in row.split("|")[1] for row in rows), (code, status)
 
 
 def test_no_error_code_is_made_up() -> None:
     """What the README's table calls a code is one."""
-    known = {error.code for error in all_errors()}
+    known = {error.code for error in all_errors()} | {code for codes in EDGE_CODES.values() for code in codes}
     table = README.split("## Errors")[1].split("## ")[0]
     rows = [row.split("|")[2] for row in table.splitlines() if re.match(r"\| [0-9, ]+ \|", row)]
     assert {code for row in rows for code in re.findall("`([a-z_]+)`", row)} <= known

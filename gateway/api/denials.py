@@ -13,7 +13,6 @@ from gateway.api.route import Route
 from gateway.api.services import Audit
 from gateway.audit.record import Event, build_record
 from gateway.auth.actor import Actor, Denial
-from gateway.auth.rates import Rates
 from gateway.auth.tokens import Refusal, Refused
 from gateway.errors import (
     CommandNotGranted,
@@ -25,6 +24,7 @@ from gateway.errors import (
     PrivilegeExceeded,
     TokenNotFound,
 )
+from gateway.rates import Rates
 
 _DENIALS: Mapping[type[GatewayError], Denial] = {
     GuestNotFound: Denial.UNKNOWN_GUEST,

@@ -10,11 +10,11 @@ from typing import Any
 from gateway.api.headers import show_quota
 from gateway.api.proxies import find_client
 from gateway.api.shares import Shares
-from gateway.auth.rates import Quota, Rates
 from gateway.auth.slowdown import Slowdown, network_of
 from gateway.auth.tokens import Refusal, Refused
 from gateway.config import WebConfig
 from gateway.errors import RateLimited
+from gateway.rates import Quota, Rates
 
 _NO_GUESS = frozenset((Refusal.NO_TOKEN, Refusal.STORE_UNAVAILABLE))
 _WAITED_BODY = 64 << 10
@@ -22,7 +22,10 @@ _WAITED_BODY = 64 << 10
 
 
 class Door:
-    """Each web worker has its own: with `web.workers` of several, a caller may have so many times the rates."""
+    """Made before the web's workers are forked: rates and bad logins are counted over all of them (`gateway.rates`).
+
+    The threads that read bodies are each worker's own, and so are the shares of them.
+    """
 
     def __init__(self, config: WebConfig, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._trusted = config.trusted_proxies

@@ -106,6 +106,7 @@ class Lease(Live):
         self._next = monotonic() + CHECK_SECONDS
         self._over = False
         self.upgrades = live.upgrades
+        self.takes_in = live.takes_in
 
     def sources(self) -> tuple[int, ...]:
         return self._live.sources()
@@ -116,6 +117,9 @@ class Lease(Live):
 
     def wake_at(self) -> float:
         return self._live.wake_at() if self._over else min(self._live.wake_at(), self._next)
+
+    def take_in(self) -> int:
+        return self._live.take_in()
 
     def receive(self, data: bytes) -> None:
         self._check()

@@ -28,6 +28,7 @@ from gateway.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
+from gateway.web.codes import EDGE_CODES
 
 _BYTES = "application/octet-stream"
 _PARAMETER_TEXT = {
@@ -104,6 +105,7 @@ def build_openapi(routes: Iterable[Route] = ROUTES) -> Schema:
         "servers": [{"url": "https://localhost:39377"}],
         "paths": paths,
         "components": {
+            "responses": _edge_responses(paths),
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "pveg_..."}},
         },
@@ -125,7 +127,7 @@ def _operation(route: Route, schemas: dict[str, Schema]) -> Schema:
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
     if route.upload:
         operation["requestBody"] = {"required": False, "content": {_BYTES: {}}}
-    operation["responses"] = {**_replies(route, schemas), **_problems(route)}
+    operation["responses"] = _replies(route, schemas) | _problems(route)
     return operation
 
 
@@ -167,6 +169,10 @@ def _replies(route: Route, schemas: dict[str, Schema]) -> Schema:
     for status in route.statuses:
         replies[str(status)] = {"description": _DESCRIPTIONS[status], "headers": headers}
         content = _content(route, status, schemas)
+        if status in EDGE_CODES:
+            problem = _problem(EDGE_CODES[status])
+            replies[str(status)]["description"] += " " + problem["description"]
+            content |= problem["content"]
         if content:
             replies[str(status)]["content"] = content
     return replies
@@ -204,18 +210,37 @@ _DESCRIPTIONS = {
 
 
 def _problems(route: Route) -> Schema:
+    """By status; what is the edge's alone is described once, for all operations."""
     by_status: dict[int, list[str]] = {}
     for error in [*_pipeline_errors(route), *route.possible_errors]:
-        if error.status not in route.statuses:
-            codes = by_status.setdefault(error.status, [])
-            codes.append(error.code)
+        by_status.setdefault(error.status, []).append(error.code)
+    problems: Schema = {}
+    for status in sorted({*by_status, *EDGE_CODES} - {*route.statuses}):
+        codes = by_status.get(status, [])
+        if codes:
+            problems[str(status)] = _problem([*codes, *EDGE_CODES.get(status, ())])
+        else:
+            problems[str(status)] = {"$ref": f"#/components/responses/{_edge_name(status)}"}
+    return problems
+
+
+def _problem(codes: Iterable[str]) -> Schema:
     return {
-        str(status): {
-            "description": "Problem: " + ", ".join(f"`{code}`" for code in codes),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}}},
-        }
-        for status, codes in sorted(by_status.items())
+        "description": "Problem: " + ", ".join(f"`{code}`" for code in dict.fromkeys(codes)),
+        "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}}},
     }
+
+
+def _edge_name(status: int) -> str:
+    return f"Edge{status}"
+
+
+def _edge_responses(paths: dict[str, Schema]) -> Schema:
+    """Those that an operation refers to."""
+    replies = (operation["responses"] for path in paths.values() for operation in path.values())
+    used = {reply["$ref"].rsplit("/", 1)[1] for told in replies for reply in told.values() if "$ref" in reply}
+    edge = {_edge_name(status): _problem(codes) for status, codes in EDGE_CODES.items()}
+    return {name: reply for name, reply in edge.items() if name in used}
 
 
 def _pipeline_errors(route: Route) -> list[type[GatewayError]]:

@@ -33,6 +33,7 @@ from gateway.errors import (
     GatewayError,
     GuestNotFound,
     InternalError,
+    RateLimited,
     TokenNotFound,
     TokenStoreError,
     TooManyLogins,
@@ -72,6 +73,24 @@ class Pipeline:
         except Exception as exc:
             response = refuse(exc, request_id)
         response.headers.update(quota)
+        return response
+
+    def turn_away(self, error: GatewayError, environ: Mapping[str, Any]) -> Response:
+        """The reply to what is no operation: `error`, unless its address asks too often."""
+        try:
+            self._door.let_in(environ)
+        except RateLimited as limited:
+            error = limited
+        return refuse(error)
+
+    def list_methods(self, allow: Iterable[str], environ: Mapping[str, Any]) -> Response:
+        """The reply to OPTIONS: the methods that the path takes."""
+        try:
+            self._door.let_in(environ)
+        except RateLimited as limited:
+            return refuse(limited)
+        response = _respond(b"", 204, None, {"Allow": ", ".join(allow)}, ulid.new(REQUEST_ID))
+        del response.headers["Content-Type"]
         return response
 
     def _admit(self, attempt: Attempt, actor: Actor, environ: Mapping[str, Any], path: Mapping[str, str]) -> Call:
@@ -196,13 +215,6 @@ def refuse(error: Exception, request_id: str | None = None) -> Response:
         log.warning("request %s: %s: %s", request_id, error.code, error.detail)
     body = json.dumps(build_problem(error, request_id), separators=(",", ":")).encode()
     return _respond(body, error.status, MEDIA_TYPE, problem_headers(error), request_id)
-
-
-def list_methods(allow: Iterable[str]) -> Response:
-    """The reply to OPTIONS: the methods that the path takes."""
-    response = _respond(b"", 204, None, {"Allow": ", ".join(allow)}, ulid.new(REQUEST_ID))
-    del response.headers["Content-Type"]
-    return response
 
 
 def _read_vmid(path: Mapping[str, str]) -> int | None:

@@ -11,7 +11,7 @@ from gateway.api.call import Call
 from gateway.api.events import EventWriter
 from gateway.api.services import Services
 from gateway.errors import GatewayError, OutputDropped, Overloaded, SupervisorUnavailable
-from gateway.exec.reply import EventBatch, OutputSlice
+from gateway.exec.reply import EventBatch, OutputEvent, OutputSlice
 from gateway.exec.view import ExecView, State
 from gateway.supervisor.feed import Answer, Feed
 from gateway.web.live import Live, has_room
@@ -30,13 +30,18 @@ Span = tuple[int, int | None]
 
 
 class FeedReply(Live):
-    """A reply made of one feed's answers. The next is asked for while the client takes the last.
+    """A reply made of one feed's answers. The next is asked for while the client takes the last, and waits here, not in
+    the supervisor, for one that does not.
 
     `holds` gives back what is held for the client, the feed too.
     """
 
+    takes_in = True
+
     def __init__(self, feed: Feed, holds: ExitStack) -> None:
         self.feed = feed
+        self._came: Answer | GatewayError | None = None
+        """The answer to what was asked last, taken in before the client wanted it."""
         self.ready = b""
         """What is here already."""
         self.over = False
@@ -52,14 +57,29 @@ class FeedReply(Live):
         """The bytes that an answer becomes; sets `over` with the last."""
 
     def sources(self) -> tuple[int, ...]:
-        return (self.feed.fd,)
+        return (self.feed.fd,) if self._came is None else ()
+
+    def take_in(self) -> int:
+        if self._came is None and self.feed.asked:
+            try:
+                self._came = self.feed.take()
+            except GatewayError as error:
+                self._came = error  # told when it is its turn
+            if self._came is None:
+                return self.feed.half_read
+            self.feed.rest()
+        return _size(self._came)
 
     def produce(self) -> bytes | None:
         data, self.ready = self.ready, b""
         if not data and not self.over:
-            if not self.feed.asked:
+            if self._came is None and not self.feed.asked:
                 self.ask()
-            answer = self.feed.take()
+            answer, self._came = self._came, None
+            if answer is None:
+                answer = self.feed.take()
+            elif isinstance(answer, GatewayError):
+                raise answer
             data = b"" if answer is None else self.take(answer)
         if not data and self.over:
             return None
@@ -72,6 +92,15 @@ class FeedReply(Live):
 
     def close(self) -> None:
         self._holds.close()
+
+
+def _size(came: Answer | GatewayError | None) -> int:
+    """Bytes of output in an answer."""
+    if isinstance(came, OutputSlice):
+        return len(came.data)
+    if isinstance(came, EventBatch):
+        return sum(len(event.data) for event in came.events if isinstance(event, OutputEvent))
+    return 0
 
 
 class EventStream(FeedReply):

@@ -6,7 +6,7 @@ import ipaddress
 import time
 from collections.abc import Callable
 
-from gateway.auth.rates import Rates
+from gateway.rates import Rates
 
 ADDRESS_BURST, ADDRESS_RATE = 10, 0.1
 NETWORK_BURST, NETWORK_RATE = 100, 1.0

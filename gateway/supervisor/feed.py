@@ -81,6 +81,15 @@ class Feed:
         self.asked = False
         return _answer(self._operation, reply_of(header), blobs)
 
+    @property
+    def half_read(self) -> int:
+        """Bytes of an answer that is not whole yet."""
+        return self._reader.half_read
+
+    def rest(self) -> None:
+        """Nothing will be asked for a while: gives back the room for large answers."""
+        self._reader.rest()
+
     def leave(self) -> None:
         """Tells the supervisor that the client has left; `close` follows."""
         try:

@@ -94,6 +94,16 @@ class FrameReader:
             raise ProtocolError("bytes behind the frame")
         return self._take()
 
+    @property
+    def half_read(self) -> int:
+        """Bytes of a frame that is not complete."""
+        return self._have
+
+    def rest(self) -> None:
+        """Gives back the room that large frames took; only between two frames."""
+        if not self._have:
+            self._buffer = bytearray(_FIRST_READ)
+
     def _take(self) -> tuple[dict[str, Any], list[bytes]]:
         header_size, _ = frame_size(self._buffer)
         with memoryview(self._buffer) as view:

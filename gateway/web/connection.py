@@ -11,14 +11,13 @@ from collections.abc import Iterable
 from enum import Enum, auto
 
 from gateway.web import refusal
+from gateway.web.lingering import LINGER_SECONDS, SILENCE_SECONDS, Lingering
 from gateway.web.settings import WebSettings
 from gateway.web.tls import forget_errors
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_WAITED_BODY_BYTES = 64 * 1024
 """A body up to this size is complete before a thread sees its request."""
-CLOSING_SECONDS = 2.0
-MAX_DISCARDED_BYTES = 1024 * 1024
 REPLY_SECONDS = 30.0
 """How long the client may take no byte of a reply."""
 
@@ -41,8 +40,7 @@ class Phase(Enum):
     IDLE = auto()
     """Between two requests."""
     CLOSING = auto()
-    """We have said our last; what still comes is thrown away, for closing a socket with unread bytes
-    sends a reset that can destroy our reply on its way (RFC 9112 section 9.6)."""
+    """We have said our last; what still comes is thrown away (`lingering`)."""
 
 
 class Next(Enum):
@@ -61,7 +59,7 @@ class Connection:
     """Owned by one thread at a time: the poller's, the one that answers its request, or the pump's."""
 
     __slots__ = (
-        "_discarded", "_limits", "_scanned", "buffer", "client", "deadline", "endless", "fd", "head", "key", "lane",
+        "_limits", "_scanned", "buffer", "client", "deadline", "endless", "fd", "head", "key", "lane",
         "phase", "polled", "server", "since", "size", "sock",
     )  # fmt: skip
 
@@ -77,10 +75,7 @@ class Connection:
         self.fd = sock.fileno()
         self.client = client
         self.server = server
-        self.key = (
-            "" if limits.trusted_proxies and _is_in(client[0], limits.trusted_proxies) else address_key(client[0])
-        )
-        """Whom a limit per address counts; empty for a trusted proxy, whom none does."""
+        self.key = counted_address(client[0], limits)
         self.buffer = bytearray()
         self.since = now
         self.head = 0
@@ -93,7 +88,6 @@ class Connection:
         self.lane = Next.GONE
         self._limits = limits
         self._scanned = 0
-        self._discarded = 0
         if isinstance(sock, ssl.SSLSocket):
             self.phase = Phase.HANDSHAKE
             self.deadline = now + limits.handshake_s
@@ -109,8 +103,6 @@ class Connection:
     def advance(self, now: float) -> Next:
         """Take the connection as far as it goes without waiting. Raises Refusal."""
         try:
-            if self.phase is Phase.CLOSING:
-                return self._discard()
             if self.phase is Phase.UNREAD:
                 self.rest(now)
             if self.phase is Phase.HANDSHAKE:
@@ -239,14 +231,24 @@ class Connection:
             socket.socket.shutdown(self.sock, socket.SHUT_WR)
         self.phase = Phase.CLOSING
         self.since = now
-        self.deadline = now + CLOSING_SECONDS
+        self.deadline = now + SILENCE_SECONDS
 
-    def _discard(self) -> Next:
-        while data := socket.socket.recv(self.sock, _READ_BYTES):  # below TLS: nobody reads it
-            self._discarded += len(data)
-            if self._discarded > MAX_DISCARDED_BYTES:
-                break
-        return Next.GONE
+    def linger(self, lingering: Lingering, now: float) -> Next:
+        """What a connection needs that has been ended: to be read until the client is done, too."""
+        try:
+            if not lingering.drop(self.sock, now):
+                return Next.GONE
+        except BlockingIOError:
+            pass
+        except OSError:
+            return Next.GONE
+        self.deadline = min(now + SILENCE_SECONDS, self.since + LINGER_SECONDS)
+        return Next.READ
+
+
+def counted_address(address: str, limits: WebSettings) -> str:
+    """Whom a limit per address counts; empty for a trusted proxy, whom none does."""
+    return "" if limits.trusted_proxies and _is_in(address, limits.trusted_proxies) else address_key(address)
 
 
 def _is_in(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

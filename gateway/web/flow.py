@@ -43,8 +43,8 @@ class Flow:
 
     __slots__ = (
         "_acknowledged", "_done", "_framing", "_head", "_input", "_left", "_pending", "_readable", "_stalled_since",
-        "_stirred", "connection", "cutting", "fd", "held", "keep", "live", "moved_at", "number", "queued", "sock",
-        "sources", "timer", "wake",
+        "_stirred", "_taken_in", "connection", "cutting", "fd", "held", "keep", "live", "moved_at", "number", "queued",
+        "sock", "sources", "timer", "wake",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, live: Live, framing: Framing, head: bytes, *, keep: bool) -> None:
@@ -77,6 +77,7 @@ class Flow:
             connection.buffer.clear()
         self._left = False
         self._stirred = False
+        self._taken_in = 0
         self._acknowledged = -1
         self._stalled_since = 0.0
 
@@ -91,12 +92,20 @@ class Flow:
 
     def stir(self) -> None:
         """Take it that one of the Live's sources is readable."""
-        self._stirred = self.live.upgrades
+        self._stirred = self.watches_blocked
+
+    @property
+    def watches_blocked(self) -> bool:
+        """Whether the Live's sources matter while the client takes nothing."""
+        return self.live.upgrades or self.live.takes_in
 
     def advance(self) -> Turn:
         """Do what one turn may. Raises ClientGone, and whatever the Live raises."""
         if self._stirred and self._pending:
-            self.live.receive(b"")
+            if self.live.upgrades:
+                self.live.receive(b"")
+            else:
+                self._take_in()
         self._stirred = False
         if self._has_input():
             self._receive()
@@ -131,6 +140,10 @@ class Flow:
 
     def _has_input(self) -> bool:
         return bool(self._readable or self._input) and not self._done and self.live.wants_input()
+
+    def _take_in(self) -> None:
+        before, self._taken_in = self._taken_in, self.live.take_in()
+        self.held += self._taken_in - before
 
     def _receive(self) -> None:
         room = TURN_BYTES
@@ -194,5 +207,5 @@ class Flow:
                 parts.insert(0, self._head)
             self._head = b""
         self._pending.extend(map(memoryview, parts))
-        self.held = sum(map(len, parts))
+        self.held, self._taken_in = sum(map(len, parts)), 0
         self.moved_at = time.monotonic()

@@ -26,6 +26,9 @@ class Live(ABC):
     """Whether this writes every byte of the connection itself, from the reply's head on, and takes what the client
     sends (`receive`): a WebSocket. Otherwise these are pieces of an HTTP body, and the client's bytes are not read."""
 
+    takes_in: bool = False
+    """Whether `take_in` does anything."""
+
     @abstractmethod
     def sources(self) -> tuple[int, ...]:
         """The descriptors that wake it when readable. Asked for again after each `produce`, and with `upgrades` also
@@ -38,6 +41,11 @@ class Live(ABC):
     @abstractmethod
     def wake_at(self) -> float:
         """The monotonic time by which `produce` wants to be called again: a heartbeat, a time limit."""
+
+    def take_in(self) -> int:
+        """One of `sources` is readable while the client takes nothing: what came is to wait here, where all that waits
+        is bounded (`pump.MAX_HELD_BYTES`), and not where it comes from. How many bytes of it are here by now."""
+        return 0
 
     def receive(self, data: bytes) -> None:
         """Takes what the client has sent; only with `upgrades`. b"" where nothing has come, but one of `sources` is

@@ -33,11 +33,11 @@ _SOURCE = select.EPOLLIN | select.EPOLLONESHOT
 class Pump:
     """Gives turns: each flow that can go on reads and writes, at most 256 KiB, then comes the next one.
 
-    A flow asks its Live for bytes only when its socket has taken all earlier ones, so a slow client costs one piece
-    and what the kernel holds (`tcp.UNSENT_BYTES`). `done(connection, step)`, called on the pump's thread, gets back
-    the connection of a complete reply: with Next.READ if it takes another request, else with Next.GONE to be closed
-    properly. Any other end closes it here: a client that left, a Live that raised, `stop`. The thread starts with
-    the first flow.
+    A flow asks its Live for bytes only when its socket has taken all earlier ones, so a slow client costs one piece,
+    what the Live has asked for meanwhile (`Live.take_in`) and what the kernel holds (`tcp.UNSENT_BYTES`).
+    `done(connection, step)`, called on the pump's thread, gets back the connection of a complete reply: with Next.READ
+    if it takes another request, else with Next.GONE to be closed properly. Any other end closes it here: a client that
+    left, a Live that raised, `stop`. The thread starts with the first flow.
     """
 
     def __init__(self, *, limit: int, log: logging.Logger, done: Callable[[Connection, Next], None]) -> None:
@@ -184,7 +184,7 @@ class Pump:
                 turn = flow.advance()
             finally:
                 self._held += flow.held - held
-            if turn is Turn.IDLE or (turn is Turn.BLOCKED and flow.live.upgrades):
+            if turn is Turn.IDLE or (turn is Turn.BLOCKED and flow.watches_blocked):
                 self._watch_sources(flow)
             if turn is Turn.IDLE:
                 self._sleep(flow, flow.live.wake_at(), now)

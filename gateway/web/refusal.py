@@ -8,6 +8,7 @@ from http import HTTPStatus
 import gunicorn.http.errors as parse_errors
 
 from gateway import ulid
+from gateway.web.codes import EDGE_CODES
 from gateway.web.safe import SAFE_HEADERS
 
 SERVER = "pve-exec-gateway"
@@ -17,11 +18,12 @@ _SAFE = "".join(f"{name}: {value}\r\n" for name, value in SAFE_HEADERS)
 class Refusal(Exception):
     """A request that the edge answers itself, and whose connection is then closed.
 
-    `code` is stable and machine-read; `detail` says what to do next and never repeats what was sent.
+    `code` is stable and machine-read, one of EDGE_CODES; `detail` says what to do next and never repeats what was sent.
     """
 
     def __init__(self, status: int, code: str, detail: str, *, retry_after: int | None = None) -> None:
         super().__init__(code)
+        assert code in EDGE_CODES[status], code
         self.status = status
         self.code = code
         self.detail = detail

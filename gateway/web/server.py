@@ -10,6 +10,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
+from gateway.rates import Rates
 from gateway.web.settings import WebSettings
 from gateway.web.tls import ServerTls
 from gateway.web.worker import END_SIGNALS, Worker
@@ -69,6 +70,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
     ) -> None:
         self.settings = settings
         self.tls = tls
+        self.arrivals = Rates()  # of all workers, which are forked later
         self._app_factory = app_factory
         self._notify_socket = notify_socket
         super().__init__()

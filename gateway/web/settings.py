@@ -31,6 +31,9 @@ class WebSettings:
     """From accept (later: from a request's first byte) to the end of the request's head."""
     body_s: float = 30.0
     """For a request's body, and one second more for each 64 KiB that have arrived."""
+    connections_per_address: float | None = None
+    """New connections a second of one client address (IPv6: one /64), twice as many at once; more wait for their turn,
+    as many as `max_half_open` of all addresses together, and what comes then is closed. None: as they come."""
     max_half_open_per_address: int = 16
     """Connections of one client address (IPv6: one /64) that have no complete request yet. More are
     accepted in a burst; those still half-open a second later are closed, oldest first."""
@@ -51,7 +54,7 @@ class WebSettings:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls: a certificate needs its key, and a key its certificate")
         for name in _POSITIVE:
-            if getattr(self, name) <= 0:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is not greater than 0")
         self.check_address(host)
 
@@ -79,6 +82,7 @@ _POSITIVE = (
     "handshake_s",
     "head_s",
     "body_s",
+    "connections_per_address",
     "max_half_open_per_address",
     "max_half_open",
     "max_streams",

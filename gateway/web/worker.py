@@ -22,11 +22,13 @@ from gateway.errors import ClientGone
 from gateway.memory import return_large_blocks
 from gateway.notify import notify
 from gateway.web import refusal, tcp
-from gateway.web.connection import REPLY_SECONDS, Connection, Next, Phase
+from gateway.web.arrivals import LOOK_SECONDS, Arrival, Arrivals
+from gateway.web.connection import REPLY_SECONDS, Connection, Next, Phase, counted_address
 from gateway.web.crowd import Crowd
 from gateway.web.exchange import Exchange
 from gateway.web.flow import Flow
 from gateway.web.lane import Lane
+from gateway.web.lingering import Lingering
 from gateway.web.pump import Pump
 from gateway.web.refusal import Refusal, RefusalLog
 from gateway.web.settings import WebSettings
@@ -69,7 +71,13 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         uploads = max(1, settings.threads // 4)
         self._answers = self._make_lane("answer", settings.threads)
         self._uploads = self._make_lane("upload", uploads)
-        self._crowd = Crowd(settings, files=files - streams * FILES_PER_STREAM)
+        files -= streams * FILES_PER_STREAM
+        room = min(settings.max_half_open, files // 4)
+        self._crowd = Crowd(settings, files=files - room)
+        self._arrivals = Arrivals(
+            self.app.arrivals, settings.connections_per_address, room=room, patience_s=settings.handshake_s
+        )
+        self._lingering = Lingering(time.monotonic())
         self._returned: deque[tuple[Connection, Next | Flow]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
@@ -101,7 +109,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _turn(self, tick: float = TICK_SECONDS) -> None:
         now = time.monotonic()
-        for fd, _ in self._epoll.poll(max(0.0, min(tick, self._next_tick - now))):
+        sleep = min(tick, self._next_tick - now, LOOK_SECONDS if self._arrivals else tick)
+        for fd, _ in self._epoll.poll(max(0.0, sleep)):
             now = time.monotonic()
             if fd in self._listeners:
                 self._accept(fd, now)
@@ -113,6 +122,9 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
                 self._step(connection, now)
         while self._returned:
             self._take_back(*self._returned.popleft(), time.monotonic())
+        if self._arrivals:
+            for arrival in self._arrivals.due(now):
+                self._begin(arrival, now)
         if now >= self._next_tick:
             self._next_tick = now + tick
             self._tick(now)
@@ -130,20 +142,26 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
                 self.log.error("cannot accept: %s", error.strerror)
                 self._accept_from(False)
                 return
-            try:
-                sock.setblocking(False)
-                tcp.watch(sock)
-                if self._tls is not None:
-                    sock = self._tls.context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-                connection = Connection(sock, client[:2], self._names[listener], self._settings, now)
-            except OSError:  # it left already
-                sock.close()
-                continue
-            # Only now: nobody goes for a client that has not come.
-            while self._crowd.full and (victim := self._crowd.most_dispensable()) is not None:
-                self._drop(victim)
-            self._crowd.hold(connection)
-            self._step(connection, now)
+            arrival = Arrival(sock, client[:2], listener, counted_address(client[0], self._settings), now)
+            if self._arrivals.admit(arrival):
+                self._begin(arrival, now)
+
+    def _begin(self, arrival: Arrival, now: float) -> None:
+        sock = arrival.sock
+        try:
+            sock.setblocking(False)
+            tcp.watch(sock)
+            if self._tls is not None:
+                sock = self._tls.context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            connection = Connection(sock, arrival.client, self._names[arrival.listener], self._settings, now)
+        except OSError:  # it left already
+            sock.close()
+            return
+        # Only now: nobody goes for a client that has not come.
+        while self._crowd.full and (victim := self._crowd.most_dispensable()) is not None:
+            self._drop(victim)
+        self._crowd.hold(connection)
+        self._step(connection, now)
 
     def _accept_from(self, enabled: bool) -> None:
         if enabled == self._accepting:
@@ -158,7 +176,9 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
     def _step(self, connection: Connection, now: float) -> None:
         """Take a connection as far as it goes; nothing that a client does may end the poller."""
         try:
-            self._place(connection, connection.advance(now), now)
+            closing = connection.phase is Phase.CLOSING
+            step = connection.linger(self._lingering, now) if closing else connection.advance(now)
+            self._place(connection, step, now)
         except Refusal as no:
             self._refuse(connection, no, now)
         except Exception:
@@ -217,6 +237,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
     def _tick(self, now: float) -> None:
         self.notify()
         self._refusals.sum_up()
+        if closed := self._arrivals.count_closed():
+            self.log.info("closed %d connections of addresses that open too many a second", closed)
         for connection in self._crowd.expired(now):
             if connection.spoke:
                 self._refuse(connection, refusal.too_slow(connection.phase.name.lower()), now)
@@ -234,6 +256,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         for listener in self._listeners if self._accepting else ():
             self._accept(listener, now)  # whom the kernel has let in already
         self._accept_from(False)
+        for arrival in self._arrivals.all():
+            self._begin(arrival, now)
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()

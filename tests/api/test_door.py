@@ -137,6 +137,23 @@ def test_public_routes_are_limited_by_address(make: Make) -> None:
     assert told == [200, 200, 429]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/no/such", 404), ("DELETE", "/execs", 405), ("OPTIONS", "/execs", 204)],
+)
+def test_what_is_no_operation_counts_too(make: Make, method: str, path: str, status: int) -> None:
+    """Unknown paths and methods take of their address' rate like all others, and then there is 429."""
+    api = make(rate_per_address=1.0)
+
+    def knock(address: str) -> Any:
+        return api.request(method, path, environ_overrides={"REMOTE_ADDR": address})
+
+    assert [knock("192.0.2.1").status_code for _ in range(3)] == [status, status, 429]
+    assert_problem(knock("192.0.2.1"), 429, "rate_limited")
+    assert rate_fields(knock("192.0.2.1")) == ["2", "0", "2", "1"]
+    assert knock("192.0.2.2").status_code == status
+
+
 def test_rates_can_be_switched_off(make: Make) -> None:
     """null: no rate, and no fields that would tell of one."""
     api = make(rate_per_address=None, rate_per_token=None)

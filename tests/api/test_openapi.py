@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,12 @@ import pytest
 import yaml
 
 from gateway.api.openapi import build_openapi
+from gateway.api.problems import MEDIA_TYPE
 from gateway.api.routes import ROUTES
+from gateway.errors import InternalError, InvalidRequest, RateLimited
+from gateway.web import refusal
+from gateway.web.codes import EDGE_CODES
+from gateway.web.refusal import Refusal
 
 from .fakes import Api
 
@@ -40,6 +47,47 @@ def test_refers_to_what_it_holds(document: Any) -> None:
     assert refs == schemas.keys()
     operations = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert sorted(operations) == sorted(route.operation_id for route in ROUTES)
+
+
+def told_codes(document: Any, operation: Any) -> dict[str, set[str]]:
+    """The codes of an operation's problems, by status."""
+    told = {}
+    for status, given in operation["responses"].items():
+        ref = given.get("$ref", "").rsplit("/", 1)[-1]
+        reply = document["components"]["responses"][ref] if ref else given
+        if MEDIA_TYPE in reply.get("content", {}):
+            told[status] = set(re.findall("`([a-z_]+)`", reply["description"]))
+    return told
+
+
+def edge_refusals() -> list[Refusal]:
+    """One of each kind that the web server can answer with: what its functions make, and of gunicorn's parser."""
+    makers = [
+        maker for _, maker in inspect.getmembers(refusal, inspect.isfunction) if maker.__module__ == refusal.__name__
+    ]
+    given: dict[str, Any] = {"limit": 1, "what": "head", "error": ValueError()}
+    made = [maker(*map(given.__getitem__, inspect.signature(maker).parameters)) for maker in makers]
+    return [*made, *(Refusal(*arguments) for arguments in refusal._PARSE_ERRORS.values())]
+
+
+def test_tells_what_the_edge_answers(document: Any) -> None:
+    """Every code that the web server, the door and the pipeline can answer is declared at every operation."""
+    refusals = edge_refusals()
+    assert {(no.status, no.code) for no in refusals} == {(s, code) for s, codes in EDGE_CODES.items() for code in codes}
+    common = [RateLimited, InvalidRequest, InternalError]
+    for path in document["paths"].values():
+        for operation in path.values():
+            told = told_codes(document, operation)
+            for status, code in [(e.status, e.code) for e in refusals] + [(e.status, e.code) for e in common]:
+                assert code in told[str(status)], (operation["operationId"], code)
+
+
+def test_tells_the_errors_of_its_own(document: Any) -> None:
+    """Each operation's own errors, those of a status that it also answers well included."""
+    for route in ROUTES:
+        told = told_codes(document, document["paths"][route.path][route.method.lower()])
+        for error in route.possible_errors:
+            assert error.code in told[str(error.status)], (route.operation_id, error.code)
 
 
 def test_tells_the_ways_to_run(document: Any) -> None:

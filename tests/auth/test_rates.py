@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import signal
+import time
 
 import pytest
 
-from gateway.auth.rates import MAX_CALLERS, Quota, Rates
 from gateway.auth.slowdown import ADDRESS_BURST, NETWORK_BURST, Slowdown, network_of
+from gateway.rates import MAX_CALLERS, Quota, Rates
 
 
 class Clock:
@@ -51,14 +53,55 @@ def test_slow_callers_wait_longer() -> None:
 
 def test_callers_are_bounded() -> None:
     """A million addresses leave ten thousand behind, and of those that ask on none is forgotten."""
-    rates = Rates(monotonic=Clock())
+    clock = Clock()
+    rates = Rates(monotonic=clock)
     for number in range(5 * MAX_CALLERS):
+        clock.now += 1e-6
         rates.take(f"2001:db8::{number:x}", 1)
         if number % 1000 == 0:
             rates.take("busy", 1)
     assert len(rates) == MAX_CALLERS
     assert rates.take("busy", 1).retry_after == 1
-    assert sys.getsizeof(rates._buckets) < 2 << 20
+
+
+def take_in_another_process(rates: Rates, count: int) -> int:
+    """A process id; its exit code is how many were taken there."""
+    child = os.fork()
+    if not child:
+        os._exit(sum(not rates.take("a", 10).retry_after for _ in range(count)))
+    return child
+
+
+def test_forked_processes_share_what_is_left() -> None:
+    """Four processes at once take no more and no less, together, than one may."""
+    rates = Rates(100, monotonic=Clock())
+    rates.take("a", 10)
+    children = [take_in_another_process(rates, 60) for _ in range(4)]
+    taken = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sum(taken) == 99, taken
+    assert rates.take("a", 10).remaining == 0
+
+
+def test_a_process_stopped_in_between_keeps_nobody_waiting() -> None:
+    """Who holds the lock for ever costs others milliseconds, and the count goes on."""
+    rates = Rates(3, monotonic=Clock())
+    ready, held = os.pipe()
+    child = os.fork()
+    if not child:
+        rates._lock()
+        os.write(held, b"x")
+        signal.pause()
+    try:
+        os.read(ready, 1)
+        began = time.monotonic()
+        assert [rates.take("a", 1).remaining for _ in range(3)] == [2, 1, 0]
+        assert time.monotonic() - began < 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready)
+        os.close(held)
+    assert rates._lock()
 
 
 def test_time_that_stands_still_gives_nothing() -> None:

@@ -1,5 +1,7 @@
 """`make fuzz`: 100,000 requests over the whole spec, in a node of its own; a table of what was seen.
 
+One in fifty is a WebSocket that is opened and played on with good and broken frames.
+
     python -m tests.fuzz [--requests 100000] [--seed 1] [--jobs 2]
 
 The exit code is 1 when something did not hold: the table says what, with the first request of each kind.
@@ -21,6 +23,7 @@ from gateway.auth.actions import GRANTABLE
 from tests.exec.gateways import Gateway
 from tests.fuzz.judging import Footprint, footprints, judge_growth, judge_logs
 from tests.fuzz.running import SETTINGS, Tally, Target, fuzz
+from tests.fuzz.sockets import fuzz_sockets
 from tests.pvesim import alone
 from tests.pvesim.services import REPOSITORY
 
@@ -28,6 +31,8 @@ _STATE = REPOSITORY / ".demo/fuzz"
 _REPORT = REPOSITORY / ".demo/fuzz.json"
 _ROUND = 2500
 """Requests between two looks at the gateway, of each job."""
+_SOCKETS = 50
+"""Of these, WebSockets."""
 _THREADS = 4
 
 
@@ -48,10 +53,11 @@ def run(options: argparse.Namespace) -> int:
         target = Target.of(gateway, gateway.token("fuzz", actions=",".join(sorted(GRANTABLE))))
         seed = options.seed * 1_000_000
         while total.requests < options.requests:
-            share = min(_ROUND, 1 + (options.requests - total.requests) // options.jobs)
+            share = min(_ROUND, 1 + _SOCKETS + (options.requests - total.requests) // options.jobs)
             jobs = [
-                pool.submit(fuzz, target, count=share, seed=seed + 1000 * job, threads=_THREADS)
+                pool.submit(what, target, count=count, seed=seed + 1000 * job, threads=_THREADS)
                 for job in range(options.jobs)
+                for what, count in ((fuzz, share - _SOCKETS), (fuzz_sockets, _SOCKETS))
             ]
             seed += 1000 * options.jobs
             for job in jobs:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
+from requests import Request
 from schemathesis import APIOperation, Case, GenerationMode
 from schemathesis.core.result import Ok
 
@@ -111,7 +113,8 @@ def variants(case: Case[Any], known: Known, token: str, base_url: str, chance: r
     """The case as it is; with what there is on the node in it; and the bytes of its body damaged."""
     header = {} if chance.random() < 0.05 else {"Authorization": f"Bearer {token}"}
     _tame(case.body)
-    yield Sent(case, case.as_transport_kwargs(base_url, headers=header), pure=bool(header))
+    sent = case.as_transport_kwargs(base_url, headers=header)
+    yield Sent(case, sent, pure=bool(header) and not _flattens(sent))
     header = {"Authorization": f"Bearer {token}"}
     if accept := chance.choice(_ACCEPTS[: 5 if chance.random() < 0.9 else None]):
         header["Accept"] = accept
@@ -126,6 +129,14 @@ def variants(case: Case[Any], known: Known, token: str, base_url: str, chance: r
         damaged = {**arguments, "data": _damage(body, chance)}
         damaged.pop("json", None)
         yield Sent(case, damaged, pure=False)
+
+
+def _flattens(arguments: dict[str, Any]) -> bool:
+    """Whether a list in the query is none any more once it is sent: `["null"]` is `null` there, which may be right."""
+    given = arguments.get("params") or {}
+    prepared = Request("GET", arguments["url"], params=given).prepare()
+    told = parse_qs(urlsplit(prepared.url or "").query, keep_blank_values=True)
+    return any(isinstance(value, list | dict) and len(told.get(name, [])) < 2 for name, value in given.items())
 
 
 def _ground(case: Case[Any], known: Known, chance: random.Random) -> None:

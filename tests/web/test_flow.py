@@ -4,22 +4,29 @@ import logging
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
 
+from gateway.api.streams import PIECE, OutputStream
 from gateway.errors import ClientGone
+from gateway.exec.origin import Origin
+from gateway.exec.permit import Permit
+from gateway.supervisor.feed import Feed
+from gateway.supervisor.protocol import FrameReader, ProtocolError, encode
 from gateway.web import pump as pump_module
 from gateway.web import tcp
 from gateway.web.connection import Connection, Next
 from gateway.web.flow import STALL_SECONDS, Flow, Turn
 from gateway.web.framing import Bare, Chunked, Counted, Framing
+from gateway.web.live import Live
 from gateway.web.pump import Pump
 from gateway.web.settings import WebSettings
-from tests.web.served_lives import Endless, Fed, Pieces, Spoken, Told
+from tests.web.served_lives import Endless, Fed, Pieces, Spoken
 
 
 @dataclass
@@ -33,7 +40,7 @@ class Wire:
     def tell(self, **facts: str) -> None:
         self.told.append(facts["event"])
 
-    def carry(self, live: Told, framing: Framing | None = None) -> Flow:
+    def carry(self, live: Live, framing: Framing | None = None) -> Flow:
         connection = Connection(self.ours, ("192.0.2.1", 1), ("192.0.2.2", 2), WebSettings(), 0)
         return Flow(connection, live, framing or Bare(), b"head", keep=False)
 
@@ -154,6 +161,47 @@ def test_what_waits_for_slow_clients_is_bounded(monkeypatch: pytest.MonkeyPatch)
             until(lambda: flow.held > 0 or bool(wires[0].told))  # noqa: B023 - called before the loop goes on
         assert (wires[0].told, wires[-1].told) == (["closed"], [])
         assert len(wires[-1].theirs.recv(1 << 20)) > 0
+        pump.stop()
+    assert pump._held == 0
+
+
+class Giver:
+    """The supervisor's end of a feed, in a thread: answers each question for output with as many bytes as it asks."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.asked = self.given = 0
+        self._sock = sock
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        reader = FrameReader()
+        with suppress(OSError, ProtocolError):
+            while True:
+                while (frame := reader.read(self._sock)) is None:
+                    continue
+                self.asked += 1
+                state = {"total": 1 << 30, "kept": [[0, 1 << 30]], "ended": False}
+                self._sock.sendall(encode({"ok": state}, bytes(frame[0]["length"])))
+                self.given += 1
+
+
+def test_what_a_stalled_client_asked_for_waits_here(wire: Wire) -> None:
+    """The supervisor is rid of every answer, whoever reads it; and what waits here is counted, and not lost."""
+    pump = Pump(limit=9, log=logging.getLogger(), done=lambda *_: None)
+    theirs, ours = socket.socketpair()
+    with theirs, ours:
+        giver, size = Giver(theirs), 16 << 20
+        origin = Origin("tk_1", "one", (Permit(((101, 101),)),), (), "127.0.0.1", "req_1")
+        stream = OutputStream(Feed(ours, "ex_1", origin), "stdout", ((0, size),), ExitStack())
+        flow = wire.carry(stream, Counted(size))
+        pump.take(flow)
+        until(lambda: flow.held > PIECE and giver.given == giver.asked)
+        assert pump._held == flow.held <= 2 * PIECE
+        left = len(b"head") + size
+        while left:
+            left -= len(wire.theirs.recv(left))
+        until(lambda: len(pump) == 0)
         pump.stop()
     assert pump._held == 0
 

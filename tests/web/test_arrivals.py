@@ -1,0 +1,162 @@
+"""How many connections an address may begin: handshakes and broken requests are rated, and others do not notice."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gateway.rates import Rates
+from gateway.web.arrivals import Arrival, Arrivals
+from tests.web.conftest import Server, StartServer, unverified_context
+
+FLOODERS = 4
+
+
+def shake(server: Server, context: ssl.SSLContext, timeout: float = 10) -> ssl.SSLSocket:
+    """A connection of 127.0.0.2 whose handshake is done."""
+    plain = socket.create_connection(("127.0.0.1", server.port), timeout, source_address=("127.0.0.2", 0))
+    return context.wrap_socket(plain)
+
+
+@contextlib.contextmanager
+def flood(knock: Callable[[], Any]) -> Iterator[Callable[[], int]]:
+    """Calls `knock` from several threads, again and again; gives how often it has come to its end."""
+    stop, done = threading.Event(), [0] * FLOODERS
+
+    def run(number: int) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                knock()
+                done[number] += 1
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(FLOODERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield lambda: sum(done)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def watch_good_client(server: Server, seconds: float) -> None:
+    """New connections of 127.0.0.1, one after the other: each is served within a second."""
+    end = time.monotonic() + seconds
+    while (begin := time.monotonic()) < end:
+        client = server.client()
+        assert client.request("GET", "/").status == 200
+        client.close()
+        assert time.monotonic() - begin < 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_handshakes_of_an_address_are_rated(start_server: StartServer, workers: int) -> None:
+    """One address does not get more of them than its rate, over all workers; another is served all the while."""
+    server = start_server(connections_per_address=20, workers=workers)
+    server.client().request("GET", "/")
+    context = unverified_context()
+
+    def knock() -> None:
+        shake(server, context).close()
+
+    began = time.monotonic()
+    with flood(knock) as count:
+        for _ in range(3):  # the good client's own connections have a rate, too
+            watch_good_client(server, 0.1)
+        threading.Event().wait(1)
+        handshakes, seconds = count(), time.monotonic() - began
+    assert 20 < handshakes <= 20 * (2 + seconds) + FLOODERS
+
+
+def test_requests_that_are_none_are_rated(start_server: StartServer) -> None:
+    """What cannot be understood ends its connection, so that no more of them are looked at than connections begin."""
+    server = start_server(connections_per_address=20, tls=False)
+
+    def knock() -> None:
+        with socket.create_connection(("127.0.0.1", server.port), 10, source_address=("127.0.0.2", 0)) as sock:
+            sock.sendall(b"nonsense\r\n\r\n")
+            assert sock.recv(100).startswith(b"HTTP/1.1 400")
+
+    began = time.monotonic()
+    with flood(knock) as count:
+        watch_good_client(server, 0.1)
+        threading.Event().wait(1)
+        refused, seconds = count(), time.monotonic() - began
+    assert 20 < refused <= 20 * (2 + seconds) + FLOODERS
+
+
+def test_who_waits_is_served_in_turn(start_server: StartServer) -> None:
+    """Over its rate a client is slower, and nothing else: each of its requests is answered."""
+    server = start_server(connections_per_address=10)
+    began = time.monotonic()
+    for _ in range(25):
+        client = server.client()
+        assert client.request("GET", "/").status == 200
+        client.close()
+    assert time.monotonic() - began > 0.4
+
+
+def test_a_flood_of_silent_connections_leaves_room(start_server: StartServer) -> None:
+    """Hundreds over the rate: as many as may wait do, the rest are closed and counted, and others come in."""
+    server = start_server(connections_per_address=1, max_half_open=20)
+    context = unverified_context()
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            source = ("127.0.0.2", 0)
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10, source_address=source))
+        begin = time.monotonic()
+        assert server.client().request("GET", "/").status == 200
+        assert time.monotonic() - begin < 1
+        with contextlib.suppress(OSError):
+            shake(server, context, timeout=1).close()
+    assert server.stop() == 0
+    assert "connections of addresses that open too many a second" in server.log.read_text()
+
+
+def test_a_worker_that_stops_serves_those_that_wait(start_server: StartServer) -> None:
+    """Whom the kernel has let in gets its answer, whatever its rate."""
+    server = start_server(connections_per_address=1, tls=False)
+    clients = [server.client() for _ in range(8)]
+    assert clients[0].request("GET", "/").status == 200
+    for client in clients[1:]:
+        client.send("GET", "/")
+    assert server.stop() == 0
+    assert [client.read().status for client in clients[1:]] == [200] * 7
+
+
+def test_a_trusted_proxy_is_not_rated() -> None:
+    """Its connections are many clients'."""
+    arrivals = Arrivals(Rates(monotonic=lambda: 0.0), 1.0, room=1, patience_s=10)
+    with socket.socket() as sock:
+        assert all(arrivals.admit(Arrival(sock, ("192.0.2.1", 1), 3, "", 0.0)) for _ in range(50))
+        assert sock.fileno() >= 0
+    assert len(arrivals) == 0
+
+
+def test_each_address_has_its_own_turn() -> None:
+    """One that waits keeps no other from its turn; who has waited for too long is closed."""
+    now = [0.0]
+    arrivals = Arrivals(Rates(monotonic=lambda: now[0]), 1.0, room=10, patience_s=3)
+    with contextlib.ExitStack() as stack:
+
+        def arrive(key: str) -> bool:
+            sock = stack.enter_context(socket.socket())
+            return arrivals.admit(Arrival(sock, (key, 1), 3, key, now[0]))
+
+        assert [arrive("a") for _ in range(7)] == [True, True] + [False] * 5
+        assert [arrive("b") for _ in range(3)] == [True, True, False]
+        assert list(arrivals.due(now[0])) == []
+        now[0] = 1.0
+        assert [arrival.key for arrival in arrivals.due(now[0])] == ["a", "b"]
+        assert len(arrivals) == 4
+        now[0] = 3.0
+        assert list(arrivals.due(now[0])) == []
+        assert (len(arrivals), arrivals.count_closed(), arrivals.count_closed()) == (0, 4, 0)
