@@ -22,7 +22,8 @@ from gateway.audit.anchor import Anchors
 from gateway.audit.committer import Committer, Entry, Refusal
 from gateway.audit.keys import load_keys
 from gateway.audit.listener import listen
-from gateway.audit.log import AuditLog, lock_directory
+from gateway.audit.log import AuditLog
+from gateway.audit.logfile import lock_directory
 from gateway.audit.protocol import MAX_FRAME, Code, FrameBuffer, FrameError, Receipt, encode_frame
 from gateway.audit.reading import ReaderProcess
 from gateway.audit.record import check_fields
