@@ -133,8 +133,8 @@ def test_the_writers_head_betrays_a_dropped_tail(writer: Writer, settings: Audit
 
 
 def test_a_part_takes_a_bounded_time(writer: Writer, settings: AuditSettings, client: AuditClient) -> None:
-    """One verification at a time, in the reader, answered before its client gives up; others are told to come again, and
-    the writer takes records."""
+    """One verification at a time, in the reader, answered before its client gives up; others are told to come again,
+    and the writer takes records."""
     client.commit(intent(1))
     line = (settings.directory / LOG_NAME).read_bytes().splitlines(keepends=True)[0]
     with (settings.directory / "audit.log.old").open("wb") as file:
