@@ -43,6 +43,7 @@ class AuditClient:
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
         self._pid = os.getpid()
+        self._closed = False
         self._debts = Debts(self._pay)
 
     def commit(self, record: Mapping[str, Any], timeout: float = DEFAULT_TIMEOUT) -> Receipt:
@@ -107,7 +108,10 @@ class AuditClient:
         return self._debts.settle(timeout)
 
     def close(self) -> None:
+        """What had to be taken back and is not yet durable stays undone, so `settle` first."""
+        self._debts.drop()
         with self._lock:
+            self._closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -157,7 +161,7 @@ class AuditClient:
 
     def _put_back(self, connection: _Connection) -> None:
         with self._lock:
-            if len(self._idle) < _MAX_IDLE:
+            if len(self._idle) < _MAX_IDLE and not self._closed:
                 self._idle.append(connection)
                 return
         connection.close()

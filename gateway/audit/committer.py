@@ -7,64 +7,20 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any
 
 from gateway.audit.anchor import Anchors
 from gateway.audit.chain import Head
 from gateway.audit.log import AuditLog
 from gateway.audit.protocol import PATIENCE, Code, Receipt
-from gateway.audit.record import ANNOUNCEMENTS, Event, Fields, build_aborted, note
+from gateway.audit.queue import Entry, Queue, Refusal
+from gateway.audit.record import Event, Fields, build_aborted, note
 from gateway.audit.sinks import Sinks
 from gateway.errors import AuditUnavailable
 
-MAX_QUEUED = 4096
-MAX_QUEUED_BYTES = 4 << 20
-_MAX_BATCH_BYTES = 1 << 20
 _RETRY_SECONDS = 1.0
 _NEARLY_FULL = 0.8
-LINGER = 0.05
-"""Seconds that a record for which nobody waits may stay in the queue: the next caller's disk write takes it along."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why there is no receipt."""
-
-    code: Code
-    detail: str
-
-
-class State(Enum):
-    """Where an entry is. What was WITHDRAWN while queued never reaches the log; what was told no while it was
-    being written is taken back if it turns out durable."""
-
-    QUEUED = auto()
-    WRITING = auto()
-    ANSWERED = auto()
-    WITHDRAWN = auto()
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One record on its way into the log. `owner` and `id` are for whoever sends the answer."""
-
-    fields: Fields
-    size: int
-    wait: bool
-    sent: float
-    owner: Any = None
-    id: Any = None
-    queued: float = 0.0
-    state: State = field(default=State.QUEUED)
-
-    @property
-    def announces(self) -> bool:
-        return self.fields["event"] in ANNOUNCEMENTS
-
 
 Answer = tuple[Entry, Receipt | Refusal]
 
@@ -81,10 +37,8 @@ class Committer:
         self._sinks = sinks
         self._wake = wake
         self._changed = threading.Condition()
-        self._queue: deque[Entry] = deque()
-        self._bytes = 0
+        self._queue = Queue()
         self._own: list[Fields] = []
-        self._waiting: set[Entry] = set()
         self._answers: list[Answer] = []
         self._stopping = False
         self._busy_since: float | None = None
@@ -111,37 +65,31 @@ class Committer:
             if entry.wait and (full := self._log.full):
                 self._refused_full += 1
                 return Refusal(Code.UNAVAILABLE, full)
-            if len(self._queue) >= MAX_QUEUED or self._bytes + entry.size > MAX_QUEUED_BYTES:
-                return Refusal(Code.QUEUE_FULL, "the audit writer's queue is full; try again")
-            entry.queued = now
-            self._queue.append(entry)
-            self._bytes += entry.size
-            if entry.wait:
-                self._waiting.add(entry)
-            if entry.wait or len(self._queue) == 1:
+            refusal = self._queue.put(entry, now)
+            if refusal is None and (entry.wait or len(self._queue) == 1):
                 self._changed.notify()
-        return None
+            return refusal
 
     @property
     def has_waiting(self) -> bool:
         """Whether `expire` must be called soon."""
-        return bool(self._waiting)
+        return self._queue.has_waiting
 
     def expire(self) -> list[Answer]:
         """Tell no to everyone who has waited too long."""
         now = time.monotonic()
         with self._changed:
-            late = [entry for entry in self._waiting if now - entry.sent > PATIENCE]
+            late = self._queue.find_late(now)
             for entry in late:
-                self._let_go(entry)
+                self._queue.let_go(entry)
             detail = _describe_stuck(self._stuck_for(now)) if late else ""
         return [(entry, Refusal(Code.UNAVAILABLE, detail)) for entry in late]
 
     def withdraw(self, owner: object) -> None:
         """`owner` is gone: nothing that it announced will be done. What it reported still counts."""
         with self._changed:
-            for entry in [entry for entry in self._waiting if entry.owner is owner and entry.announces]:
-                self._let_go(entry)
+            for entry in self._queue.find_announced(owner):
+                self._queue.let_go(entry)
 
     def take_back(self, entry: Entry) -> None:
         """The receipt of `entry` could not be delivered."""
@@ -171,7 +119,7 @@ class Committer:
                 "ok": not why,
                 "why": why or None,
                 "queued": len(self._queue),
-                "queued_bytes": self._bytes,
+                "queued_bytes": self._queue.bytes,
                 "writing": self._writing,
                 "records": self._records,
                 "syncs": self._syncs,
@@ -185,16 +133,6 @@ class Committer:
 
     def head(self) -> Head | None:
         return self._log.head
-
-    def _let_go(self, entry: Entry) -> None:
-        """The lock is held. The caller of `entry` gets no receipt."""
-        self._waiting.discard(entry)
-        if entry.state is State.QUEUED:
-            entry.state = State.WITHDRAWN
-            self._queue.remove(entry)
-            self._bytes -= entry.size
-        else:
-            entry.state = State.ANSWERED
 
     def _stuck_for(self, now: float) -> float:
         """The lock is held. Seconds that the disk has kept us waiting, if that is too long."""
@@ -231,20 +169,14 @@ class Committer:
 
     def _is_due(self, now: float) -> bool:
         """The lock is held. Whether there is something to write at once."""
-        if self._stopping or self._waiting or (self._own and self._failing_since is None):
+        if self._stopping or self._queue.has_waiting or (self._own and self._failing_since is None):
             return True
-        return bool(self._queue) and now - self._queue[0].queued >= LINGER
+        left = self._queue.seconds_left(now)
+        return left is not None and left <= 0
 
     def _take_batch(self) -> tuple[list[Fields], list[Entry]]:
         own, self._own = self._own, []
-        batch: list[Entry] = []
-        size = 0
-        while self._queue and size < _MAX_BATCH_BYTES:
-            entry = self._queue.popleft()
-            entry.state = State.WRITING
-            size += entry.size
-            batch.append(entry)
-        self._bytes -= size
+        batch = self._queue.take_batch()
         self._writing = len(batch)
         return own, batch
 
@@ -272,9 +204,8 @@ class Committer:
             self._syncs += 1
             self._last_sync = ended - began
             for entry, head in zip(batch, heads, strict=True):
-                if entry.state is State.WRITING:
+                if self._queue.settle(entry):
                     self._answers.append((entry, Receipt(entry.fields["audit_id"], head.seq, head.mac)))
-                    self._waiting.discard(entry)
                 elif entry.announces:
                     self._own.append(build_aborted(entry.fields, "its caller was told no, or had gone"))
         self._wake()
@@ -290,9 +221,8 @@ class Committer:
             self._own = [*own, *self._own]
             for entry in batch:
                 self._refused += 1
-                if entry.state is State.WRITING:
+                if self._queue.settle(entry):
                     self._answers.append((entry, refusal))
-                    self._waiting.discard(entry)
         self._wake()
 
     def _note_recovered(self, since: float) -> Fields:
@@ -301,8 +231,9 @@ class Committer:
 
     def _next_chore(self, now: float) -> float | None:
         """Seconds until a lingering record is due, a failed log is tried again, or the head is due for an anchor."""
-        if self._queue:
-            return max(0.001, self._queue[0].queued + LINGER - now)
+        left = self._queue.seconds_left(now)
+        if left is not None:
+            return max(0.001, left)
         if self._failing_since is not None or self._full_since is not None:
             return _RETRY_SECONDS
         chores = (self._anchors.seconds_left(self._log.head), self._sinks.seconds_left())

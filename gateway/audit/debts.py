@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,18 +26,20 @@ class Debts:
         self._changed = threading.Condition()
         self._owed: deque[Mapping[str, Any]] = deque()
         self._pid = 0
+        self._running = False
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Have `record` written. More than 1,000 are not kept: the service's log says so."""
         with self._changed:
             if self._pid != os.getpid():
                 self._owed.clear()
+                self._pid, self._running = os.getpid(), False
             if len(self._owed) >= MAX_OWED:
                 log.error("%s of %s will not be in the audit log", record["event"], record["audit_id"])
                 return
             self._owed.append(record)
-            if len(self._owed) == 1:
-                self._pid = os.getpid()
+            if not self._running:
+                self._running = True
                 threading.Thread(target=self._run, name="audit debts", daemon=True).start()
 
     def settle(self, timeout: float) -> bool:
@@ -46,15 +47,23 @@ class Debts:
         with self._changed:
             return self._changed.wait_for(lambda: not self._owed or self._pid != os.getpid(), timeout)
 
+    def drop(self) -> None:
+        """Nothing is owed any more."""
+        with self._changed:
+            self._owed.clear()
+            self._changed.notify_all()
+
     def _run(self) -> None:
-        while True:
+        while (record := self._next()) is not None:
+            paid = self._pay(record)
             with self._changed:
-                record = self._owed[0]
-            if not self._pay(record):
-                time.sleep(_RETRY_SECONDS)
-                continue
-            with self._changed:
-                self._owed.popleft()
-                self._changed.notify_all()
-                if not self._owed:
-                    return
+                if not paid:
+                    self._changed.wait_for(lambda: not self._owed, _RETRY_SECONDS)
+                elif self._owed and self._owed[0] is record:
+                    self._owed.popleft()
+                    self._changed.notify_all()
+
+    def _next(self) -> Mapping[str, Any] | None:
+        with self._changed:
+            self._running = bool(self._owed)
+            return self._owed[0] if self._owed else None

@@ -72,7 +72,7 @@ def open_files(directory: Path, chain: Chain) -> Iterator[list[BinaryIO]]:
         paths = list_log_files(directory)
         with contextlib.ExitStack() as stack:
             try:
-                files = [stack.enter_context(_open(path)) for path in paths]
+                files = [stack.enter_context(open_file(path)) for path in paths]
             except FileNotFoundError:
                 continue
             if list_log_files(directory) != paths:
@@ -147,8 +147,8 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-def _open(path: Path) -> BinaryIO:
-    """Raises FileNotFoundError also for what is no file any more."""
+def open_file(path: Path) -> BinaryIO:
+    """For reading, unpacked. Raises FileNotFoundError also for what is no file any more."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -1,13 +1,9 @@
-"""The log file: appends whole batches durably, or leaves no trace of them, and carries the chain over
-rotations, restarts, crashes and whatever else happens to its file."""
+"""The log: appends whole batches durably, or leaves no trace of them, and carries the chain over rotations, restarts,
+crashes and whatever else happens to its file (`logfile`)."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import os
-import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +11,12 @@ from pathlib import Path
 from gateway import ulid
 from gateway.audit.chain import GENESIS, Chain, Head
 from gateway.audit.clock import LogClock, latest_before
-from gateway.audit.files import LOG_NAME, TORN_PREFIX, list_log_files, read_begin
+from gateway.audit.files import LOG_NAME, is_packed, list_log_files, open_file, read_begin
 from gateway.audit.keys import AuditKeys
+from gateway.audit.logfile import LogFile
 from gateway.audit.record import MAX_BYTES, VERSION, Event, Fields, bound_record, note
 from gateway.audit.retention import Limits, Retention
-from gateway.audit.tail import Tail, read_tail
+from gateway.audit.tail import Tail, read_packed_tail, read_tail
 from gateway.errors import AuditUnavailable
 
 
@@ -51,12 +48,7 @@ class AuditLog:
         self._rotate_bytes = limits.rotate_bytes
         self._retention = Retention(directory, limits, self._read_closed)
         self._publish = publish
-        self._sync = sync
-        self._fd = -1
-        self._inode = 0
-        self._end = 0
-        self._unsure = b""
-        self._reason = "started"
+        self._file = LogFile(self.path, self._chain, sync)
         self._notes: list[Fields] = []
         self._doomed: list[Path] = []
         self._immortal: set[Path] = set()
@@ -69,7 +61,7 @@ class AuditLog:
     @property
     def filled(self) -> float:
         """The part of the log's room that is used."""
-        return self._retention.filled(self._end)
+        return self._retention.filled(self._file.end)
 
     def append(self, records: Sequence[Fields]) -> list[Head]:
         """Write `records` after the log's own notes, wait for the disk, and return each record's head.
@@ -80,13 +72,11 @@ class AuditLog:
             self._make_ready()
             return self._write(records)
         except OSError as exc:
-            self._give_up()
+            self._file.give_up()
             raise AuditUnavailable(f"cannot write the audit log: {exc.strerror or exc}") from exc
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
     def _write(self, records: Sequence[Fields]) -> list[Head]:
         head = self.head or GENESIS
@@ -99,16 +89,9 @@ class AuditLog:
             lines.append(line)
         if not lines:
             return []
-        payload = self._unsure = b"".join(lines)
-        written = 0
-        while written < len(payload):
-            written += os.write(self._fd, memoryview(payload)[written:])
-        self._sync(self._fd)
-        if self._check_deleted().st_size < self._end + len(payload):
-            self._reason = "truncated"
-            raise FileNotFoundError(0, "the file was truncated")
+        self._file.append(b"".join(lines))
         heads = heads[len(self._notes) :]
-        self.head, self._end, self._unsure, self._notes = head, self._end + len(payload), b"", []
+        self.head, self._notes = head, []
         self._delete_doomed()
         self._publish(lines)
         return heads
@@ -120,149 +103,68 @@ class AuditLog:
             sealed = self._chain.seal(bound_record(record, self._redactor), before)
         return sealed
 
-    def _give_up(self) -> None:
-        """Take back what a failed batch may have left; what cannot be cut now is cut by `_open`."""
-        if self._fd >= 0 and self._unsure:
-            with contextlib.suppress(OSError):
-                begin = min(self._end, max(0, os.fstat(self._fd).st_size - len(self._unsure)))
-                if begin == self._end or os.pread(self._fd, len(self._unsure), begin) == self._unsure:
-                    os.ftruncate(self._fd, begin)
-        self.close()
-
     # -- the file that is there
 
     def _make_ready(self) -> None:
-        if self._fd >= 0:
-            self._check_open_file()
-        if self._fd < 0:
+        if self._file.is_open:
+            self._file.check()
+        if not self._file.is_open:
             self._open()
-        if self._end >= self._rotate_bytes:
+        if self._file.end >= self._rotate_bytes:
             self._rotate()
         self._prune()
 
-    def _check_open_file(self) -> None:
-        """See whether somebody deleted, renamed, cut or lengthened the file since the last batch.
-
-        A file taken from us with its records fails the batch at hand, so that somebody notices; a renamed
-        one (logrotate) does not.
-        """
-        ours = self._check_deleted()
-        if ours.st_size < self._end:
-            self._reason = "truncated"
-            raise FileNotFoundError(0, "the file was truncated")
-        try:
-            renamed = os.stat(self.path, follow_symlinks=False).st_ino != ours.st_ino
-        except FileNotFoundError:
-            renamed = True
-        if renamed or ours.st_size > self._end:
-            self._reason = "renamed" if renamed else "foreign_bytes"
-            self.close()
-
-    def _check_deleted(self) -> os.stat_result:
-        ours = os.fstat(self._fd)
-        if ours.st_nlink == 0:
-            self._reason = "deleted"
-            raise FileNotFoundError(0, "the file was deleted")
-        return ours
-
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._fd = os.open(self.path, flags, 0o600)
-        info = os.fstat(self._fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise FileExistsError(0, f"{self.path} is not a regular file")
-        if info.st_mode & 0o077:
-            os.fchmod(self._fd, 0o600)
-        self._lock()
-        self._sync_directory()
-        known = info.st_ino == self._inode
-        if known and self._unsure:
-            self._cut_back()
-        tail = read_tail(self._fd, self._chain)
-        self._unsure = b""
-        if known and tail.size == self._end and tail.head == (self.head if self._end else None):
+        tail = self._file.open(self.head)
+        if tail is None:
             return
         jumped = [] if self.head else self._take_up(tail)
         self._notes.append(self._note_opened(tail))
         if tail.lines_end < tail.size:
-            self._notes.append(self._move_fragment_aside(tail))
+            self._notes.append(self._file.move_fragment_aside(tail))
         self._notes += jumped
-        self._inode, self._end, self._reason = info.st_ino, tail.lines_end, "damaged"
+        self._file.take_up(tail)
         self.files_begun += 1
         self._retention.forget()
 
-    def _lock(self) -> None:
-        """The directory's lock goes with a deleted directory; this one does not."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise BlockingIOError(exc.errno, "another writer has its file") from exc
-
-    def _cut_back(self) -> None:
-        """Remove what the failed batch left, and only that."""
-        behind = os.pread(self._fd, len(self._unsure) + 1, self._end)
-        if behind and self._unsure.startswith(behind):
-            os.ftruncate(self._fd, self._end)
-            self._sync(self._fd)
-
     def _take_up(self, tail: Tail) -> list[Fields]:
         """Find at start where the chain goes on, and at which time it was left. What is to be noted of that."""
-        path = self.path if tail.head else self._find_furthest(tail)
-        if path is None:
+        path, last = (self.path, tail) if tail.head else self._find_furthest(tail)
+        if last.head is None:
             return []
-        with path.open("rb") as file:
-            last = read_tail(file.fileno(), self._chain)
+        with open_file(path) as file:
             before = latest_before(sealed.record for sealed in read_begin(file, self._chain))
             file.seek(0)
             jumped = self._clock.take_up(file, last.ts, before)
         self.head = last.head
         return jumped
 
-    def _find_furthest(self, tail: Tail) -> Path | None:
-        """The closed file that the chain goes on behind; None for a new log."""
+    def _find_furthest(self, tail: Tail) -> tuple[Path, Tail]:
+        """The closed file that the chain goes on behind, and its end; `tail` for a new log."""
         closed = {path: found for path in self._other_files() if (found := self._read_closed(path))}
         heads = {path: found.head.seq for path, found in closed.items() if found.head}
         if heads:
-            return max(heads, key=lambda path: heads[path])
+            furthest = max(heads, key=lambda path: heads[path])
+            return furthest, closed[furthest]
         if tail.lines_end or any(found.lines_end for found in closed.values()):
             raise PermissionError(
                 0,
                 f"no record in {self.path.parent} was made with this key; restore the key, or move the old files away",
             )
-        return None
+        return self.path, tail
 
     def _read_closed(self, path: Path) -> Tail | None:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with open_file(path) as file:
+                return read_packed_tail(file, self._chain) if is_packed(file) else read_tail(file.fileno(), self._chain)
         except FileNotFoundError:
             return None
-        try:
-            return read_tail(fd, self._chain)
-        finally:
-            os.close(fd)
 
     def _other_files(self) -> list[Path]:
         return [path for path in list_log_files(self.path.parent) if path != self.path]
 
-    def _move_fragment_aside(self, tail: Tail) -> Fields:
-        """A crash can leave half a line. It was never acknowledged, but it is not thrown away."""
-        fragment = os.pread(self._fd, tail.size - tail.lines_end, tail.lines_end)
-        aside = self.path.with_name(ulid.new(TORN_PREFIX))
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            if os.write(fd, fragment) < len(fragment):
-                raise OSError(0, "cannot save a torn record")
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        self._sync_directory()
-        os.ftruncate(self._fd, tail.lines_end)
-        digest = hashlib.sha256(fragment).hexdigest()
-        return note(Event.AUDIT_TORN, saved=aside.name, bytes=len(fragment), sha256=digest)
-
     def _note_opened(self, tail: Tail) -> Fields:
-        reason = "created" if self.head is None else self._reason
+        reason = "created" if self.head is None else self._file.reason
         foreign = tail.lines_end - tail.head_end
         latest = self._clock.latest or None
         return note(Event.AUDIT_OPENED, reason=reason, new_file=tail.size == 0, foreign_bytes=foreign, latest=latest)
@@ -274,16 +176,14 @@ class AuditLog:
         closed = self.path.with_name(f"{LOG_NAME}.{self.head.seq:012d}")
         if closed.exists():
             closed = closed.with_name(ulid.new(f"{closed.name}."))
-        self.path.rename(closed)
-        self.close()
-        self._reason = "rotated"
+        self._file.rename(closed)
         self._notes.append(note(Event.AUDIT_ROTATED, closed=closed.name))
         self._open()
 
     def _prune(self) -> None:
         """Choose the closed files that must make room; they go once the record that says so is durable."""
         was_full = self.full
-        for path, tail in self._retention.choose(self._end):
+        for path, tail in self._retention.choose(self._file.end):
             if path not in self._doomed and tail.head:
                 last = {"last_seq": tail.head.seq, "last_mac": tail.head.mac, "last_ts": tail.ts}
                 self._notes.append(note(Event.AUDIT_PRUNED, file=path.name, bytes=tail.size, **last))
@@ -302,25 +202,3 @@ class AuditLog:
                 if path not in self._immortal:
                     print(f"audit writer: cannot delete {path}: {exc.strerror}", file=sys.stderr, flush=True)
                 self._immortal.add(path)
-
-    def _sync_directory(self) -> None:
-        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def lock_directory(directory: Path) -> int:
-    """A descriptor that keeps every other writer out of `directory` (made 0700 if missing) while it is open.
-
-    Raises AuditUnavailable when another writer has it.
-    """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(fd)
-        raise AuditUnavailable(f"another audit writer owns {directory}") from exc
-    return fd

@@ -44,9 +44,13 @@ def serve(writer: socket.socket, settings: AuditSettings, keys: AuditKeys) -> No
     def answer(peer: socket.socket, message: dict[str, Any], places: threading.BoundedSemaphore) -> None:
         with peer, contextlib.suppress(OSError):
             try:
-                _answer(peer, message, settings, keys)
+                reply = _answer(message, settings, keys)
+                if places is searches:  # a slow taker of a long answer keeps its place
+                    peer.sendall(reply)
             finally:
                 places.release()
+            if places is verifications:  # who has the answer may ask for the next part at once
+                peer.sendall(reply)
 
     while True:
         data, fds, _, _ = socket.recv_fds(writer, MAX_FRAME, 1)
@@ -63,19 +67,17 @@ def serve(writer: socket.socket, settings: AuditSettings, keys: AuditKeys) -> No
                 peer.sendall(_refusal(message, Code.BUSY, "the log is asked too much at once; try again"))
 
 
-def _answer(peer: socket.socket, message: dict[str, Any], settings: AuditSettings, keys: AuditKeys) -> None:
+def _answer(message: dict[str, Any], settings: AuditSettings, keys: AuditKeys) -> bytes:
     try:
         answer = _verify if "verify" in message else _search
-        frames = answer(message, settings, keys)
+        return b"".join(answer(message, settings, keys))
     except (ValueError, TypeError) as exc:
-        peer.sendall(_refusal(message, Code.INVALID_RECORD, f"not a query: {exc}"))
+        return _refusal(message, Code.INVALID_RECORD, f"not a query: {exc}")
     except OSError as exc:
-        peer.sendall(_refusal(message, Code.UNAVAILABLE, f"cannot read the audit log: {exc.strerror}"))
+        return _refusal(message, Code.UNAVAILABLE, f"cannot read the audit log: {exc.strerror}")
     except Exception:
         traceback.print_exc()
-        peer.sendall(_refusal(message, Code.UNAVAILABLE, "the audit reader has a defect; its log tells which"))
-    else:
-        peer.sendall(b"".join(frames))
+        return _refusal(message, Code.UNAVAILABLE, "the audit reader has a defect; its log tells which")
 
 
 def _search(message: dict[str, Any], settings: AuditSettings, keys: AuditKeys) -> list[bytes]:

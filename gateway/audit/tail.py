@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from gateway.audit.chain import Chain, Head
+from gateway.audit.files import read_lines
 
 _WINDOW = 256 << 10
 
@@ -40,3 +42,14 @@ def read_tail(fd: int, chain: Chain) -> Tail:
         if start == 0:
             return Tail(None, 0, lines_end, size)
         window *= 4
+
+
+def read_packed_tail(file: BinaryIO, chain: Chain) -> Tail:
+    """The same of an archive, which can only be read from its begin."""
+    found = Tail(None, 0, 0, 0)
+    end = 0
+    for line in read_lines([file], chain):
+        end += len(line.raw) + line.whole
+        if line.sealed:
+            found = Tail(line.sealed.head, end, end, end, str(line.sealed.record["ts"]))
+    return Tail(found.head, found.head_end, end, end, found.ts)

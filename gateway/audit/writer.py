@@ -19,11 +19,13 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.audit.anchor import Anchors
-from gateway.audit.committer import Committer, Entry, Refusal
+from gateway.audit.committer import Committer
 from gateway.audit.keys import load_keys
 from gateway.audit.listener import listen
-from gateway.audit.log import AuditLog, lock_directory
+from gateway.audit.log import AuditLog
+from gateway.audit.logfile import lock_directory
 from gateway.audit.protocol import MAX_FRAME, Code, FrameBuffer, FrameError, Receipt, encode_frame
+from gateway.audit.queue import Entry, Refusal
 from gateway.audit.reading import ReaderProcess
 from gateway.audit.record import check_fields
 from gateway.audit.retention import Limits, WhenFull

@@ -252,6 +252,24 @@ def test_copytruncate_is_noticed(settings: AuditSettings) -> None:
     assert is_good(settings)
 
 
+def test_a_start_with_nothing_but_archives(settings: AuditSettings) -> None:
+    """logrotate has truncated the file and packed its copies, and then the node was started anew: the chain goes on."""
+    log = open_log(settings, rotate_bytes=2000)
+    for number in range(20):
+        log.append([intent(number)])
+    last = log.head
+    log.close()
+    for path in list(settings.directory.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    path_of(settings).touch(0o600)
+    assert last is not None
+    log = open_log(settings, rotate_bytes=2000)
+    assert log.append([intent(20)])[0].seq == last.seq + 2
+    assert is_good(settings)
+    assert [sealed.head.seq for sealed in read_log(settings)] == list(range(1, last.seq + 3))
+
+
 def test_what_was_lost_to_copytruncate_is_named(settings: AuditSettings) -> None:
     """Records that came between the copy and the truncation are missing, and verify says which."""
     log = open_log(settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,7 +133,8 @@ def test_the_writers_head_betrays_a_dropped_tail(writer: Writer, settings: Audit
 
 
 def test_a_part_takes_a_bounded_time(writer: Writer, settings: AuditSettings, client: AuditClient) -> None:
-    """One verification at a time, in the reader: others are told to come again, and the writer takes records."""
+    """One verification at a time, in the reader, answered before its client gives up; others are told to come again,
+    and the writer takes records."""
     client.commit(intent(1))
     line = (settings.directory / LOG_NAME).read_bytes().splitlines(keepends=True)[0]
     with (settings.directory / "audit.log.old").open("wb") as file:
@@ -148,13 +148,12 @@ def test_a_part_takes_a_bounded_time(writer: Writer, settings: AuditSettings, cl
         except TooManyRequests as error:
             refused.append(error)
 
-    began = time.monotonic()
     with ThreadPoolExecutor(4) as crowd:
         asked = [crowd.submit(ask, number) for number in range(4)]
         client.commit(intent(2))
         for future in asked:
             future.result()
-    assert len(refused) == 3 and time.monotonic() - began < 8
+    assert len(refused) == 3
 
 
 def test_a_cursor_of_nonsense_is_refused(writer: Writer, client: AuditClient) -> None:
