@@ -39,7 +39,8 @@ class Origin:
             raise GuestNotFound.for_vmid(vmid)
         found = find_permit(self.permits, vmid, spec)
         if isinstance(found, str):
-            raise CommandNotGranted.for_field(found, vmid, program=spec.argv()[0][:256])
+            hidden = isinstance(spec.command, list) and 0 in spec.redact
+            raise CommandNotGranted.for_field(found, vmid, **({} if hidden else {"program": spec.argv()[0][:256]}))
         return found
 
     def may_feed(self, vmid: int, mark: str) -> bool:
