@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,14 +20,16 @@ CHECK_SECONDS = 0.5
 _MAX_KNOWN = 4096
 Found = Actor | Refused | None
 """What TokenStore.look_again gives."""
+Follow = Callable[[], Found]
 Step = Callable[[], None]
 
 
 class Leases:
-    """Whether callers are valid still, asked of the store twice a second for each, however many streams they have.
+    """Whether callers are valid still, asked of the store twice a second for each, however many streams they have and
+    requests that wait.
 
-    Used by the one thread that drives live replies. The store is asked on another: where it stands on /etc/pve it can
-    hang with that, and holds up no stream then.
+    The store is asked on a thread of its own: where it stands on /etc/pve it can hang with that, and holds up nobody
+    then. For many threads.
     """
 
     def __init__(
@@ -40,32 +43,49 @@ class Leases:
         self._monotonic = monotonic
         self._ask = ask or Asker().ask
         self._known: dict[tuple[object, ...], Known] = {}
+        self._lock = threading.Lock()
 
     def hold(self, live: Live, actor: Actor, remote: str) -> Lease:
         """`live` for as long as `actor` is valid from `remote`."""
-        return Lease(live, actor, lambda now: self._look_up(actor, remote, now), self._monotonic)
+        return Lease(live, actor, self.follow(actor, remote), self._monotonic)
 
-    def _look_up(self, actor: Actor, remote: str, now: float) -> Found:
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
-        known = self._known.setdefault((actor.token_id, actor.secret, remote), Known())
-        if not known.asked and now >= known.next:
-            known.next, known.asked = now + CHECK_SECONDS, True
+    def follow(self, actor: Actor, remote: str) -> Follow:
+        """What has become, since now, of `actor`, who calls from `remote`; it never waits for the store."""
+        since = self._monotonic()
+
+        def look_up() -> Found:
+            known = self._look_up(actor, remote)
+            return known.found if known.at > since else None
+
+        return look_up
+
+    def _look_up(self, actor: Actor, remote: str) -> Known:
+        now = self._monotonic()
+        with self._lock:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            known = self._known.setdefault((actor.token_id, actor.secret, remote), Known())
+            due = not known.asked and now >= known.next
+            if due:
+                known.next, known.asked = now + CHECK_SECONDS, True
+        if due:
             self._ask(lambda: self._look_again(known, actor, remote))
-        return known.found
+        return known
 
     def _look_again(self, known: Known, actor: Actor, remote: str) -> None:
         try:
-            known.found = self._tokens.look_again(actor, remote)
+            at = self._monotonic()
+            known.found, known.at = self._tokens.look_again(actor, remote), at
         finally:
             known.asked = False
 
 
 class Known:
-    """What the store said of one caller when it was last asked; nothing yet is no reason to end anything."""
+    """What the store said of one caller when it was last asked, and when; nothing yet is no reason to end anything."""
 
     def __init__(self) -> None:
         self.found: Found = None
+        self.at = -math.inf
         self.next = 0.0
         self.asked = False
 
@@ -96,9 +116,7 @@ class Lease(Live):
     """Another live reply. When its caller's token has ended it is refused, as if the client had left; when the token
     has lost grants it is cut as by a restart, and whoever comes again is asked as anew. Both are over soon after."""
 
-    def __init__(
-        self, live: Live, actor: Actor, look_up: Callable[[float], Found], monotonic: Callable[[], float]
-    ) -> None:
+    def __init__(self, live: Live, actor: Actor, look_up: Follow, monotonic: Callable[[], float]) -> None:
         self._live = live
         self._actor = actor
         self._look_up = look_up
@@ -146,7 +164,7 @@ class Lease(Live):
         if self._over or now < self._next:
             return
         self._next = now + CHECK_SECONDS
-        found = self._look_up(now)
+        found = self._look_up()
         if isinstance(found, Refused):
             self.refuse(Unauthenticated("the token that this was opened with is not valid any more"))
         elif found is not None and not found.has_all_of(self._actor):

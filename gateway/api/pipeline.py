@@ -195,7 +195,7 @@ class Pipeline:
                 raise TokenStoreError("nobody can tell now whether this token is valid; try again", audit_id=audit_id)
             raise Unauthenticated("the token that this was asked with is not valid any more", audit_id=audit_id)
 
-        return Standing(self._services.tokens, actor, attempt.remote, judge)
+        return Standing(self._services.tokens, self._leases, actor, attempt.remote, judge)
 
     def _redeem(self, ticket: str, attempt: Attempt, environ: Mapping[str, Any]) -> Actor | Refused:
         """Who made the ticket, if that secret of its token is valid still; the ticket is used up, valid or not."""

@@ -6,12 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from gateway.api.lease import CHECK_SECONDS, Leases
 from gateway.auth.actor import Actor
 from gateway.auth.tokens import Refused, TokenStore
 from gateway.web.disconnect import ClientConnection, Ready
-
-CHECK_SECONDS = 0.5
-"""How often it is asked while a request waits, and for how long what was found out counts as new."""
 
 Judge = Callable[[Actor | Refused, str | None], Actor]
 """The caller if what became of it may do this still, else raises why not, recorded, with the exec that it is about."""
@@ -23,12 +21,14 @@ class Standing:
     def __init__(
         self,
         tokens: TokenStore,
+        leases: Leases,
         actor: Actor,
         remote: str,
         judge: Judge,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokens = tokens
+        self._leases = leases
         self._actor = actor
         self._remote = remote
         self._judge = judge
@@ -59,7 +59,14 @@ class Standing:
 
     def watch(self, client: ClientConnection) -> Watch:
         """Waits for an answer, `client`'s leaving, and the end of the caller's right to it, at once."""
-        return Watch(client, self.current, self._monotonic)
+        look_up = self._leases.follow(self._actor, self._remote)
+
+        def check() -> None:
+            found = look_up()
+            if found is not None:
+                self._take(found)
+
+        return Watch(client, check, self._monotonic)
 
     def _take(self, found: Actor | Refused, exec_id: str | None = None) -> None:
         self._actor = self._judge(found, exec_id)

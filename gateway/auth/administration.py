@@ -199,8 +199,10 @@ class Administration:
     def _find(self, token_id: str, holder: TokenRecord | None, revision: int | None = None) -> TokenRecord:
         try:
             record = self.store.get(token_id)
-        except TokenNotFound as exc:
-            if holder is None:
+        except (TokenNotFound, TokenStoreError) as exc:
+            if holder is not None:  # what cannot be read cannot be compared, and what is wrong is root's matter
+                raise TokenNotFound.for_id(token_id[:64]) from exc
+            if isinstance(exc, TokenNotFound):
                 raise TokenNotFound(f"no token {token_id[:64]!r} here; see `token list`") from exc
             raise
         if holder is not None and not covers_grants(holder, record):

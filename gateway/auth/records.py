@@ -90,12 +90,18 @@ class TokenRecord:
     def parse(cls, data: bytes) -> TokenRecord:
         """The record that `dump` wrote. Raises ValueError: a doubtful record gives nothing."""
         fields = json.loads(data)
-        if not isinstance(fields, dict) or fields.pop("version", None) != _VERSION:
+        version = fields.pop("version", None) if isinstance(fields, dict) else None
+        if type(version) is not int or version != _VERSION:
             raise ValueError(f"not a token record of version {_VERSION}")
         if fields.keys() != cls.__dataclass_fields__.keys():
             raise ValueError("a member is missing or unknown")
         if type(fields["revision"]) is not int or not isinstance(fields["created_by"], str):
             raise ValueError("revision is a whole number, created_by is text")
+        networks = fields["networks"]
+        if not all(isinstance(fields[name], list) for name in ("grants", "secrets", "networks")):
+            raise ValueError("grants, secrets and networks are lists")
+        if not all(isinstance(network, str) for network in networks):
+            raise ValueError("a network is text")
         try:
             return cls(
                 id=fields["id"],
@@ -106,11 +112,11 @@ class TokenRecord:
                 revision=fields["revision"],
                 secrets=tuple(_parse_secret(secret) for secret in fields["secrets"]),
                 expires=_parse_time_or_none(fields["expires"]),
-                networks=parse_networks(fields["networks"]),
+                networks=parse_networks(networks),
                 limits=Limits.from_json(fields["limits"]),
                 revoked=_parse_time_or_none(fields["revoked"]),
             )
-        except (GrantInvalid, TypeError) as exc:
+        except (GrantInvalid, TypeError, OverflowError) as exc:
             raise ValueError(str(exc)) from exc
 
 
@@ -142,7 +148,7 @@ def _parse_time(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("a time lacks its zone")
-    return moment
+    return moment.astimezone(UTC)
 
 
 def _parse_time_or_none(text: str | None) -> datetime | None:

@@ -91,7 +91,8 @@ class _Word:
         if _CONTROL.search(found) or (self.star == "*" and "/" in found) or (not self.before and found[0] == "-"):
             return False
         around = self.before[self.before.rfind("/") + 1 :] + found + self.after.partition("/")[0]
-        return not {".", ".."} & set(around.split("/"))
+        # By itself, too: behind `--file=` or `host:` it is a path of its own.
+        return not {".", ".."} & {*around.split("/"), *found.split("/")}
 
 
 def _parse_word(text: str) -> _Word:

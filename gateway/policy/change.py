@@ -58,7 +58,7 @@ def describe_options(vmid: int, options: Options, *, whole: bool) -> GuestChange
         mounts=tuple(mounts),
         devices=tuple(devices),
         features=tuple(features),
-        privileged=not _is_true(options["unprivileged"]) if "unprivileged" in options else whole,
+        privileged=not _is_surely_on(options["unprivileged"]) if "unprivileged" in options else whole,
         hookscript=_text(options, "hookscript"),
         raw_keys=tuple(raw_keys),
         template=_text(options, "ostemplate"),
@@ -101,13 +101,17 @@ def _read_features(parts: Mapping[str, str]) -> Iterator[str]:
     for name, value in parts.items():
         if name == "mount":
             yield from (f"mount={word}" for word in value.split(";"))
-        elif _is_true(value):
+        elif not _is_surely_off(value):
             yield name
 
 
-def _is_true(value: object) -> bool:
-    """Whether it is surely off: everything that PVE might take for on is on (PVE::JSONSchema::parse_boolean)."""
-    return str(value).lower() not in ("0", "off", "no", "false")
+def _is_surely_off(value: object) -> bool:
+    """Whether PVE takes it for off, and nothing else does (PVE::JSONSchema::parse_boolean)."""
+    return str(value).lower() in ("0", "off", "no", "false")
+
+
+def _is_surely_on(value: object) -> bool:
+    return str(value).lower() in ("1", "on", "yes", "true")
 
 
 def _text(options: Options, name: str) -> str | None:

@@ -57,12 +57,16 @@ def test_nothing_else_does(api: Api, body: dict[str, Any], field: str, headers: 
     assert "/tmp/x.so" not in json.dumps(record)
 
 
-def test_a_hidden_program_is_not_named(api: Api) -> None:
-    """An argument that `redact` marks stands neither in the denial nor in its record, not even as the program."""
-    body = {"command": ["/opt/key-is-hunter2", "x"], "redact": [0]}
+@pytest.mark.parametrize("redact", [[0], [0, 1], [1]])
+def test_a_denial_keeps_what_is_marked_secret(api: Api, redact: list[int]) -> None:
+    """A program that `redact` names stands neither in the record nor in the answer, any other does."""
+    body = {"command": ["/opt/hidden/name", "value"], "redact": redact}
     response = api.request("POST", "/exec/101", limited(api), json=body)
     assert_problem(response, 403, "command_not_granted")
-    assert len(api.audit.records) == 1 and "hunter2" not in json.dumps(api.audit.records[0]) + response.text
+    (record,) = api.audit.records
+    assert (record["data"].get("program") is None) is (0 in redact)
+    for text in (json.dumps(dict(record)), response.get_data(as_text=True)):
+        assert ("hidden" in text) <= (0 not in redact) and "value" not in text
 
 
 def test_a_command_that_is_not_granted_says_nothing_of_other_guests(api: Api) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.api.lease import Found, Lease, Leases
+from gateway.api.lease import Found, Lease, Leases, Step
 from gateway.auth.actor import Actor
 from gateway.auth.administration import Administration
 from gateway.auth.grants import Grant
@@ -153,6 +153,34 @@ def test_who_has_lost_grants_comes_again(store: TokenStore, grants: list[Grant],
         with pytest.raises(Unauthenticated):
             live.produce()
     assert stream.heard == []
+
+
+def test_what_was_found_before_counts_for_nobody_new(store: TokenStore) -> None:
+    """A stream that is opened after its token was given more is not cut by what was known of the token before."""
+    watch, steps = Watch(), list[Step]()
+    record, token = make(root(store), (given("exec:run", "100-150"),))
+    leases = Leases(store, watch, ask=steps.append)
+
+    def opened() -> Lease:
+        actor = store.verify(token, HOME)
+        assert isinstance(actor, Actor)
+        return leases.hold(Stream(), actor, HOME)
+
+    def passes(live: Lease) -> None:
+        watch.now += 1.0
+        assert live.produce() == b"x"
+        while steps:
+            steps.pop()()
+
+    passes(opened())
+    root(store).edit(record.id, {"grants": (given("exec:run", "100-300"),)})
+    second = opened()
+    for _ in range(3):
+        passes(second)
+    root(store).edit(record.id, {"grants": (given("exec:run", "100-150"),)})
+    passes(second)
+    with pytest.raises(Unauthenticated):
+        passes(second)
 
 
 def test_many_streams_of_one_token_are_one_question(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -486,6 +486,37 @@ def test_one_spoilt_record_harms_no_other(store: TokenStore, spoil: Any, caplog:
     assert [record.id for record in root(store).prune(timedelta())] == [good.id]
 
 
+def test_a_spoilt_record_tells_an_admin_nothing(store: TokenStore, tmp_path: Path) -> None:
+    """What cannot be compared with its own grants is no token for it: neither what is wrong nor where is told."""
+    record, _ = make(root(store))
+    _, token = admin(store)
+    path = tmp_path / "tokens" / f"{record.id}.json"
+    path.write_text(path.read_text().replace("exec:run", "secret:action"))
+    hands = by(store, token)
+    for ask in (hands.find, hands.revoke, hands.rotate, hands.delete):
+        with pytest.raises(TokenNotFound) as raised:
+            ask(record.id)
+        assert raised.value.detail == TokenNotFound.for_id("x").detail
+    with pytest.raises(TokenStoreError, match="secret:action"):
+        root(store).find(record.id)
+
+
+def test_an_admin_whose_secret_was_replaced_meanwhile_does_nothing(store: TokenStore) -> None:
+    """One that was let in by a secret that is not valid any more, or by a key that was retired, changes nothing."""
+    for end in ("rotated", "retired"):
+        record, token = admin(store)
+        hands = by(store, token)
+        assert hands.find(record.id)
+        if end == "rotated":
+            root(store).rotate(record.id)
+        else:
+            key = ring(store).list()[0]["id"]
+            ring(store).rotate()
+            ring(store).retire(key, force=True)
+        with pytest.raises(Unauthenticated):
+            make(hands, grants("token:admin", "101"))
+
+
 def test_a_record_under_another_name_gives_nothing(store: TokenStore) -> None:
     """A stronger token's record copied over a weak one's, or two swapped, make neither stronger."""
     weak, token = make(root(store))

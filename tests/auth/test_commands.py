@@ -20,6 +20,7 @@ from gateway.exec.spec import ExecSpec
 RESTART = ["/usr/bin/systemctl", "restart", "*"]
 SHOW = ["/bin/cat", "/var/log/*"]
 BACKUP = ["/usr/local/bin/backup", "--to=/srv/backup/**", "..."]
+COPY = ["/usr/bin/copy", "--name=*", "host:**"]
 
 
 def permit(**members: Any) -> Permit:
@@ -34,7 +35,7 @@ def refused(one: Permit, **spec: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-LIMITED = permit(commands=[RESTART, SHOW, BACKUP])
+LIMITED = permit(commands=[RESTART, SHOW, BACKUP, COPY])
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,8 @@ LIMITED = permit(commands=[RESTART, SHOW, BACKUP])
         ["/bin/cat", "/var/log/..data"],
         ["/usr/local/bin/backup", "--to=/srv/backup/a/b"],
         ["/usr/local/bin/backup", "--to=/srv/backup/a", "--verbose", "", "\n", "../x"],
+        ["/usr/bin/copy", "--name=..data", "host:a/b"],
+        ["/usr/bin/copy", "--name=.x", "host:/a/.b"],
     ],
 )
 def test_granted_commands_pass(argv: list[str]) -> None:
@@ -99,6 +102,11 @@ def test_granted_commands_pass(argv: list[str]) -> None:
         ["/usr/local/bin/backup", "--to=/srv/backup/a/../../../etc"],
         ["/usr/local/bin/backup", "--to=/srv/backup/.."],
         ["/usr/local/bin/backup", "--verbose", "--to=/srv/backup/a"],
+        ["/usr/bin/copy", "--name=..", "host:a"],
+        ["/usr/bin/copy", "--name=.", "host:a"],
+        ["/usr/bin/copy", "--name=x", "host:.."],
+        ["/usr/bin/copy", "--name=x", "host:../etc/shadow"],
+        ["/usr/bin/copy", "--name=x", "host:./a"],
     ],
 )
 def test_what_is_not_granted_does_not_pass(argv: list[str]) -> None:

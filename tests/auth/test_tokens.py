@@ -160,6 +160,56 @@ def test_no_text_passes(store: TokenStore, text: str) -> None:
     assert refusal(store, "pveg_" + text) is Refusal.BAD_SIGNATURE
 
 
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("networks", ""),
+        ("networks", {}),
+        ("networks", [167772160]),
+        ("networks", [True]),
+        ("networks", None),
+        ("grants", {}),
+        ("grants", ""),
+        ("secrets", {}),
+        ("secrets", ""),
+        ("expires", "0001-01-01T00:00:00+23:59"),
+        ("created", "9999-12-31T23:59:59-23:59"),
+        ("version", True),
+    ],
+)
+def test_a_doubtful_record_gives_nothing(store: TokenStore, tmp_path: Path, member: str, value: object) -> None:
+    """A member that is almost what it should be, above all networks that would come out as none, spoils the record."""
+    token, record = issue(store, networks=parse_networks(["10.0.0.0/8"]))
+    path = tmp_path / "tokens" / f"{record.id}.json"
+    data = {**json.loads(path.read_text()), member: value}
+    path.write_text(json.dumps(data))
+    assert refusal(store, token, "10.0.0.1") is Refusal.BAD_RECORD
+    assert store.list() == []
+
+
+def test_who_comes_again_is_known_by_the_secret(store: TokenStore, tmp_path: Path, clock: Clock) -> None:
+    """A caller who was let in before is so still for as long as the secret is current and its key in the ring."""
+    token, record = issue(store)
+    actor = store.verify(token, HOME)
+    assert isinstance(actor, Actor) and store.recall(record.id, actor.secret, HOME) == actor
+    assert refused(store.recall(record.id, (2, actor.secret[1]), HOME)) is Refusal.REPLACED
+    assert refused(store.recall(record.id, (0, ""), HOME)) is Refusal.BAD_SIGNATURE
+    with store.lock.hold():
+        store.keys.prepare_rotation(clock())[1]()
+        assert store.recall(record.id, actor.secret, HOME) == actor
+        store.keys.prepare_retirement(actor.secret[1])()
+    assert refused(store.recall(record.id, actor.secret, HOME)) is Refusal.BAD_SIGNATURE
+    assert refused(store.look_again(actor, HOME)) is Refusal.BAD_SIGNATURE
+    (tmp_path / "keys" / "token.keys").unlink()
+    assert refused(store.recall(record.id, actor.secret, HOME)) is Refusal.STORE_UNAVAILABLE
+    assert store.look_again(actor, HOME) is None
+
+
+def refused(found: object) -> Refusal:
+    assert isinstance(found, Refused)
+    return found.reason
+
+
 def test_another_ring_is_no_ring_of_ours(store: TokenStore, tmp_path: Path) -> None:
     """A token signed with another key ring for an id that exists here is refused."""
     _, record = issue(store)

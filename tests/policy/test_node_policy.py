@@ -75,6 +75,19 @@ def test_ordinary_guests_need_no_policy() -> None:
     assert refusals(NOTHING, template="pbs:backup/ct/101/2026-01-01T00:00:00Z") == []
 
 
+@pytest.mark.parametrize("word", ["0", "off", "NO", "false", 0, False, "0\n", "No\n", "", " ", "2", "maybe", "1\n"])
+def test_a_guest_is_unprivileged_only_for_certain(word: Any) -> None:
+    """Whatever PVE might not take for on makes a privileged guest: PVE::JSONSchema's patterns let a newline follow."""
+    assert describe_options(101, {"unprivileged": word}, whole=True).privileged
+    assert describe_options(101, {"unprivileged": word}, whole=False).privileged
+
+
+@pytest.mark.parametrize("word", ["1", "on", "Yes", "TRUE", 1, True])
+def test_a_guest_that_is_unprivileged(word: Any) -> None:
+    """PVE's words for it, in any case."""
+    assert not describe_options(101, {"unprivileged": word}, whole=True).privileged
+
+
 def test_everything_refused_is_named_at_once() -> None:
     """One answer says all that would have to be allowed, and by which keys."""
     keys = refusals(NOTHING, mounts=("/srv",), features=("nesting", "fuse"), privileged=True)
