@@ -120,7 +120,8 @@ def guest_agents(config: Config) -> Agent:
     from gateway.pve.agent import GuestAgents
     from gateway.pve.client import PveApi
 
-    return GuestAgents(PveApi(config.pve.api, config.pve.token_file, config.pve.ca), config.node)
+    api = PveApi(config.pve.api, config.pve.agent_token_file, config.pve.ca, key="pve.agent_token_file")
+    return GuestAgents(api, config.node)
 
 
 def web_settings(config: Config) -> WebSettings:

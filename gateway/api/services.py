@@ -16,6 +16,7 @@ from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.policy.node import NodePolicy
+from gateway.policy.root import RootChange
 from gateway.pve.guests import GuestMap
 from gateway.pve.service import Pve
 from gateway.supervisor.client import Decide, Watch
@@ -77,6 +78,8 @@ class Supervisor(Protocol):
     def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> ExecView: ...
 
     def kill(self, exec_id: str, origin: Origin) -> ExecView: ...
+
+    def change_as_root(self, change: RootChange, origin: Origin) -> dict[str, Any]: ...
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str: ...
 

@@ -19,10 +19,12 @@ from gateway.errors import (
     SupervisorUnavailable,
     from_wire,
 )
+from gateway.errors_pve import OutcomeUnknown
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
+from gateway.policy.root import RootChange
 from gateway.supervisor.feed import Feed
 from gateway.supervisor.protocol import CLIENT_LEFT, FrameReader, ProtocolError, encode
 
@@ -32,6 +34,7 @@ T = TypeVar("T")
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
 _INPUT_SECONDS = 40.0
+_ROOT_CHANGE_SECONDS = 1300.0  # others' before it, and its own ten minutes
 _MAX_IDLE = 32
 
 Blobs = list[bytes]
@@ -192,6 +195,16 @@ class SupervisorClient:
     def _beginning(self, operation: str, vmid: int, origin: Origin) -> dict[str, Any]:
         kind, config_id = self._guests.locate(vmid)
         return {"op": operation, "origin": origin.to_wire(), "vmid": vmid, "kind": kind, "config_id": config_id}
+
+    def change_as_root(self, change: RootChange, origin: Origin) -> dict[str, Any]:
+        """Has pvesh make the change; what it said (supervisor.root_changes). It is made though the client leaves.
+
+        Raises PolicyRefused, GuestNotFound, ...; OutcomeUnknown when the supervisor went away meanwhile.
+        """
+        header = {"op": "root_change", "origin": origin.to_wire(), "change": change.to_wire()}
+        reply, _ = self._call(header, timeout=_ROOT_CHANGE_SECONDS)
+        said: dict[str, Any] = reply["said"]
+        return said
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         """A ticket that stands for this secret once, within 30 s, for this alone. Raises TooManyRequests."""
@@ -362,6 +375,8 @@ def _restarting(operation: str) -> GatewayError:
 
 
 def _unavailable(operation: str) -> GatewayError:
+    if operation == "root_change":
+        return OutcomeUnknown("the supervisor went away before it answered; look at the guest before asking again")
     began = " whether the command began is unknown: look for it in GET /execs;" if operation in ("run", "start") else ""
     return SupervisorUnavailable(
         f"the supervisor went away before it answered;{began} see `systemctl status pve-exec-gateway-supervisor`",
