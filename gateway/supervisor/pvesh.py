@@ -152,5 +152,6 @@ def call_at_once(program: Path, arguments: Sequence[str], timeout: float = 60.0)
 
 
 def command_line(program: Path, arguments: Sequence[str]) -> list[str]:
-    """The whole argument list. `--noproxy` first: it acts on this node, never by ssh on another (PVE::CLI::pvesh)."""
+    """The whole argument list. `--noproxy`, which counts in front only: it acts on this node, never by ssh on another
+    (PVE::CLI::pvesh)."""
     return [str(program), "--noproxy", *arguments, "--output-format=json"]
