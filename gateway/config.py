@@ -154,6 +154,7 @@ class PveConfig(Section):
     token_file: FilePath = Path("/etc/pve-exec-gateway/pve.token")
     agent_token_file: FilePath = Path("/etc/pve-exec-gateway/pve-agent.token")
     pvesh: FilePath = Path("/usr/bin/pvesh")
+    changes: FilePath = Path("/var/lib/pve-exec-gateway/changes")
     qemu_run: FilePath = Path("/run/qemu-server")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gateway.api.changes import Changes
 from gateway.api.shares import Shares
 from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
@@ -105,6 +106,7 @@ class Services:
     """Everything a handler may call. `openapi` gives the API's description as JSON.
 
     `pve` asks PVE's API; `guests` knows from the cluster's files which guest a vmid is, without asking anybody.
+    `changes` puts every change by way of PVE on the record.
 
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
     `starts` counts terminals whose exec is being started.
@@ -117,6 +119,7 @@ class Services:
     policy: NodePolicy
     pve: Pve
     guests: GuestMap
+    changes: Changes
     openapi: Callable[[], bytes]
     streams: Shares
     starts: Shares
