@@ -135,7 +135,9 @@ class Access:
     def _make_entries(self, role: Role, entries: set[tuple[Any, Any, Any]]) -> Iterator[Step]:
         for who, word in ((USER, "--users"), (f"{USER}!{role.token}", "--tokens")):
             for path in role.paths:
-                there = (path, who, role.name) in entries
+                # Whoever has narrowed it to some guests, or a pool of them, meant that.
+                has = [place for place, whom, what in entries if (whom, what) == (who, role.name)]
+                there = any(_narrows(str(place), path) for place in has)
                 if not there:
                     self._do("set", "/access/acl", f"--path={path}", f"--roles={role.name}", f"{word}={who}")
                 yield Step(f"{role.name} for {who} below {path}", not there)
@@ -148,6 +150,10 @@ class Access:
 
     def _do(self, *arguments: str) -> Any:
         return None if self._dry else self._pvesh(arguments)
+
+
+def _narrows(place: str, path: str) -> bool:
+    return place == path or place.startswith(f"{path}/") or (path == "/vms" and place.startswith("/pool/"))
 
 
 def _holds(file: Path, name: str) -> bool:

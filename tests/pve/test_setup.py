@@ -176,6 +176,18 @@ def test_what_is_missing_is_made(node_access: Node) -> None:
     assert node_access.agent.read_text() == f"{USER}!supervisor=secret-3\n"
 
 
+def test_what_was_narrowed_stays(node_access: Node) -> None:
+    """An administrator who lets it into some machines only is not overruled by the next setup."""
+    node_access.setup()
+    state = node_access.state
+    for entry in state["acl"]:
+        if entry["roleid"] == SUPERVISOR.name:
+            entry["path"] = "/pool/ci"
+    node_access.set(**state)
+    before = len(node_access.changes())
+    assert node_access.setup().returncode == 0 and len(node_access.changes()) == before
+
+
 @pytest.mark.parametrize("words", ["please run as root", "ipcc_send_rec[1] failed: Connection refused\nmore"])
 def test_failure_is_one_line(node_access: Node, words: str) -> None:
     """Exit code 2, and what pvesh said."""
