@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
+from gateway.api.changes import Changes
 from gateway.api.cors import Cors
 from gateway.api.denials import DenialLog
 from gateway.api.door import Door
@@ -23,6 +24,7 @@ from gateway.api.services import Audit, Services, Supervisor
 from gateway.api.shares import start_shares, stream_shares
 from gateway.app_tokens import build_tokens
 from gateway.audit.client import AuditClient
+from gateway.audit.unfinished import UnfinishedChanges
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
@@ -37,11 +39,16 @@ if TYPE_CHECKING:
 
 def build(config: Config) -> Flask:
     """The application as it runs: with the real supervisor, audit log and token store."""
+    audit, pve = AuditClient(config.audit.socket), connect(config.pve)
+    changes = _build_changes(config, audit, pve)
+    changes.recover()
     return create_app(
         config,
         supervisor=SupervisorClient(config.supervisor.socket, GuestMap(config.pve.etc, config.node)),
-        audit=AuditClient(config.audit.socket),
+        audit=audit,
         tokens=build_tokens(config),
+        pve=pve,
+        changes=changes,
     )
 
 
@@ -52,19 +59,22 @@ def create_app(
     audit: Audit,
     tokens: TokenStore,
     pve: Pve | None = None,
+    changes: Changes | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Flask:
     """The WSGI application. Flask gives the URL routing; everything else of a request is the pipeline's.
 
-    `pve`: what stands for the configured PVE API.
+    `pve` and `changes`: what stands for the configured PVE API, and for changes by way of it.
     """
+    pve = pve or connect(config.pve)
     services = Services(
         config=config,
         supervisor=supervisor,
         audit=audit,
         tokens=tokens,
         policy=NodePolicy(config.policy),
-        pve=pve or connect(config.pve),
+        pve=pve,
+        changes=changes or _build_changes(config, audit, pve),
         guests=GuestMap(config.pve.etc, config.node),
         openapi=cache(_dump_openapi),
         streams=stream_shares(config.web.max_streams),
@@ -72,6 +82,10 @@ def create_app(
     )
     pipeline = Pipeline(services, DenialLog(audit, config.node, monotonic), Door(config.web, monotonic=monotonic))
     return Application(pipeline, Cors(config.web.allowed_origins))
+
+
+def _build_changes(config: Config, audit: Audit, pve: Pve) -> Changes:
+    return Changes(audit, pve.watcher, UnfinishedChanges(config.pve.changes), config.node)
 
 
 class Application(Flask):

@@ -15,6 +15,7 @@ from gateway import __version__
 from gateway.cli_audit import audit, start_writer
 from gateway.cli_context import DEFAULT_PATH, Command, configured
 from gateway.cli_keys import keys
+from gateway.cli_setup import setup
 from gateway.cli_token import token
 from gateway.errors import ConfigError
 
@@ -44,6 +45,7 @@ def main(context: click.Context, path: Path) -> None:
 main.add_command(token)
 main.add_command(keys)
 main.add_command(audit)
+main.add_command(setup)
 
 
 @main.command()
@@ -120,7 +122,8 @@ def guest_agents(config: Config) -> Agent:
     from gateway.pve.agent import GuestAgents
     from gateway.pve.client import PveApi
 
-    return GuestAgents(PveApi(config.pve.api, config.pve.token_file, config.pve.ca), config.node)
+    api = PveApi(config.pve.api, config.pve.agent_token_file, config.pve.ca, key="pve.agent_token_file")
+    return GuestAgents(api, config.node)
 
 
 def web_settings(config: Config) -> WebSettings:

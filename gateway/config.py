@@ -147,12 +147,15 @@ class TokensConfig(Section):
 
 
 class PveConfig(Section):
-    """Proxmox's own: its configuration file system, and its API, by which virtual machines are reached."""
+    """Proxmox's own: its configuration file system, its API with a token for each process, and root's pvesh."""
 
     etc: FilePath = Path("/etc/pve")
     api: Annotated[str, Field(pattern=r"^https://[^/?#\s@]+/api2/json$")] = "https://127.0.0.1:8006/api2/json"
     ca: FilePath = Path("/etc/pve/pve-root-ca.pem")
     token_file: FilePath = Path("/etc/pve-exec-gateway/pve.token")
+    agent_token_file: FilePath = Path("/etc/pve-exec-gateway/pve-agent.token")
+    pvesh: FilePath = Path("/usr/bin/pvesh")
+    changes: FilePath = Path("/var/lib/pve-exec-gateway/changes")
     qemu_run: FilePath = Path("/run/qemu-server")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gateway.api.changes import Changes
 from gateway.api.shares import Shares
 from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
@@ -16,6 +17,7 @@ from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.policy.node import NodePolicy
+from gateway.policy.root import RootChange
 from gateway.pve.guests import GuestMap
 from gateway.pve.service import Pve
 from gateway.supervisor.calling import Decide, Watch
@@ -78,6 +80,8 @@ class Supervisor(Protocol):
 
     def kill(self, exec_id: str, origin: Origin) -> ExecView: ...
 
+    def change_as_root(self, change: RootChange, origin: Origin) -> dict[str, Any]: ...
+
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str: ...
 
     def take_ticket(self, ticket: str, method_and_path: str) -> Redeemed | None: ...
@@ -102,6 +106,7 @@ class Services:
     """Everything a handler may call. `openapi` gives the API's description as JSON.
 
     `pve` asks PVE's API; `guests` knows from the cluster's files which guest a vmid is, without asking anybody.
+    `changes` puts every change by way of PVE on the record.
 
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
     `starts` counts terminals whose exec is being started.
@@ -114,6 +119,7 @@ class Services:
     policy: NodePolicy
     pve: Pve
     guests: GuestMap
+    changes: Changes
     openapi: Callable[[], bytes]
     streams: Shares
     starts: Shares

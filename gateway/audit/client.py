@@ -28,7 +28,7 @@ from gateway.audit.search import Page, Query
 from gateway.errors import AuditUnavailable, InternalError
 
 _MAX_IDLE = 8
-_TAKING_BACK = (Event.EXEC_ABORTED, Event.TOKEN_ABORTED)
+_TAKING_BACK = frozenset(event for event in Event if event.endswith(":aborted"))
 
 
 class AuditClient:
@@ -102,6 +102,10 @@ class AuditClient:
             raise AuditUnavailable("the audit reader does not answer") from exc
         except (OSError, FrameError) as exc:
             raise AuditUnavailable(f"cannot reach the audit reader: {exc}") from exc
+
+    def post(self, record: Mapping[str, Any]) -> None:
+        """Have `record` written as soon as can be, without waiting: an outcome. At most 1,000 wait (audit.debts)."""
+        self._debts.add(record)
 
     def settle(self, timeout: float) -> bool:
         """Whether all that had to be taken back was durable within `timeout` seconds."""

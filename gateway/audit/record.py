@@ -34,6 +34,32 @@ class Event(StrEnum):
     EXEC_INPUT = "exec:input"
     EXEC_ABORTED = "exec:aborted"
     REQUEST_DENIED = "request:denied"
+    GUEST_CREATE = "guest:create"
+    GUEST_RESTORE = "guest:restore"
+    GUEST_CLONE = "guest:clone"
+    GUEST_DELETE = "guest:delete"
+    GUEST_START = "guest:start"
+    GUEST_STOP = "guest:stop"
+    GUEST_SHUTDOWN = "guest:shutdown"
+    GUEST_REBOOT = "guest:reboot"
+    GUEST_SUSPEND = "guest:suspend"
+    GUEST_RESUME = "guest:resume"
+    GUEST_CONFIG = "guest:config"
+    GUEST_ROOT_CONFIG = "guest:root-config"
+    GUEST_RESIZE = "guest:resize"
+    GUEST_MIGRATE = "guest:migrate"
+    GUEST_TEMPLATE = "guest:template"
+    GUEST_SNAPSHOT = "guest:snapshot"
+    GUEST_SNAPSHOT_DELETE = "guest:snapshot-delete"
+    GUEST_ROLLBACK = "guest:rollback"
+    GUEST_BACKUP = "guest:backup"
+    GUEST_BACKUP_DELETE = "guest:backup-delete"
+    GUEST_TASK_STOP = "guest:task-stop"
+    GUEST_OUTCOME = "guest:outcome"
+    GUEST_ABORTED = "guest:aborted"
+    STORAGE_DOWNLOAD = "storage:download"
+    STORAGE_OUTCOME = "storage:outcome"
+    STORAGE_ABORTED = "storage:aborted"
     TOKEN_CREATE = "token:create"
     TOKEN_EDIT = "token:edit"
     TOKEN_ROTATE = "token:rotate"
@@ -52,8 +78,11 @@ class Event(StrEnum):
     AUDIT_LOST = "audit:lost"
 
 
+_GUEST_ENDS = (Event.GUEST_OUTCOME, Event.GUEST_ABORTED)
 ANNOUNCEMENTS = frozenset(
     {
+        *(event for event in Event if event.startswith("guest:") and event not in _GUEST_ENDS),
+        Event.STORAGE_DOWNLOAD,
         Event.EXEC_INTENT,
         Event.EXEC_CANCEL,
         Event.EXEC_SIGNAL,

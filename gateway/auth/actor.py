@@ -102,6 +102,7 @@ class Actor:
             remote=remote,
             request_id=request_id,
             max_running=self.limits.max_running,
+            root_guests=self.reach(Action.GUEST_ROOT_CONFIG),
         )
 
 

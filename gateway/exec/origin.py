@@ -28,6 +28,8 @@ class Origin:
     remote: str
     request_id: str
     max_running: int | None = None
+    root_guests: Ranges = ()
+    """Those whose configuration it may change as root@pam (`guest:root-config`)."""
 
     def may_run(self, vmid: int) -> bool:
         """Whether this caller may run any command in guest `vmid`."""
@@ -70,13 +72,14 @@ class Origin:
             "remote": self.remote,
             "request_id": self.request_id,
             "max_running": self.max_running,
+            "root_guests": [list(pair) for pair in self.root_guests],
         }
 
     @classmethod
     def from_wire(cls, data: object) -> Origin:
         """The origin that `to_wire` described. Raises ValueError for anything else."""
         if not isinstance(data, dict) or data.keys() != cls.__dataclass_fields__.keys():
-            raise ValueError("an origin has exactly its seven members")
+            raise ValueError("an origin has exactly its eight members")
         texts = {name: data[name] for name in ("token_id", "token_name", "remote", "request_id")}
         if not all(isinstance(text, str) and len(text) <= 256 for text in texts.values()):
             raise ValueError("an origin's names are short strings")
@@ -91,4 +94,5 @@ class Origin:
             permits=tuple(Permit.from_wire(permit) for permit in permits),
             admin_guests=ranges_from_wire(data["admin_guests"]),
             max_running=max_running,
+            root_guests=ranges_from_wire(data["root_guests"]),
         )

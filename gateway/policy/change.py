@@ -65,6 +65,12 @@ def describe_options(vmid: int, options: Options, *, whole: bool) -> GuestChange
     )
 
 
+def is_known_option(name: str) -> bool:
+    """Whether it is an option of PVE's containers that this module can read, so that nothing of it goes unseen."""
+    kind = re.sub(r"[0-9]{1,3}$", "[n]", name)
+    return kind in _HARMLESS or kind in _GIVING or name in _GIVING
+
+
 # Of PVE's API, POST /nodes/{node}/lxc, and of its container configurations: what gives nothing of the node away.
 _HARMLESS = frozenset((
     "arch", "bwlimit", "cmode", "console", "cores", "cpulimit", "cpuunits", "debug", "description", "digest",
@@ -72,6 +78,7 @@ _HARMLESS = frozenset((
     "net[n]", "onboot", "ostype", "parent", "password", "pool", "protection", "restore", "searchdomain", "snaptime",
     "ssh-public-keys", "start", "startup", "storage", "swap", "tags", "template", "timezone", "tty", "unique",
 ))  # fmt: skip
+_GIVING = frozenset(("rootfs", "mp[n]", "unused[n]", "dev[n]", "features", "hookscript", "ostemplate", "unprivileged"))
 _MOUNT_KEYS = frozenset((
     "volume", "mp", "acl", "backup", "idmap", "keepattrs", "mountoptions", "quota", "replicate", "ro", "shared", "size",
 ))  # fmt: skip

@@ -126,7 +126,7 @@ class GuestAgents:
         if exc.status in (401, 403):
             raise NodeNotReady(
                 f"PVE refuses the gateway's API token ({exc.status}); it needs VM.GuestAgent.Unrestricted on /vms",
-                missing=["pve.token_file"],
+                missing=["pve.agent_token_file"],
                 vmid=vmid,
             ) from exc
         raise NodeNotReady(f"{exc}; nothing was run", missing=["pve.api"], vmid=vmid) from exc

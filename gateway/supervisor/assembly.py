@@ -29,9 +29,11 @@ from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.memory import Memory
 from gateway.supervisor.operations import Operations
 from gateway.supervisor.places import Places
+from gateway.supervisor.pvesh import Pvesh
 from gateway.supervisor.questions import Questions
 from gateway.supervisor.reboot import find_lost, note_boot, rebooted
 from gateway.supervisor.recovery import recover
+from gateway.supervisor.root_changes import RootChanges
 from gateway.supervisor.server import Server
 from gateway.supervisor.services import Services
 from gateway.supervisor.spool import Spool
@@ -84,7 +86,10 @@ class Supervisor:
         )
         following, acting = Following(io, execs, looking), Acting(execs, looking, self.trail)
         self.tickets = Tickets(io.time)
-        self.operations = Operations(config, self.acceptance, execs, looking, following, acting, self.tickets)
+        self.root_changes = RootChanges(io, config, self.trail, Pvesh(self.loop, config.pve.pvesh))
+        self.operations = Operations(
+            config, self.acceptance, execs, looking, following, acting, self.tickets, self.root_changes
+        )
         self.server = Server(
             io,
             self.operations.dispatch,
@@ -157,9 +162,14 @@ class Supervisor:
         self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
 
     async def nothing_starts(self, timeout: float) -> bool:
-        """Waits until no exec is on its way into its guest; False when that takes longer than `timeout` seconds."""
+        """Waits until no exec is on its way into its guest and no change as root under way; False when that takes
+        longer than `timeout` seconds."""
         deadline = self.loop.io.time() + timeout
-        while self.acceptance.under_way or not all(e.can_be_handed_over for e in self.execs.running.values()):
+        while (
+            self.acceptance.under_way
+            or self.root_changes.under_way
+            or not all(e.can_be_handed_over for e in self.execs.running.values())
+        ):
             if self.loop.io.time() > deadline:
                 return False
             await asyncio.sleep(_START_POLL)

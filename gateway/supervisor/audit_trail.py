@@ -71,6 +71,10 @@ class AuditTrail:
         data = trail.outcome(ending) if ending is not None else {"reason": State.UNKNOWN}
         self._post(_record(Event.EXEC_OUTCOME, order, asked_by=order, audit_id=order.audit_id, data=data), order.id)
 
+    def note(self, record: dict[str, Any]) -> None:
+        """Has any record written, without waiting."""
+        self._post(record, str(record["audit_id"]))
+
     def _post(self, record: dict[str, Any], exec_id: str) -> None:
         try:
             self._client.post(record)

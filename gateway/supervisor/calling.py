@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gateway.errors import ClientGone, GatewayError, GatewayRestarting, InternalError, SupervisorUnavailable, from_wire
+from gateway.errors_pve import OutcomeUnknown
 from gateway.exec.origin import Origin
 from gateway.supervisor.protocol import CLIENT_LEFT, FrameReader, ProtocolError, encode
 
@@ -194,6 +195,8 @@ def _restarting(operation: str) -> GatewayError:
 
 
 def _unavailable(operation: str) -> GatewayError:
+    if operation == "root_change":
+        return OutcomeUnknown("the supervisor went away before it answered; look at the guest before asking again")
     began = " whether the command began is unknown: look for it in GET /execs;" if operation in ("run", "start") else ""
     return SupervisorUnavailable(
         f"the supervisor went away before it answered;{began} see `systemctl status pve-exec-gateway-supervisor`",

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 from gateway import ulid
 from gateway.config import Config
 from gateway.errors import NodeNotReady, TokenStoreError
+from gateway.errors_pve import OutcomeUnknown
 from gateway.exec.order import GuestKind, Order
 from gateway.exec.origin import Origin
+from gateway.policy.root import RootChange
 from gateway.supervisor import readiness
 from gateway.supervisor.acceptance import Acceptance
 from gateway.supervisor.acting import Acting, require_feeding
@@ -20,6 +22,7 @@ from gateway.supervisor.following import Following
 from gateway.supervisor.looking import Looking
 from gateway.supervisor.protocol import ProtocolError
 from gateway.supervisor.queued import Attempt, Begun
+from gateway.supervisor.root_changes import RootChanges
 from gateway.supervisor.server import Connection, Reply
 from gateway.supervisor.tickets import Tickets
 
@@ -44,6 +47,7 @@ class Operations:
         following: Following,
         acting: Acting,
         tickets: Tickets,
+        root_changes: RootChanges,
     ) -> None:
         self._acceptance = acceptance
         self._config = config
@@ -52,6 +56,7 @@ class Operations:
         self._following = following
         self._acting = acting
         self._tickets = tickets
+        self._root_changes = root_changes
         self._handlers: dict[str, Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]] = {
             "run": self._run,
             "start": self._start,
@@ -65,6 +70,7 @@ class Operations:
             "resize": self._resize,
             "kill": self._kill,
             "ticket_make": self._make_ticket,
+            "root_change": self._change_as_root,
         }
 
     async def dispatch(self, connection: Connection, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -261,6 +267,18 @@ class Operations:
     async def _make_ticket(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         data = {"token_id": origin.token_id, "secret": _member(header, "secret", list)}
         return {"ticket": self._tickets.make(origin.token_id, data, _member(header, "path", str))}, ()
+
+    async def _change_as_root(
+        self, connection: Connection, header: dict[str, Any], _: list[bytes], origin: Origin
+    ) -> Reply:
+        try:
+            change = RootChange.from_wire(header.get("change"))
+        except ValueError as exc:
+            raise ProtocolError(str(exc)) from exc
+        if header.get("begun"):  # an earlier image of this program had it in work: it is not made twice
+            raise OutcomeUnknown("the supervisor was replaced meanwhile; look at the guest", vmid=change.vmid)
+        connection.request = {**header, "begun": True}, []
+        return {"said": await self._root_changes.make(change, origin)}, ()
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)

@@ -22,6 +22,7 @@ from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecView, StreamCount
+from gateway.policy.root import RootChange
 from gateway.supervisor.calling import Decide, Watch
 from gateway.supervisor.feed import Feed
 from tests.auth.changes import issue_token
@@ -52,6 +53,7 @@ class FakeSupervisor:
     keys: dict[tuple[str, str], tuple[int, bytes, str]] = field(default_factory=dict)
     attended: list[bool] = field(default_factory=list)
     tickets: dict[str, tuple[Redeemed, str]] = field(default_factory=dict)
+    root_changes: list[RootChange] = field(default_factory=list)
 
     def locate(self, vmid: int) -> None:
         self._fail()
@@ -131,6 +133,11 @@ class FakeSupervisor:
 
     def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> ExecView:
         return self._running(exec_id, origin).resize(rows, cols)
+
+    def change_as_root(self, change: RootChange, origin: Origin) -> dict[str, Any]:
+        self._fail()
+        self.root_changes.append(change)
+        return {"exit_code": 0, "status": None, "words": "", "upid": None, "audit_id": "au_1"}
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         self._fail()

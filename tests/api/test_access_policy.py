@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from gateway.api.call import Call, Reply
+from gateway.api.changes import Changes
 from gateway.api.denials import DenialLog
 from gateway.api.door import Door
 from gateway.api.pipeline import Pipeline
 from gateway.api.route import CHANGES_GUESTS, Route
 from gateway.api.services import Services
 from gateway.api.shares import start_shares, stream_shares
+from gateway.audit.unfinished import UnfinishedChanges
 from gateway.auth.actions import Action
 from gateway.auth.grants import Grant, parse_guests
 from gateway.auth.tokens import TokenStore
@@ -78,7 +80,8 @@ def test_policy_stands_before_every_grant(
     config, audit = Config(node="pve1"), FakeAudit()
     services = Services(
         config=config, supervisor=FakeSupervisor(), audit=audit, tokens=store, policy=NodePolicy(config.policy),
-        pve=connect(config.pve), guests=GuestMap(config.pve.etc, config.node),
+        pve=(pve := connect(config.pve)),
+        changes=Changes(audit, pve.watcher, UnfinishedChanges(tmp_path / "changes"), "pve1"), guests=GuestMap(config.pve.etc, config.node),
         openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
     )  # fmt: skip
     reached: list[Call] = []

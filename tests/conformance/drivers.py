@@ -96,7 +96,7 @@ def _machine(stack: ExitStack) -> Guest:
     token_file = Path(directory, "pve.token")
     write_token(token_file)
     pve = stack.enter_context(running_api())
-    gateway, api = _open_gateway(stack, "agent", pve={"api": pve.url, "token_file": str(token_file)})
+    gateway, api = _open_gateway(stack, "agent", pve={"api": pve.url, "agent_token_file": str(token_file)})
     running, stopped = machines.create(311), machines.create(312, start=False)
     stack.callback(stopped.destroy)
     stack.callback(running.destroy)

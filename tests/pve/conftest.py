@@ -35,7 +35,7 @@ def token_file(node: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def gateway(make_gateway: Callable[..., Gateway], pve: PveProcess, token_file: Path) -> Gateway:
     """A gateway that asks the simulated API."""
-    return make_gateway(pve={"api": pve.url, "token_file": str(token_file)})
+    return make_gateway(pve={"api": pve.url, "agent_token_file": str(token_file)})
 
 
 @pytest.fixture(scope="module")

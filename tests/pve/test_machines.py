@@ -308,7 +308,7 @@ def test_late_agent(api: Api, machine: Machine, gateway: Gateway) -> None:
 
 def test_waiting_command_is_cancelled(make_gateway: Callable[..., Gateway], pve: PveProcess, token_file: Path) -> None:
     """DELETE takes one out of the queue that could not be ended once it ran."""
-    narrow = make_gateway(exec={"max_running": 1}, pve={"api": pve.url, "token_file": str(token_file)}).api()
+    narrow = make_gateway(exec={"max_running": 1}, pve={"api": pve.url, "agent_token_file": str(token_file)}).api()
     mark = new_mark()
     with closing(narrow), narrow.begin(VMID, {"command": ["sleep", "2"], "labels": {"test": "first"}}):
         first = begun(narrow, "first")

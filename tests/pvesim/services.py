@@ -191,6 +191,7 @@ class Services:
                 "last_used": f"{self.state}/last-used",
             },
             "spool": {"directory": f"{self.spool}"},
+            "pve": {"changes": f"{self.state}/changes"},
             "lxc": {"launcher": f"{REPOSITORY}/build/launcher", "pct": f"{REPOSITORY}/tests/pvesim/pct.py"},
         }
         for section, values in self._settings.items():

@@ -52,6 +52,8 @@ class UsageError(Exception):
 
 
 def _parse(arguments: list[str]) -> tuple[str, str, dict[str, Any]]:
+    if arguments[:1] == ["--noproxy"]:  # in front only
+        arguments = arguments[1:]
     if len(arguments) < 2 or arguments[0] not in _METHODS:
         raise UsageError(f"ERROR: unknown command 'pvesh {' '.join(arguments[:1])}'")
     verb, path, *rest = arguments

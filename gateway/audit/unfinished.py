@@ -1,0 +1,89 @@
+"""Announced changes whose outcome is not in the log yet: a file each, locked by the process that has it in hand.
+
+A process that dies leaves its files behind unlocked; the next one takes them up, so that no announcement stays without
+an outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_MAX_BYTES = 64 << 10
+
+
+@dataclass
+class Unfinished:
+    """One change: its announcement as a record, without its data, and the task that makes it, once that is known."""
+
+    record: Mapping[str, Any]
+    upid: str | None
+    _path: Path
+    _fd: int
+
+    def note_task(self, upid: str) -> None:
+        """The task has begun. Raises OSError."""
+        self.upid = upid
+        self._write()
+
+    def close(self) -> None:
+        """The outcome is in the log."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        os.close(self._fd)
+
+    def _write(self) -> None:
+        text = json.dumps({"record": dict(self.record), "upid": self.upid}).encode()
+        os.pwrite(self._fd, text, 0)
+        os.ftruncate(self._fd, len(text))
+
+
+class UnfinishedChanges:
+    """Those of one node. `directory` is made when it is needed, for nobody else."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def begin(self, record: Mapping[str, Any]) -> Unfinished:
+        """Remembers a change before it is made. Raises OSError; then it must not be made."""
+        kept = {name: value for name, value in record.items() if name != "data"}
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._directory / f"{record['audit_id']}.json"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        change = Unfinished(kept, None, path, fd)
+        change._write()
+        return change
+
+    def adopt(self) -> Iterator[Unfinished]:
+        """Those that nobody has in hand any more: ours from now on."""
+        for path in sorted(self._directory.glob("au_*.json")):
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:  # just finished
+                continue
+            with contextlib.ExitStack() as undo:
+                undo.callback(os.close, fd)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if not os.fstat(fd).st_nlink:  # finished before it was ours
+                        continue
+                    data = json.loads(os.pread(fd, _MAX_BYTES, 0))
+                    change = Unfinished(dict(data["record"]), data["upid"], path, fd)
+                except BlockingIOError:  # another process has it
+                    continue
+                except (ValueError, KeyError, TypeError):
+                    log.error("%s is damaged: it names no change", path)
+                    path.unlink()
+                    continue
+                undo.pop_all()
+            yield change
