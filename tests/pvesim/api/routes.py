@@ -4,7 +4,7 @@ import re
 from functools import cache
 from typing import Any
 
-from tests.pvesim.api import cluster, facts, privileges, storage_routes, task_routes
+from tests.pvesim.api import backup, cluster, facts, privileges, storage_routes, task_routes
 from tests.pvesim.api.call import Call, Handler, Parameters, Simulation
 from tests.pvesim.api.facts import Facts
 from tests.pvesim.api.failure import Failure, die, refuse
@@ -15,6 +15,7 @@ ROUTES: dict[tuple[str, str], Handler] = {
     **cluster.ROUTES,
     **task_routes.ROUTES,
     **storage_routes.ROUTES,
+    **backup.ROUTES,
     **LXC,
     **QEMU,
 }
