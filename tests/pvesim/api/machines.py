@@ -40,7 +40,7 @@ class Machine:
 
     @property
     def pidfile(self) -> Path:
-        return RUN / f"{self.vmid}.pid"
+        return pidfile(self.vmid)
 
     @property
     def pid(self) -> int:
@@ -54,22 +54,7 @@ class Machine:
 
     def start(self) -> None:
         """Starts it; returns when its guest agent listens."""
-        RUN.mkdir(exist_ok=True)
-        self.pidfile.unlink(missing_ok=True)
-        command = ["/usr/bin/kvm", "-m", "tests.pvesim.api.vm", "-id", str(self.vmid), "-pidfile", str(self.pidfile)]
-        self._process = subprocess.Popen(
-            command,
-            executable=sys.executable,
-            stdin=subprocess.DEVNULL,
-            cwd=REPOSITORY,
-            env={"PYTHONHOME": sys.base_prefix, "PATH": "/usr/bin:/bin"},
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self.pidfile.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise MachineError(f"machine {self.vmid} does not start")
-            time.sleep(_POLL)
+        self._process = launch(self.vmid)
 
     def stop(self) -> None:
         """Pulls the plug: all that runs in it ends. PVE leaves the pid file behind."""
@@ -99,6 +84,31 @@ class Machine:
             file.unlink()
         self.config.unlink(missing_ok=True)
         pmxcfs.unregister(self.vmid)
+
+
+def pidfile(vmid: int) -> Path:
+    return RUN / f"{vmid}.pid"
+
+
+def launch(vmid: int) -> subprocess.Popen[bytes]:
+    """A machine's process, in a session of its own, once its guest agent listens. Raises MachineError."""
+    RUN.mkdir(exist_ok=True)
+    file = pidfile(vmid)
+    file.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        ["/usr/bin/kvm", "-m", "tests.pvesim.api.vm", "-id", str(vmid), "-pidfile", str(file)],
+        executable=sys.executable,
+        stdin=subprocess.DEVNULL,
+        cwd=REPOSITORY,
+        env={"PYTHONHOME": sys.base_prefix, "PATH": "/usr/bin:/bin"},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + _START_SECONDS
+    while not file.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise MachineError(f"machine {vmid} does not start")
+        time.sleep(_POLL)
+    return process
 
 
 def create(vmid: int, *, agent: bool = True, start: bool = True) -> Machine:

@@ -69,13 +69,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(fault["seconds"])
         if fault["kind"] == "status":
             self.close_connection = True
-            self._send(fault["status"], fault["text"], fault["text"].encode(), "text/plain")
+            self._send(fault["status"], fault["text"], b"", "text/plain")
             return
         status, reason, answer = self._answer(url, path, body)
         if fault["kind"] == "slow":
             time.sleep(fault["seconds"])
         text = re.sub(r"\x7f", "\\\\u007f", json.dumps(answer, ensure_ascii=False)).encode()
-        if fault["kind"] == "drop":
+        if status >= 590:  # the proxy's own: the status line is all there is
+            self._send(status, reason, b"", "text/plain")
+        elif fault["kind"] == "drop":
             self.close_connection = True
         elif fault["kind"] == "garbage":
             self._send(200, "OK", b"<html>" + text[:9], "text/html")

@@ -3,7 +3,8 @@
 import contextlib
 import fcntl
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from tests.pvesim import pmxcfs
@@ -14,13 +15,13 @@ FILE = pmxcfs.ROOT / "user.cfg"
 _LOCK = Path("/run/pvesim/user.cfg.lock")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pool:
     """A resource pool."""
 
     comment: str = ""
-    vmids: set[int] = field(default_factory=set)
-    storages: set[str] = field(default_factory=set)
+    vmids: frozenset[int] = frozenset()
+    storages: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,16 @@ class Users:
 
 
 def read() -> Users:
-    """As parse_user_config reads it; unknown lines are ignored."""
+    """As parse_user_config reads it; unknown lines are ignored. The same object for as long as the file is the same."""
+    try:
+        status = FILE.stat()
+    except FileNotFoundError:
+        return Users()
+    return _parse(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _parse(*_: int) -> Users:
     found = Users()
     for line in read_lines():
         kind, *fields = [field.strip() for field in line.split(":")]
@@ -63,8 +73,8 @@ def read() -> Users:
         elif kind == "group":
             found.groups[fields[0]] = set(split_list(fields[1]))
         elif kind == "pool":
-            vmids = {int(word) for word in split_list(fields[2]) if word.isdigit()}
-            found.pools[fields[0]] = Pool(fields[1].replace("%3A", ":"), vmids, set(split_list(fields[3])))
+            vmids = frozenset(int(word) for word in split_list(fields[2]) if word.isdigit())
+            found.pools[fields[0]] = Pool(fields[1].replace("%3A", ":"), vmids, frozenset(split_list(fields[3])))
         elif kind == "role":
             found.roles[fields[0]] = frozenset(split_list(fields[1]))
         elif kind == "acl":
@@ -115,8 +125,7 @@ def forget_guest(vmid: int) -> None:
         lines[:] = [line for line in lines if not (line.startswith("acl:") and line.split(":")[2] == path)]
         if name is not None:
             pool = read().pools[name]
-            pool.vmids.discard(vmid)
-            write_pool(lines, name, pool)
+            write_pool(lines, name, replace(pool, vmids=pool.vmids - {vmid}))
 
 
 def add_to_pool(vmid: int, name: str) -> None:
@@ -124,5 +133,4 @@ def add_to_pool(vmid: int, name: str) -> None:
     with changing() as lines:
         pool = read().pools.get(name)
         if pool is not None:
-            pool.vmids.add(vmid)
-            write_pool(lines, name, pool)
+            write_pool(lines, name, replace(pool, vmids=pool.vmids | {vmid}))

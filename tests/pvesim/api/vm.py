@@ -23,6 +23,13 @@ from typing import IO, Any
 
 MAX_OUTPUT = 16 << 20  # GUEST_EXEC_MAX_OUTPUT
 _PIECE = 65536
+_INTERFACES = [
+    {
+        "name": "eth0",
+        "hardware-address": "bc:24:11:00:00:01",
+        "ip-addresses": [{"ip-address-type": "ipv4", "ip-address": "10.200.0.1", "prefix": 8}],
+    }
+]  # what the agent says of the one network that a VM has on paper
 
 
 class AgentError(Exception):
@@ -38,6 +45,7 @@ class Agent:
         self._running: dict[int, Running] = {}
         self._commands: dict[str, Callable[[dict[str, Any]], Any]] = {
             "guest-ping": lambda _: {},
+            "guest-network-get-interfaces": lambda _: _INTERFACES,
             "guest-exec": self._exec,
             "guest-exec-status": self._status,
         }

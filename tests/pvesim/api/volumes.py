@@ -75,15 +75,15 @@ def can_link(volume_id: str, snapshot: str | None) -> bool:
 
 
 def snapshot(volume_id: str, name: str) -> None:
-    copy_tree(tree(volume_id), _snapshot(volume_id, name))
+    copy_tree(tree(volume_id), snapshot_tree(volume_id, name))
 
 
 def drop_snapshot(volume_id: str, name: str) -> None:
-    shutil.rmtree(_snapshot(volume_id, name), ignore_errors=True)
+    shutil.rmtree(snapshot_tree(volume_id, name), ignore_errors=True)
 
 
 def rollback(volume_id: str, name: str) -> None:
-    kept, now = _snapshot(volume_id, name), tree(volume_id)
+    kept, now = snapshot_tree(volume_id, name), tree(volume_id)
     if not kept.exists():
         die(f"can't rollback, snapshot '{name}' does not exist on '{storages.parse(volume_id).name}'")
     shutil.rmtree(now)
@@ -96,7 +96,7 @@ def copy(volume_id: str, storage: Storage, vmid: int, snapshot: str | None, *, l
     made = allocate(storage, vmid, describe(source)["size"])
     target = storages.parse(made)
     (target.path / "tree").rmdir()
-    copy_tree(_snapshot(volume_id, snapshot) if snapshot else tree(volume_id), target.path / "tree")
+    copy_tree(snapshot_tree(volume_id, snapshot) if snapshot else tree(volume_id), target.path / "tree")
     if linked:
         _describe(target, {**describe(target), "base": volume_id})
     return made
@@ -125,7 +125,8 @@ def used_by(storage: Storage, vmid: int) -> list[str]:
     return [volume.id for volume in images(storage) if volume.owner == vmid]
 
 
-def _snapshot(volume_id: str, name: str) -> Path:
+def snapshot_tree(volume_id: str, name: str) -> Path:
+    """What an image was when a snapshot was taken of it."""
     return storages.parse(volume_id).path / f"snapshot-{name}"
 
 

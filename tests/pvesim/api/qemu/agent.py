@@ -15,3 +15,7 @@ def execute(call: Call) -> Any:
 
 def show_execution(call: Call) -> Any:
     return call.sim.agent(call.node, call.vmid).exec_status(call["pid"])
+
+
+def show_interfaces(call: Call) -> Any:
+    return {"result": call.sim.agent(call.node, call.vmid).command("guest-network-get-interfaces", {})}

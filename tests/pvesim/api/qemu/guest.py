@@ -8,6 +8,7 @@ from tests.pvesim.api.formats import parse_size
 from tests.pvesim.api.guest_store import Store, every_guest
 from tests.pvesim.api.lxc.runtime import uptime
 from tests.pvesim.api.privileges import may
+from tests.pvesim.api.qemu import process
 
 
 def store_of(call: Call, vmid: int | None = None, node: str | None = None) -> Store:
@@ -34,7 +35,7 @@ def describe(store: Store) -> dict[str, Any]:
         "vmid": store.vmid,
         "name": guest.get("name", f"VM {store.vmid}"),
         "status": "running" if pid else "stopped",
-        "qmpstatus": guest.get("sim-paused", "running") if pid else "stopped",
+        "qmpstatus": ("paused" if process.is_paused(store) else "running") if pid else "stopped",
         "cpus": int(guest.get("cores", "1")) * int(guest.get("sockets", "1")),
         "maxmem": int(guest.get("memory", "512")) << 20,
         "maxdisk": parse_size(sizes[0]) if sizes else 0,
