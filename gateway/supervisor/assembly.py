@@ -161,16 +161,16 @@ class Supervisor:
     def _adopt_survivors(self, order: Order, group: ExecGroup) -> None:
         self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
 
-    async def nothing_starts(self, timeout: float) -> bool:
+    async def nothing_starts(self, timeout: float, give_up: Callable[[], bool]) -> bool:
         """Waits until no exec is on its way into its guest and no change as root under way; False when that takes
-        longer than `timeout` seconds."""
+        longer than `timeout` seconds, or than until `give_up` says so."""
         deadline = self.loop.io.time() + timeout
         while (
             self.acceptance.under_way
             or self.root_changes.under_way
             or not all(e.can_be_handed_over for e in self.execs.running.values())
         ):
-            if self.loop.io.time() > deadline:
+            if self.loop.io.time() > deadline or give_up():
                 return False
             await asyncio.sleep(_START_POLL)
         return True

@@ -92,11 +92,12 @@ async def _become_new_image(supervisor: Supervisor, lock: int, signals: Signals)
     supervisor.questions.hold()
     try:
         await supervisor.audit.flush(_FLUSH_SECONDS)
-        if listener is not None and await supervisor.nothing_starts(_HANDOVER_SECONDS):
-            # No turn of the loop from here to the new image: what the state says is what is.
-            if not signals.waits(_STOPS):
-                reexec.become_new_image({**handover.to_state(supervisor), "lock": lock, "listener": listener.fileno()})
+        ready = await supervisor.nothing_starts(_HANDOVER_SECONDS, lambda: signals.waits(_STOPS))
+        if signals.waits(_STOPS):
             log.error("not reloaded: it is being stopped")
+        elif ready and listener is not None:
+            # No turn of the loop since it was so, until the new image is: what the state says is what is.
+            reexec.become_new_image({**handover.to_state(supervisor), "lock": lock, "listener": listener.fileno()})
         else:
             log.error("not reloaded: execs were being started all the time; try again")
     except Exception:

@@ -78,6 +78,7 @@ def test_stop_is_not_lost_in_a_reload(api: Api, gateway: Gateway, when: str) -> 
             begun(api, held)
             begin_reload(gateway)
             gateway.services.kill("supervisor", signal.SIGTERM)
+            until(lambda: "it is being stopped" in gateway.log("supervisor"), within=3, why="it waits for no spawn")
             os.kill(nursery, signal.SIGCONT)
         gateway.services.wait_end("supervisor", 12)
     assert not living(mark)
