@@ -104,7 +104,7 @@ class Committer:
         return answers
 
     def stop(self) -> None:
-        """Let `run` finish what is queued, anchor, and return."""
+        """Let `run` finish what is queued, and return."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -161,11 +161,20 @@ class Committer:
                     break
                 self._notice_room()
             self._anchor()
+
+    def close(self) -> None:
+        """After `run` has returned and its answers were delivered: take back those that reached nobody, and anchor."""
+        self._commit_own()
         self._sinks.finish()
-        if (losses := self._sinks.take_losses(force=True)) and self._failing_since is None:
-            self._commit(losses, [])
+        self._own += self._sinks.take_losses(force=True)
+        self._commit_own()
         self._anchor(force=True)
         self._log.close()
+
+    def _commit_own(self) -> None:
+        if self._own and self._failing_since is None:
+            own, self._own = self._own, []
+            self._commit(own, [])
 
     def _is_due(self, now: float) -> bool:
         """The lock is held. Whether there is something to write at once."""

@@ -42,7 +42,7 @@ class Redactor:
 def create_key(path: Path) -> bool:
     """Make a key file (0600, random) unless there is one; True when it was made now.
 
-    The file appears whole or not at all. Raises ConfigError when it cannot be written.
+    The file appears whole or not at all, and durably. Raises ConfigError when it cannot be written.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -58,9 +58,18 @@ def create_key(path: Path) -> bool:
             return False
         finally:
             part.unlink()
+        _sync_directory(path.parent)
     except OSError as exc:
         raise ConfigError(f"cannot make the audit key {path}: {exc.strerror}") from exc
     return True
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def load_keys(path: Path) -> AuditKeys:

@@ -51,7 +51,7 @@ class AuditLog:
         self._file = LogFile(self.path, self._chain, sync)
         self._notes: list[Fields] = []
         self._doomed: list[Path] = []
-        self._immortal: set[Path] = set()
+        self._immortal: Path | None = None
 
     @property
     def full(self) -> str:
@@ -192,13 +192,15 @@ class AuditLog:
             self._notes.append(note(Event.AUDIT_FULL, why=self.full))
 
     def _delete_doomed(self) -> None:
-        """What cannot be deleted is tried again with the next batch: it is no reason to refuse what is durable."""
-        doomed, self._doomed = self._doomed, []
-        for path in doomed:
+        """What cannot be deleted is tried again with the next batch: it is no reason to refuse what is durable. Until
+        then nothing newer goes, or there would be a gap."""
+        while self._doomed:
+            path = self._doomed[0]
             try:
                 path.unlink(missing_ok=True)
             except OSError as exc:
-                self._doomed.append(path)
-                if path not in self._immortal:
+                if path != self._immortal:
                     print(f"audit writer: cannot delete {path}: {exc.strerror}", file=sys.stderr, flush=True)
-                self._immortal.add(path)
+                self._immortal = path
+                break
+            del self._doomed[0]

@@ -71,7 +71,7 @@ def _answer(message: dict[str, Any], settings: AuditSettings, keys: AuditKeys) -
     try:
         answer = _verify if "verify" in message else _search
         return b"".join(answer(message, settings, keys))
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, OverflowError) as exc:
         return _refusal(message, Code.INVALID_RECORD, f"not a query: {exc}")
     except OSError as exc:
         return _refusal(message, Code.UNAVAILABLE, f"cannot read the audit log: {exc.strerror}")

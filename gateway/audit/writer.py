@@ -81,6 +81,7 @@ def run_writer(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasy
     committer.stop()
     thread.join()
     server.close()
+    committer.close()
     reader.close()
     os.close(lock)
 

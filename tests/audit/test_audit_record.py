@@ -155,6 +155,14 @@ def test_keys_are_made_once_and_kept_private(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
 
 
+def test_a_new_key_is_durable_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut must not take the key from a log that was begun with it: its file's name is on the disk, too."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    create_key(tmp_path / "audit.key")
+    assert synced[-1] == str(tmp_path) and (tmp_path / "audit.key").exists()
+
+
 def test_sub_keys_differ() -> None:
     """Who may hash values (the redactor) cannot make records or anchors."""
     assert len({KEYS.chain, KEYS.anchor, KEYS.redactor.hash(b"")}) == 3

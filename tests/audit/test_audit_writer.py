@@ -271,6 +271,43 @@ def test_sigterm_finishes_the_queue(writer: Writer, settings: AuditSettings) -> 
     assert verify(settings.directory, keys_of(settings)).fault is None
 
 
+SLOW = """
+import os, sys
+from gateway.audit.settings import AuditSettings
+from gateway.audit.writer import run_writer
+
+def sync(fd):
+    os.read(0, 1)
+    os.fdatasync(fd)
+
+run_writer(AuditSettings.from_json(sys.argv[1]), sync)
+"""
+
+
+def test_a_caller_that_left_while_the_writer_stopped(settings: AuditSettings, tmp_path: Path) -> None:
+    """The intent becomes durable after SIGTERM, and its receipt reaches nobody: `aborted` is the last word of it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "told"))
+        told.settimeout(10)
+        environment = {"PYTHONPATH": str(REPOSITORY), "NOTIFY_SOCKET": str(tmp_path / "told")}
+        command = [sys.executable, "-c", SLOW, settings.to_json()]
+        with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as slow:
+            assert slow.stdin and told.recv(100) == b"READY=1"
+            slow.stdin.write(b".")
+            slow.stdin.flush()
+            with contextlib.closing(AuditClient(settings.socket)) as client:
+                wait_until(lambda: client.ping()["seq"] == 1)
+                with connect(settings) as caller:
+                    caller.sendall(encode_frame({"id": 1, "record": intent(1), "wait": True}))
+                    wait_until(lambda: client.ping()["writing"] == 1)
+                    slow.terminate()
+                    assert told.recv(100) == b"STOPPING=1"
+            slow.stdin.write(b"." * 10)
+            slow.stdin.close()
+            assert slow.wait(10) == 0
+    assert events(settings) == ["audit:opened", "exec:intent", "exec:aborted"]
+
+
 def test_after_kill_9_every_receipt_stands_in_the_log(tmp_path: Path) -> None:
     """Killed at once under load, five times over: no acknowledged record is lost, the chain goes on."""
     settings = make_settings(tmp_path, rotate_bytes=20_000)
