@@ -134,7 +134,10 @@ class Pipeline:
             with self._shares.take(call.actor.token_id), upload:
                 if attempt.route.change is not None:
                     self._services.policy.require(attempt.route.change(self._services, call))
-                return attempt.route.handler(self._services, call)
+                reply = attempt.route.handler(self._services, call)
+            if attempt.route.event is None and not isinstance(reply.body, Live):
+                call.standing.current()  # what took long to find may not be shown any more
+            return reply
         except GatewayError as error:
             if attempt.route.action is Action.PUBLIC:
                 raise
