@@ -81,7 +81,8 @@ def test_policy_stands_before_every_grant(
     services = Services(
         config=config, supervisor=FakeSupervisor(), audit=audit, tokens=store, policy=NodePolicy(config.policy),
         pve=(pve := connect(config.pve)),
-        changes=Changes(audit, pve.watcher, UnfinishedChanges(tmp_path / "changes"), "pve1"), guests=GuestMap(config.pve.etc, config.node),
+        changes=Changes(audit, pve.watcher, UnfinishedChanges(tmp_path / "changes"), "pve1"),
+        guests=GuestMap(config.pve.etc, config.node),
         openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
     )  # fmt: skip
     reached: list[Call] = []
