@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from gateway.exec.order import GuestKind
 
 Raw = Mapping[str, Any]
+_KINDS: Mapping[str, GuestKind] = {kind.value: kind for kind in GuestKind}
 
 
 class GuestRef(NamedTuple):
@@ -52,12 +53,12 @@ class Guest:
     @classmethod
     def read(cls, raw: Raw) -> Guest | None:
         """None for what is no guest."""
-        vmid, node = number(raw.get("vmid")), text(raw.get("node"))
-        if vmid is None or node is None or raw.get("type") not in tuple(GuestKind):
+        vmid, node, kind = number(raw.get("vmid")), text(raw.get("node")), read_kind(raw.get("type"))
+        if vmid is None or node is None or kind is None:
             return None
         return cls(
             vmid=vmid,
-            kind=GuestKind(raw["type"]),
+            kind=kind,
             node=node,
             name=text(raw.get("name")),
             status=text(raw.get("status")) or "unknown",
@@ -273,7 +274,6 @@ class Volume:
         name = text(raw.get("volid"))
         if name is None:
             return None
-        subtype = raw.get("subtype")
         return cls(
             volume=name,
             content=text(raw.get("content")) or "",
@@ -281,7 +281,7 @@ class Volume:
             size=number(raw.get("size")),
             made_at=number(raw.get("ctime")),
             vmid=number(raw.get("vmid")) or None,
-            kind=GuestKind(subtype) if subtype in tuple(GuestKind) else None,
+            kind=read_kind(raw.get("subtype")),
             notes=text(raw.get("notes")) or "",
             protected=flag(raw.get("protected")),
         )
@@ -321,7 +321,7 @@ class Pool:
         if name is None:
             return None
         members = [member for member in raw.get("members") or [] if isinstance(member, dict)]
-        vmids = {number(member.get("vmid")) for member in members if member.get("type") in tuple(GuestKind)}
+        vmids = {number(member.get("vmid")) for member in members if read_kind(member.get("type"))}
         storages = {text(member.get("storage")) for member in members if member.get("type") == "storage"}
         return cls(
             name=name,
@@ -334,8 +334,15 @@ class Pool:
 # ---- PVE's scalars
 
 
+def read_kind(value: Any) -> GuestKind | None:
+    """What a guest is; None for the types of other things."""
+    return _KINDS.get(value) if isinstance(value, str) else None
+
+
 def number(value: Any) -> int | None:
     """A whole number, sent as one or as a text; a fraction is cut."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool):
         return int(value)
     found = fraction(value)
@@ -360,9 +367,11 @@ def flag(value: Any) -> bool:
 
 def text(value: Any) -> str | None:
     """A text that is not empty; PVE sends names of digits as numbers."""
+    if type(value) is str:
+        return value or None
     if type(value) in (int, float):
         return str(value)
-    return value if isinstance(value, str) and value else None
+    return None
 
 
 def split_tags(value: Any) -> tuple[str, ...]:

@@ -18,27 +18,28 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway import errors_pve as errors
 from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning
 from gateway.exec.order import GuestKind
-from gateway.pve.access import WEB
+from gateway.pve.access import WEB, Access
 from gateway.pve.caller import Options
 from gateway.pve.client import PveApi
 from gateway.pve.ids import Upid, parse_upid, parse_volume
 from gateway.pve.models import GuestRef
 from gateway.pve.service import Pve
 from gateway.pve.tasks import Task
+from gateway.supervisor.pvesh import call_at_once
 from tests.pvesim import pmxcfs
-from tests.pvesim.api import access
 from tests.pvesim.api.process import running_api
 
-_TOKEN, _SECRET = "gateway@pve!life", "0b9f4f8e-5c0e-4a1b-8a51-6f9a6f3f7a11"
 _TAG = "pve-exec-gateway-test"
 _TASK_SECONDS = 300
 
@@ -77,9 +78,15 @@ class Real:
         self.done(self.pve.guests.delete(guest, purge=True))
 
 
+def _pvesh(program: Path, arguments: Sequence[str]) -> Any:
+    said = call_at_once(program, arguments)
+    assert said.exit_code == 0, said.words
+    return said.data()
+
+
 @pytest.fixture(scope="module")
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
-    """The node, by a token of what the web's token may do."""
+    """The node, by a token that may what the web's may; on the simulated node `setup` makes it."""
     file = tmp_path_factory.mktemp("token") / "pve.token"
     file.touch(0o600)
     with contextlib.ExitStack() as stack:
@@ -88,10 +95,14 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             ca = Path(os.environ.get("PVE_TEST_CA", "/etc/pve/pve-root-ca.pem"))
         else:
             request.getfixturevalue("node")
-            url, ca = stack.enter_context(running_api()).url, pmxcfs.ROOT / "pve-root-ca.pem"
-            access.add_token(_TOKEN, _SECRET, privileges=WEB.privileges)
-            token = f"{_TOKEN}={_SECRET}"
-        file.write_text(f"{token}\n")
+            simulated = stack.enter_context(running_api())
+            url, ca, token = simulated.url, pmxcfs.ROOT / "pve-root-ca.pem", None
+            # A token of its own: another run in the same node has one, too.
+            role = replace(WEB, token=f"test{os.getpid()}")
+            access = Access(partial(_pvesh, simulated.pvesh), lambda path: PveApi(url, path, ca), dry=False)
+            assert all(step.made for step in access.make({role: file}) if step.what.startswith("token"))
+        if token:
+            file.write_text(f"{token}\n")
         api = PveApi(url, file, ca)
         stack.callback(api.close)
         pve = Pve(api)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -24,8 +25,11 @@ from gateway.supervisor.pvesh import Said, call_at_once
 from tests.exec.gateways import Gateway
 from tests.exec.sockets import connect, socket_of
 from tests.exec.waiting import until
+from tests.pvesim import pmxcfs
+from tests.pvesim.api.process import running_api
 
 NODE = "pve1"
+VMID = 8801
 ORIGIN = Origin("tk_1", "ci", (), (), "10.0.0.1", "req_1", root_guests=((100, 200),))
 UPID = "UPID:pve1:0000C350:0012D687:6920A1B2:vzcreate:150:root@pam:"
 NULL = {"dev0": "/dev/null,mode=0660"}
@@ -212,6 +216,43 @@ def test_many_at_once(root_gateway: Gateway, supervisor: SupervisorClient, pvesh
     for thread in threads:
         thread.join(20)
     assert done == [None] * 10 and pvesh.argv.count("set") == 10
+
+
+# ---- with the simulated node's pvesh
+
+
+@pytest.fixture(scope="module")
+def simulated(node: None) -> Iterator[Path]:
+    """The pvesh of a simulated PVE API, with a stopped container of ours."""
+    with running_api() as api:
+        template = call_at_once(
+            api.pvesh, ["get", f"/nodes/{socket.gethostname()}/storage/local/content", "--content=vztmpl"]
+        )
+        options = [f"--vmid={VMID}", f"--ostemplate={template.data()[0]['volid']}", "--rootfs=local-lvm:1"]
+        made = call_at_once(api.pvesh, ["create", f"/nodes/{socket.gethostname()}/lxc", *options, "--unprivileged=1"])
+        assert made.exit_code == 0 and made.upid, made
+        yield api.pvesh
+        call_at_once(api.pvesh, ["delete", f"/nodes/{socket.gethostname()}/lxc/{VMID}"])
+
+
+def test_on_a_node(make_gateway: Callable[..., Gateway], simulated: Path) -> None:
+    """A device and a feature that no token could give arrive in the configuration; PVE's refusals come back."""
+    gateway = make_gateway(
+        pve={"pvesh": str(simulated)}, policy={"devices": ["/dev/null"], "features": ["nesting", "fuse"]}
+    )
+    origin = Origin("tk_1", "ci", (), (), "10.0.0.1", "req_1", root_guests=((VMID, VMID + 1),))
+    with contextlib.closing(SupervisorClient(socket_of(gateway), None)) as client:  # type: ignore[arg-type]
+        options = {"dev0": "/dev/null,mode=0660", "features": "fuse=1,nesting=1"}
+        change_as_root(client, change(gateway, VMID, options=options), origin)
+        config = pmxcfs.ROOT / f"nodes/{socket.gethostname()}/lxc/{VMID}.conf"
+        lines = config.read_text().splitlines()
+        assert "dev0: /dev/null,mode=0660" in lines and any(line.startswith("features: ") for line in lines)
+        change_as_root(client, change(gateway, VMID, options={}, delete=("dev0",)), origin)
+        assert "dev0" not in config.read_text()
+        with pytest.raises(errors_pve.GuestChanged):
+            change_as_root(client, change(gateway, VMID, digest="0" * 40), origin)
+        with pytest.raises(GuestNotFound):
+            change_as_root(client, change(gateway, VMID + 1), origin)
 
 
 # ---- the model
