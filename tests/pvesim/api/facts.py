@@ -48,9 +48,6 @@ def check(facts: Facts, given: dict[str, Any]) -> dict[str, Any]:
         wrong = mistake(rule, value)
         if wrong:
             errors[name] = wrong
-        needed = rule.get("requires")
-        if needed and needed not in taken:
-            errors[needed] = f"missing property required by '{name}'"
     for name, rule in rules.items():
         if name not in taken and not rule.get("optional") and "[n]" not in name:
             errors[name] = "property is missing and it is not optional"

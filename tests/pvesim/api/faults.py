@@ -11,13 +11,15 @@ a test through `Api.faults`, others by `PUT /sim/faults` with the same JSON.
 | `garbage` | 200 and no JSON, after the request has been carried out |
 | `drop` | the connection closes without an answer, after the request has been carried out |
 | `task` | a task of the type `path` fails with `text`, before it does anything |
-| `stall` | a task of the type `path` waits `seconds` before it does anything |
+| `stall` | a task of the type `path` waits `seconds` before it does anything; one whose step is called `path`, \
+`unpack` (create, restore) or `copy` (clone, snapshot), waits before that |
 """
 
 import contextlib
 import fcntl
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +84,12 @@ class Faults:
                     found: dict[str, Any] = dict(rule)
                     return found
         return None
+
+    def stall(self, step: str) -> None:
+        """A task has come to a step that may be told to wait."""
+        rule = self.take(("stall",), step)
+        if rule:
+            time.sleep(rule["seconds"])
 
     def is_full(self, storage: str) -> bool:
         return storage in self._read().get("full", ())

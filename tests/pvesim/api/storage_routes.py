@@ -107,7 +107,7 @@ def download_appliance(call: Call) -> Any:
         archives.download(name, target)
         print("download finished")
 
-    return tasks.fork_worker(call, "download", "", work)
+    return tasks.fork_worker(call, "download", name, work)
 
 
 def list_defined(call: Call) -> Any:

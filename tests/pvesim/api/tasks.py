@@ -115,9 +115,7 @@ def _run(call: Call, kind: str, ready: int, work: Callable[[], None]) -> NoRetur
 def _carry_out(call: Call, kind: str, work: Callable[[], None]) -> str:
     """Runs it; the log's last line."""
     try:
-        stalled = call.sim.faults.take(("stall",), kind)
-        if stalled:
-            time.sleep(stalled["seconds"])
+        call.sim.faults.stall(kind)
         broken = call.sim.faults.take(("task",), kind)
         if broken:
             raise Failure(500, broken["text"])

@@ -126,6 +126,7 @@ def _carry_out(call: Call, plan: _Plan, node: str | None) -> None:
         for point in plan.points:
             kind = "full clone of mountpoint" if plan.is_full else "linked clone of mount point"
             print(f"create {kind} {point.key} ({point.volume})")
+            call.sim.faults.stall("copy")
             storage = storages.find(call.get("storage") or point.volume.partition(":")[0])
             if call.sim.faults.is_full(storage.id):
                 die(f"unable to create image: no space left on storage '{storage.id}'")

@@ -52,6 +52,7 @@ def fill(guest: GuestConfig, archive: Volume, call: Call, *, is_restore: bool) -
         die(f"volume '{archive.id}' does not exist")
     if is_restore:
         print(f"restoring '{archive.id}' now..")
+    call.sim.faults.stall("unpack")
     if call.sim.faults.is_full(point.volume.partition(":")[0]):
         _fill_up(root)
     archives.unpack(archive.path, root, unprivileged=unprivileged)

@@ -88,7 +88,7 @@ def create(store: Store, name: str, description: str | None = None) -> None:
             guest.snapshots[name]["description"] = description
         guest.values["lock"] = "snapshot" if name != "vzdump" else guest.lock
         store.write(guest)
-    _copy_frozen(store.vmid, points, name)
+    _copy_frozen(store, points, name)
     with store.locked():
         guest = store.load()
         guest.snapshots[name].pop("snapstate", None)
@@ -117,16 +117,17 @@ def delete(store: Store, name: str) -> None:
         store.write(guest)
 
 
-def _copy_frozen(vmid: int, points: list[properties.MountPoint], name: str) -> None:
-    running = runtime.is_running(vmid)
+def _copy_frozen(store: Store, points: list[properties.MountPoint], name: str) -> None:
+    running = runtime.is_running(store.vmid)
     if running:
-        runtime.freeze(vmid)
+        runtime.freeze(store.vmid)
     try:
+        store.sim.faults.stall("copy")
         for point in points:
             volumes.snapshot(point.volume, name)
     finally:
         if running:
-            runtime.thaw(vmid)
+            runtime.thaw(store.vmid)
 
 
 def _carry_out_rollback(store: Store, name: str) -> None:
