@@ -236,9 +236,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _tick(self, now: float) -> None:
         self.notify()
-        self._refusals.sum_up()
-        if closed := self._arrivals.count_closed():
-            self.log.info("closed %d connections of addresses that open too many a second", closed)
+        self._sum_up()
         for connection in self._crowd.expired(now):
             if connection.spoke:
                 self._refuse(connection, refusal.too_slow(connection.phase.name.lower()), now)
@@ -270,7 +268,12 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             if now >= began + STOP_WAITS_SECONDS:
                 os.eventfd_write(self._ending, 1)
         self._pump.stop()
+        self._sum_up()
+
+    def _sum_up(self) -> None:
         self._refusals.sum_up()
+        if closed := self._arrivals.count_closed():
+            self.log.info("closed %d connections of addresses that open too many a second", closed)
 
     # The lanes' threads
 

@@ -17,6 +17,7 @@ from gateway.web.arrivals import Arrival, Arrivals
 from tests.web.conftest import Server, StartServer, unverified_context
 
 FLOODERS = 4
+RATE = 20
 
 
 def shake(server: Server, context: ssl.SSLContext, timeout: float = 10) -> ssl.SSLSocket:
@@ -47,20 +48,25 @@ def flood(knock: Callable[[], Any]) -> Iterator[Callable[[], int]]:
             thread.join()
 
 
-def watch_good_client(server: Server, seconds: float) -> None:
-    """New connections of 127.0.0.1, one after the other: each is served within a second."""
-    end = time.monotonic() + seconds
-    while (begin := time.monotonic()) < end:
+def watch_good_client(server: Server, until: Callable[[], bool]) -> None:
+    """New connections of another address, fewer than its rate, are each served within a second, for ten at most.
+
+    One of them may take longer: a busy machine may stop for as long.
+    """
+    end, slow = time.monotonic() + 10, 0
+    while not until() and (begin := time.monotonic()) < end:
         client = server.client()
         assert client.request("GET", "/").status == 200
         client.close()
-        assert time.monotonic() - begin < 1
+        slow += time.monotonic() - begin >= 1
+        threading.Event().wait(0.1)
+    assert slow <= 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_handshakes_of_an_address_are_rated(start_server: StartServer, workers: int) -> None:
     """One address does not get more of them than its rate, over all workers; another is served all the while."""
-    server = start_server(connections_per_address=20, workers=workers)
+    server = start_server(connections_per_address=RATE, workers=workers)
     server.client().request("GET", "/")
     context = unverified_context()
 
@@ -69,16 +75,14 @@ def test_handshakes_of_an_address_are_rated(start_server: StartServer, workers: 
 
     began = time.monotonic()
     with flood(knock) as count:
-        for _ in range(3):  # the good client's own connections have a rate, too
-            watch_good_client(server, 0.1)
-        threading.Event().wait(1)
+        watch_good_client(server, until=lambda: count() > 50)
         handshakes, seconds = count(), time.monotonic() - began
-    assert 20 < handshakes <= 20 * (2 + seconds) + FLOODERS
+    assert handshakes <= RATE * (2 + seconds) + FLOODERS
 
 
 def test_requests_that_are_none_are_rated(start_server: StartServer) -> None:
     """What cannot be understood ends its connection, so that no more of them are looked at than connections begin."""
-    server = start_server(connections_per_address=20, tls=False)
+    server = start_server(connections_per_address=RATE, tls=False)
 
     def knock() -> None:
         with socket.create_connection(("127.0.0.1", server.port), 10, source_address=("127.0.0.2", 0)) as sock:
@@ -87,10 +91,9 @@ def test_requests_that_are_none_are_rated(start_server: StartServer) -> None:
 
     began = time.monotonic()
     with flood(knock) as count:
-        watch_good_client(server, 0.1)
-        threading.Event().wait(1)
+        watch_good_client(server, until=lambda: count() > 50)
         refused, seconds = count(), time.monotonic() - began
-    assert 20 < refused <= 20 * (2 + seconds) + FLOODERS
+    assert refused <= RATE * (2 + seconds) + FLOODERS
 
 
 def test_who_waits_is_served_in_turn(start_server: StartServer) -> None:
