@@ -51,9 +51,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _show(name: str, result: dict[str, float] | str) -> None:
     if isinstance(result, str):
-        print(f"{name:<28}{result}", flush=True)
+        print(f"{name:<30}{result}", flush=True)
         return
-    print(f"{name:<28}" + "  ".join(f"{label} {figure:.4g}" for label, figure in result.items()), flush=True)
+    print(f"{name:<30}" + "  ".join(f"{label} {figure:.4g}" for label, figure in result.items()), flush=True)
 
 
 def _parse() -> argparse.Namespace:
