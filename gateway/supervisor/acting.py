@@ -63,9 +63,10 @@ class Acting:
         order = self._looking.order(exec_id, origin)
         self._running(exec_id)
         require_possible(order, "signal")
-        await self._trail.signal(order, origin, number, tree=tree)
-        await asyncio.wait([self._running(exec_id).started])  # on its way it is no command yet, but our launcher
-        self._running(exec_id).signal(number, tree=tree)
+        record = await self._trail.signal(order, origin, number, tree=tree)
+        with self._trail.taken_back(record):
+            await asyncio.wait([self._running(exec_id).started])  # on its way it is no command yet, but our launcher
+            self._running(exec_id).signal(number, tree=tree)
 
     def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> None:
         """Gives the terminal another size. Raises NotATerminal, ExecEnded, ExecNotFound."""
@@ -82,19 +83,26 @@ class Acting:
         order = self._looking.order(exec_id, origin)
         waiting = self._execs.queued.get(exec_id)
         if waiting is not None:
-            await self._trail.cancel(order, origin, queued=True)
-            if not waiting.has_its_place:
-                return self._execs.withdraw(waiting)
-            await waiting.over(None)  # it is about to begin, or was refused a place
-            order = self._looking.order(exec_id, origin)
-        if exec_id in self._execs.running:
+            with self._trail.taken_back(await self._trail.cancel(order, origin, queued=True)):
+                if not waiting.has_its_place:
+                    return self._execs.withdraw(waiting)
+                await waiting.over(None)  # it is about to begin, or was refused a place
+                self._end(self._looking.order(exec_id, origin))
+        else:
+            if exec_id not in self._execs.running:
+                raise _ended(exec_id)
             require_possible(order, "kill")
-            if waiting is None:
-                await self._trail.cancel(order, origin)
-        execution = self._execs.running.get(exec_id)
-        if execution is None or not execution.end(Reason.CANCELLED):
-            raise ExecEnded(f"{exec_id} has ended already; processes that it left behind were not touched")
+            with self._trail.taken_back(await self._trail.cancel(order, origin)):
+                self._end(order)
         return self._looking.get(exec_id, origin)
+
+    def _end(self, order: Order) -> None:
+        execution = self._execs.running.get(order.id)
+        if execution is None:
+            raise _ended(order.id)
+        require_possible(order, "kill")
+        if not execution.end(Reason.CANCELLED):
+            raise _ended(order.id)
 
     def resume(self, writer: object, exec_id: str) -> None:
         """It had claimed the input under an earlier image of this program."""
@@ -136,3 +144,7 @@ def require_feeding(order: Order, origin: Origin) -> None:
     """Raises CommandNotGranted unless this caller may give the exec input: see Origin.may_feed."""
     if not origin.may_feed(order.vmid, order.terms):
         raise CommandNotGranted.for_field("stdin", order.vmid)
+
+
+def _ended(exec_id: str) -> ExecEnded:
+    return ExecEnded(f"{exec_id} has ended already; processes that it left behind were not touched")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gateway.audit.aio import AsyncAuditClient
@@ -39,7 +41,7 @@ class AuditTrail:
         await self._client.commit(intent)
 
     def abort(self, intent: dict[str, Any], reason: str) -> None:
-        """Takes back an intent that is durable: nothing was run."""
+        """Takes back what is durable: nothing of it was done."""
         self._post(build_aborted(intent, reason), str(intent["exec_id"]))
 
     def never_began(self, order: Order, reason: str) -> None:
@@ -47,20 +49,31 @@ class AuditTrail:
         data = {"aborted": Event.EXEC_INTENT, "reason": reason}
         self._post(_record(Event.EXEC_ABORTED, order, asked_by=order, audit_id=order.audit_id, data=data), order.id)
 
-    async def cancel(self, order: Order, origin: Origin, *, queued: bool = False) -> None:
-        """Returns when it is recorded who ends this exec. Raises AuditUnavailable; then it is not ended.
+    @contextmanager
+    def taken_back(self, record: dict[str, Any]) -> Iterator[None]:
+        """What `record` announced is done inside; if that fails, or comes too late, `aborted` follows."""
+        try:
+            yield
+        except BaseException as exc:
+            self.abort(record, exc.detail[:256] if isinstance(exc, GatewayError) else "its client left")
+            raise
+
+    async def cancel(self, order: Order, origin: Origin, *, queued: bool = False) -> dict[str, Any]:
+        """The durable record of who ends this exec. Raises AuditUnavailable; then it is not ended.
 
         One that is still `queued` has no intent: what it would have run stands in this record.
         """
         data = {"state": State.QUEUED, "command": order.command, "labels": order.labels} if queued else None
         record = _record(Event.EXEC_CANCEL, order, asked_by=origin, audit_id=new_audit_id(), data=data)
         await self._client.commit(record)
+        return record
 
-    async def signal(self, order: Order, origin: Origin, number: int, *, tree: bool) -> None:
-        """Returns when it is recorded who sends this signal. Raises AuditUnavailable; then it is not sent."""
+    async def signal(self, order: Order, origin: Origin, number: int, *, tree: bool) -> dict[str, Any]:
+        """The durable record of who sends this signal. Raises AuditUnavailable; then it is not sent."""
         data = {"signal": number, "to": "tree" if tree else "command"}
         record = _record(Event.EXEC_SIGNAL, order, asked_by=origin, audit_id=new_audit_id(), data=data)
         await self._client.commit(record)
+        return record
 
     async def input(self, order: Order, origin: Origin) -> None:
         """Returns when it is recorded who begins to give input. Raises AuditUnavailable; then none is given."""

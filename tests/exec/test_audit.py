@@ -50,6 +50,33 @@ def test_running_exec_outlives_a_frozen_log(api: Api, gateway: Gateway, disk: Pa
     until(lambda: gateway.records(exec_id=exec_id, event="exec:outcome"), within=5, why="its outcome is recorded")
 
 
+@pytest.mark.parametrize(("event", "method"), [("exec:signal", "POST"), ("exec:cancel", "DELETE")])
+def test_what_came_too_late_is_taken_back(api: Api, gateway: Gateway, disk: Path, event: str, method: str) -> None:
+    """A signal or an end of which the record was not yet durable when the command ended by itself was never given:
+    `aborted` says so, as the answer does."""
+    view = api.post(101, {"command": "sleep 0.3"}, headers={"Prefer": "respond-async"}).json()
+    place = f"/execs/{view['id']}"
+    where, body = (f"{place}/signal", {"signal": "TERM"}) if method == "POST" else (place, None)
+    subprocess.run(["fsfreeze", "-f", str(disk)], check=True)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(api.request, method, where, body)
+            until(lambda: api.get(place).json()["state"] == "ended", within=3, why="its end")
+            subprocess.run(["fsfreeze", "-u", str(disk)], check=True)
+            answer = asked.result()
+    finally:
+        subprocess.run(["fsfreeze", "-u", str(disk)], check=False, capture_output=True)
+    assert answer.code in ("exec_ended", "audit_unavailable")
+
+    def taken_back() -> bool:
+        announced = {record["audit_id"] for record in gateway.records(exec_id=view["id"], event=event)}
+        aborted = gateway.records(exec_id=view["id"], event="exec:aborted")
+        return announced <= {record["audit_id"] for record in aborted if record["data"]["aborted"] == event}
+
+    until(taken_back, within=5, why="it is taken back")
+    assert answer.code == "audit_unavailable" or gateway.records(exec_id=view["id"], event=event)
+
+
 def test_intent_stands_before_the_outcome(api: Api, gateway: Gateway) -> None:
     """One intent and one outcome for an exec, in this order, with who, what, where and how it ended."""
     result = api.run(101, ["sh", "-c", "exit 3"], labels={"job": "deploy"}, cwd="/tmp", user="www-data")
