@@ -279,6 +279,13 @@ def test_on_a_node(make_gateway: Callable[..., Gateway], simulated: Path) -> Non
         {"create": True, "options": {"env": "A=B"}},
         {"create": True, "options": {"skiplock": 1}},
         {"create": True, "delete": ("mp0",)},
+        {"create": True, "options": {"ostemplate": "pbs:backup/ct/101/x", "restore": 1, "unprivileged": 1}},
+        {"create": True, "options": {"ostemplate": "pbs:backup/ct/101/x", "restore": "0", "unprivileged": 1}},
+        {"create": True, "options": {"hostname": "x", "force": True}},
+        {"create": True, "options": {"unprivileged": "0\n"}},
+        {"create": True, "options": {"entrypoint": "/sbin/init\nlxc.hook.start: /x"}},
+        {"create": True, "options": {"tags": "a\tb"}},
+        {"options": {"hookscript": "local:snippets/x.sh\n"}},
     ],
 )
 def test_only_what_the_model_knows(wrong: dict[str, Any]) -> None:
