@@ -127,7 +127,7 @@ def test_change_is_made_and_recorded(root_gateway: Gateway, supervisor: Supervis
         ({"mp0": "/etc,mp=/mnt"}, PolicyRefused),
         ({"features": "keyctl=1"}, PolicyRefused),
         ({"hookscript": "local:snippets/x.sh"}, PolicyRefused),
-        ({"dev0": "/dev/null\n--delete=x"}, PolicyRefused),
+        ({"dev0": "/dev/null --delete=x"}, PolicyRefused),
     ],
 )
 def test_node_policy_is_asked_again(
@@ -286,6 +286,7 @@ def test_on_a_node(make_gateway: Callable[..., Gateway], simulated: Path) -> Non
         {"create": True, "options": {"entrypoint": "/sbin/init\nlxc.hook.start: /x"}},
         {"create": True, "options": {"tags": "a\tb"}},
         {"options": {"hookscript": "local:snippets/x.sh\n"}},
+        {"options": {"dev0": "/dev/null\n--delete=x"}},
     ],
 )
 def test_only_what_the_model_knows(wrong: dict[str, Any]) -> None:
