@@ -14,8 +14,10 @@ _VMID = range(100, 1_000_000_000)
 _NODE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _SET = re.compile(r"(?:dev|mp)(?:[0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5])|rootfs|features|hookscript")
 _DIGEST = re.compile(r"[0-9a-f]{40}")
-_ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_ODD = re.compile(r"[\x00-\x1f\x7f]")
+_ODD_IN_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SHOWN = frozenset(("password", "env"))
+_NEVER = frozenset(("restore", "force"))
 _MAX_OPTIONS, _MAX_VALUE = 600, 8192
 
 
@@ -24,7 +26,9 @@ class RootChange:
     """What pvesh is to do with container `vmid` of `node`: change its configuration, or `create` it.
 
     To change it, options are those that only root@pam may set, and `delete` takes such back. Whatever else is wanted
-    goes by PVE's API. Secrets are no options of it: every user of the node sees pvesh's argument list.
+    goes by PVE's API. Secrets are no options of it: every user of the node sees pvesh's argument list. Nor is a backup:
+    what root@pam restores takes raw `lxc.*` keys from its archive, where nobody has looked (PVE::LXC::Create,
+    restore_configuration, `$restricted`).
     """
 
     node: str
@@ -47,10 +51,14 @@ class RootChange:
         for name in (*self.options, *self.delete):
             if name in _SHOWN:
                 raise InvalidRequest(f"`{name}` cannot be combined with what only root@pam may set: it would be seen")
+            if name in _NEVER:
+                raise InvalidRequest(f"`{name}` goes by PVE's API: root@pam would trust the backup's own configuration")
             if not (is_known_option(name) if self.create else _SET.fullmatch(name)):
                 raise InvalidRequest(f"`{name[:64]!a}` is no option for root@pam alone")
         for name, value in self.options.items():
-            if not isinstance(value, str | int) or len(str(value)) > _MAX_VALUE or _ODD.search(str(value)):
+            # PVE's patterns let a newline end a value, and its configuration files have a line for each.
+            odd = _ODD_IN_TEXT if name == "description" else _ODD
+            if not isinstance(value, str | int) or len(str(value)) > _MAX_VALUE or odd.search(str(value)):
                 raise InvalidRequest(f"`{name}` has a value that cannot be passed on")
 
     def describe(self) -> GuestChange:

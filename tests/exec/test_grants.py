@@ -25,9 +25,10 @@ CAT = ["/bin/cat"]
 WAYS: list[dict[str, str]] = [{}, {"Accept": "application/x-ndjson"}, {"Prefer": "respond-async"}]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def limited(gateway: Gateway) -> Iterator[Api]:
-    """A token that may run echo with one argument and a cat that is fed, as root, in guests 101 to 299."""
+    """A token that may run echo with one argument and a cat that is fed, as root, in guests 101 to 299. Each test has
+    its own: of one token's denials only so many are recorded."""
     opened = gateway.api(
         gateway.token_for({"actions": ["exec:run", "exec:terminal"], "guests": "101-299", "commands": [ECHO, CAT]})
     )

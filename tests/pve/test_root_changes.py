@@ -127,7 +127,7 @@ def test_change_is_made_and_recorded(root_gateway: Gateway, supervisor: Supervis
         ({"mp0": "/etc,mp=/mnt"}, PolicyRefused),
         ({"features": "keyctl=1"}, PolicyRefused),
         ({"hookscript": "local:snippets/x.sh"}, PolicyRefused),
-        ({"dev0": "/dev/null\n--delete=x"}, PolicyRefused),
+        ({"dev0": "/dev/null --delete=x"}, PolicyRefused),
     ],
 )
 def test_node_policy_is_asked_again(
@@ -279,6 +279,14 @@ def test_on_a_node(make_gateway: Callable[..., Gateway], simulated: Path) -> Non
         {"create": True, "options": {"env": "A=B"}},
         {"create": True, "options": {"skiplock": 1}},
         {"create": True, "delete": ("mp0",)},
+        {"create": True, "options": {"ostemplate": "pbs:backup/ct/101/x", "restore": 1, "unprivileged": 1}},
+        {"create": True, "options": {"ostemplate": "pbs:backup/ct/101/x", "restore": "0", "unprivileged": 1}},
+        {"create": True, "options": {"hostname": "x", "force": True}},
+        {"create": True, "options": {"unprivileged": "0\n"}},
+        {"create": True, "options": {"entrypoint": "/sbin/init\nlxc.hook.start: /x"}},
+        {"create": True, "options": {"tags": "a\tb"}},
+        {"options": {"hookscript": "local:snippets/x.sh\n"}},
+        {"options": {"dev0": "/dev/null\n--delete=x"}},
     ],
 )
 def test_only_what_the_model_knows(wrong: dict[str, Any]) -> None:
