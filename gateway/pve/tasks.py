@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError
-from gateway.errors_pve import PveNonsense, TaskFailed, TaskNotFound
+from gateway.errors_pve import PveNonsense, StorageFull, TaskFailed, TaskNotFound
 from gateway.pve.caller import Caller
 from gateway.pve.ids import Upid, parse_node, parse_upid
 from gateway.pve.models import Raw, number, text
@@ -122,12 +122,16 @@ class Tasks:
 
     def failure(self, task: Task) -> GatewayError:
         """What the end of a failed task means."""
-        evidence = {
-            **_about(task.upid),
-            "exitstatus": clean(task.exitstatus or ""),
-            "log": list(self._try_tail(task.upid)),
-        }
-        return translate(None, task.exitstatus or "", evidence, fallback=TaskFailed)
+        lines = self._try_tail(task.upid)
+        evidence = {**_about(task.upid), "exitstatus": clean(task.exitstatus or ""), "log": list(lines)}
+        found = translate(None, task.exitstatus or "", evidence, fallback=TaskFailed)
+        if isinstance(found, TaskFailed):
+            # Of a program that failed PVE tells the exit code alone; why, that program has told the log.
+            for line in reversed(lines):
+                told = translate(None, line, evidence)
+                if isinstance(told, StorageFull):
+                    return told
+        return found
 
     def _try_tail(self, upid: Upid) -> tuple[str, ...]:
         try:

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from gateway.audit.record import Event, build_record, new_audit_id
+from gateway.audit.unfinished import UnfinishedChanges
 from gateway.config import Config
 from gateway.errors import GuestNotFound, NodeNotReady
 from gateway.exec.origin import Origin
@@ -33,6 +34,7 @@ class RootChanges:
         self._policy = NodePolicy(config.policy)
         self._trail = trail
         self._pvesh = pvesh
+        self._unfinished = UnfinishedChanges(config.pve.changes)
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._working: set[asyncio.Task[dict[str, Any]]] = set()
         self._awaited = 0
@@ -67,7 +69,13 @@ class RootChanges:
     async def _work(self, change: RootChange, origin: Origin) -> dict[str, Any]:
         async with self._turns:
             audit_id = new_audit_id()
-            await self._trail.commit(self._record(Event.GUEST_ROOT_CONFIG, change, origin, audit_id, change.to_wire()))
+            intent = self._record(Event.GUEST_ROOT_CONFIG, change, origin, audit_id, change.to_wire())
+            unfinished = self._unfinished.begin(intent)  # if we are killed, web says that its outcome is unknown
+            try:
+                await self._trail.commit(intent)
+            except BaseException:
+                unfinished.close()
+                raise
             try:
                 said = await self._pvesh.call(change.arguments(), _CREATE_SECONDS if change.create else _SET_SECONDS)
             except OSError as exc:
@@ -79,6 +87,7 @@ class RootChanges:
                 "upid": said.upid,
             }
             self._trail.note(self._record(Event.GUEST_OUTCOME, change, origin, audit_id, outcome))
+            unfinished.close()
             return {**outcome, "audit_id": audit_id}
 
     def _record(

@@ -13,103 +13,39 @@ It makes guests under free vmids, with the tag `pve-exec-gateway-test`, and dest
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from gateway import errors_pve as errors
-from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning
+from gateway.errors import GuestNotFound, GuestNotRunning
 from gateway.exec.order import GuestKind
-from gateway.pve.access import WEB, Access
 from gateway.pve.caller import Options
-from gateway.pve.client import PveApi
-from gateway.pve.ids import Upid, parse_upid, parse_volume
+from gateway.pve.ids import parse_upid, parse_volume
 from gateway.pve.models import GuestRef
-from gateway.pve.service import Pve
 from gateway.pve.tasks import Task
-from gateway.supervisor.pvesh import call_at_once
-from tests.pvesim import pmxcfs
+from tests.pve.nodes import TAG, Real, real_node, simulated_node
 from tests.pvesim.api.process import running_api
 
-_TAG = "pve-exec-gateway-test"
 _TASK_SECONDS = 300
-
-
-@dataclass(frozen=True)
-class Real:
-    """A node to work on."""
-
-    pve: Pve
-    api: PveApi
-    node: str
-    storage: str
-    backups: str
-    template: str
-
-    def done(self, upid: Upid | None) -> Task:
-        """The task, once it has ended well."""
-        assert upid is not None
-        task = self.pve.watcher.wait(upid, _TASK_SECONDS)
-        assert task is not None, f"{upid} did not end"
-        return self.pve.tasks.require_ok(task)
-
-    def make(self, name: str) -> GuestRef:
-        """A stopped container."""
-        vmid = self.pve.inventory.next_vmid()
-        options: Options = {
-            "hostname": name, "ostemplate": self.template, "rootfs": f"{self.storage}:1", "unprivileged": True,
-            "memory": 64, "swap": 0, "cores": 1, "tags": _TAG,
-        }  # fmt: skip
-        self.done(self.pve.guests.create(self.node, GuestKind.LXC, vmid, options))
-        return self.pve.inventory.find(vmid)
-
-    def destroy(self, guest: GuestRef) -> None:
-        with contextlib.suppress(GatewayError):
-            self.done(self.pve.guests.stop(guest))
-        self.done(self.pve.guests.delete(guest, purge=True))
-
-
-def _pvesh(program: Path, arguments: Sequence[str]) -> Any:
-    said = call_at_once(program, arguments)
-    assert said.exit_code == 0, said.words
-    return said.data()
 
 
 @pytest.fixture(scope="module")
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
-    """The node, by a token that may what the web's may; on the simulated node `setup` makes it."""
+    """The node, by a token that may what the web's may."""
     file = tmp_path_factory.mktemp("token") / "pve.token"
-    file.touch(0o600)
-    with contextlib.ExitStack() as stack:
-        url, token = os.environ.get("PVE_TEST_URL"), os.environ.get("PVE_TEST_TOKEN")
-        if url and token:
-            ca = Path(os.environ.get("PVE_TEST_CA", "/etc/pve/pve-root-ca.pem"))
-        else:
-            request.getfixturevalue("node")
-            simulated = stack.enter_context(running_api())
-            url, ca, token = simulated.url, pmxcfs.ROOT / "pve-root-ca.pem", None
-            # A token of its own: another run in the same node has one, too.
-            role = replace(WEB, token=f"test{os.getpid()}")
-            access = Access(partial(_pvesh, simulated.pvesh), lambda path: PveApi(url, path, ca), dry=False)
-            assert all(step.made for step in access.make({role: file}) if step.what.startswith("token"))
-        if token:
-            file.write_text(f"{token}\n")
-        api = PveApi(url, file, ca)
-        stack.callback(api.close)
-        pve = Pve(api)
-        node = os.environ.get("PVE_TEST_NODE") or next(node.name for node in pve.inventory.nodes() if node.online)
-        storage, backups = os.environ.get("PVE_TEST_STORAGE", "local-lvm"), os.environ.get("PVE_TEST_BACKUPS", "local")
-        template = pve.storages.volumes(node, backups, content="vztmpl")[0].volume
-        yield Real(pve, api, node, storage, backups, template)
+    url, token = os.environ.get("PVE_TEST_URL"), os.environ.get("PVE_TEST_TOKEN")
+    if url and token:
+        with real_node(url, token, file) as node:
+            yield node
+        return
+    request.getfixturevalue("node")
+    with running_api() as api, simulated_node(api, file) as node:
+        yield node
 
 
 @pytest.fixture
@@ -135,7 +71,7 @@ def test_what_there_is(real: Real) -> None:
 def test_life(real: Real, guest: GuestRef) -> None:
     """Made, changed, started, seen, stopped."""
     pve = real.pve
-    (listed,) = [found for found in pve.inventory.guests(tag=_TAG) if found.vmid == guest.vmid]
+    (listed,) = [found for found in pve.inventory.guests(tag=TAG) if found.vmid == guest.vmid]
     assert (listed.ref, listed.name, listed.template) == (guest, "gateway-test", False)
     before = pve.guests.config(guest)
     pve.guests.set_config(guest, {"description": "ä\nb", "memory": 80, "onboot": False}, digest=before.digest)
@@ -143,8 +79,8 @@ def test_life(real: Real, guest: GuestRef) -> None:
     assert after.notes.rstrip() == "ä\nb" and after.options["memory"] == "80" and after.digest != before.digest
     with pytest.raises(errors.GuestChanged):
         pve.guests.set_config(guest, {"memory": 90}, digest=before.digest)
-    pve.guests.set_tags(guest, [_TAG, "second"])
-    assert set(pve.guests.config(guest).tags) == {_TAG, "second"}
+    pve.guests.set_tags(guest, [TAG, "second"])
+    assert set(pve.guests.config(guest).tags) == {TAG, "second"}
     real.done(pve.guests.start(guest))
     assert pve.guests.status(guest).running
     assert isinstance(pve.guests.addresses(guest), list)

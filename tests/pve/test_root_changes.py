@@ -204,6 +204,25 @@ def test_client_that_leaves(root_gateway: Gateway, supervisor: SupervisorClient,
     assert root_gateway.records(event="guest:outcome")[-1]["data"]["exit_code"] == 0
 
 
+def test_killed_supervisor(make_gateway: Callable[..., Gateway], pvesh: FakePvesh) -> None:
+    """A supervisor that is killed while pvesh works leaves no announcement without an outcome: it is unknown."""
+    gateway = make_gateway(pve={"pvesh": str(pvesh.path)}, policy={"devices": ["/dev/null"]})
+    (pvesh.directory / "wait").touch()
+    os.mkfifo(pvesh.directory / "go")
+    header = {"op": "root_change", "origin": ORIGIN.to_wire(), "change": change(gateway).to_wire()}
+    text = json.dumps(header).encode()
+    with connect(socket_of(gateway)) as sock:
+        sock.sendall(struct.pack(">II", len(text), 0) + text)
+        until((pvesh.directory / "waits").exists)
+        gateway.services.kill("supervisor")
+    (pvesh.directory / "go").write_text("go\n")
+    (intent,) = gateway.records(event="guest:root-config")
+    gateway.services.restart("supervisor")
+    gateway.services.restart("web")
+    (outcome,) = until(lambda: gateway.records(event="guest:outcome"))
+    assert outcome["audit_id"] == intent["audit_id"] and outcome["data"]["result"] == "unknown"
+
+
 def test_many_at_once(root_gateway: Gateway, supervisor: SupervisorClient, pvesh: FakePvesh) -> None:
     """They take turns, and each gets its own answer."""
     done: list[object] = []

@@ -109,10 +109,10 @@ def test_what_the_list_does_not_show_is_asked_for(watcher: TaskWatcher, tasks: R
 def test_time_is_over(watcher: TaskWatcher, tasks: Recorded) -> None:
     """A task that runs on is no failure; nobody asks for it any more."""
     assert watcher.wait(make_upid(1), 0.05) is None
-    until(lambda: threading.active_count() == 1 or not named_threads())
-    asked = len(tasks.asked)
-    assert watcher.wait(make_upid(2), 0.05) is None
-    assert len(tasks.asked) > asked
+    until(lambda: not named_threads())
+    upid = make_upid(2)
+    tasks.end(upid)
+    assert watcher.wait(upid, 10) is not None, "who comes later is looked after again"
 
 
 def test_two_nodes(watcher: TaskWatcher, tasks: Recorded) -> None:
