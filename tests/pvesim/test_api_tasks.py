@@ -108,7 +108,7 @@ def test_lists_filter(pve: Pve, container: MakeContainer) -> None:
     pve.fail("POST", f"{LXC}/{vmid}/snapshot", snapname="current1")
     reply = pve.ask("GET", TASKS, vmid=vmid)
     assert [task["type"] for task in reply.data[:3]] == ["vzsnapshot", "vzsnapshot", "vzcreate"]
-    assert reply.body["total"] == len(reply.data)
+    assert reply.body["total"] >= len(reply.data) >= 3
     assert pve.do("GET", TASKS, vmid=vmid, errors=1)[0]["status"] == "snapshot name 'current1' already used"
     assert len(pve.do("GET", TASKS, vmid=vmid, typefilter="vzsnapshot", statusfilter="ok", limit=1)) == 1
     assert pve.do("GET", TASKS, vmid=vmid, userfilter="nobody") == []

@@ -85,8 +85,7 @@ def _backup(call: Call, vmid: int, storage: storages.Storage) -> None:
     kind, _ = every_guest().get(vmid, (None, None))
     if kind is None:
         die(f"unable to find VM '{vmid}'")
-    if not may(call.user, f"/vms/{vmid}", "VM.Backup"):
-        die(f"Permission check failed (/vms/{vmid}, VM.Backup)")
+    require(call.user, f"/vms/{vmid}", "VM.Backup")
     store = Store(call.sim, kind, call.node, vmid)
     begun = time.strftime("%Y_%m_%d-%H_%M_%S")
     print(f"INFO: Starting Backup of VM {vmid} ({kind})")

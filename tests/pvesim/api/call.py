@@ -30,6 +30,10 @@ class Simulation:
     """Until the HA manager does what it was asked for."""
     dhcp_delay: float = 0.3
     """Until a guest that asks for an address by DHCP has one."""
+    status_age: float = 0.0
+    """How long `cluster/resources` keeps what it knows of a guest's state: up to 10 in PVE (pvestatd)."""
+    can_checkpoint: bool = False
+    """Whether CRIU can save and restore containers; it rarely can."""
     timing: Timing = field(default_factory=Timing)
 
     @property

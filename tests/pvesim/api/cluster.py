@@ -1,6 +1,7 @@
 """The cluster: its resources, status, nodes and next free vmid (pve-manager, API2/Cluster.pm and API2/Nodes.pm)."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ _GUEST_FIELDS = (
     *("name", "status", "template", "uptime", "cpu", "mem", "maxmem", "disk", "maxdisk", "tags", "lock"),
     *("netin", "netout", "diskread", "diskwrite"),
 )
+
+_told: dict[tuple[Path, int], tuple[float, dict[str, Any]]] = {}  # by pvestatd: when, and what
 
 
 def show_version(_: Call) -> Any:
@@ -118,10 +121,24 @@ def _guest_resource(call: Call, vmid: int, kind: str, node: str, pool: str | Non
         return entry
     store = Store(call.sim, "lxc" if kind == "lxc" else "qemu", node, vmid)
     shown = containers.describe(store) if kind == "lxc" else machines.describe(store)
-    entry |= {key: shown[key] for key in _GUEST_FIELDS if key in shown}
-    entry |= {"template": shown.get("template", 0), "maxcpu": shown["cpus"]}
+    now: dict[str, Any] = {key: shown[key] for key in _GUEST_FIELDS if key in shown}
+    known = _known_of(call, vmid, {**now, "template": shown.get("template", 0), "maxcpu": shown["cpus"]})
+    entry |= known
+    entry |= {key: shown[key] for key in ("tags", "lock") if key in shown}
     state = ha.state_of(store.kind, vmid)
     return {**entry, "hastate": state} if state else entry
+
+
+def _known_of(call: Call, vmid: int, now: dict[str, Any]) -> dict[str, Any]:
+    """What pvestatd last told of a guest: of one that it has not seen yet nothing, so that its status is `unknown`."""
+    if not call.sim.status_age:
+        return now
+    unseen: tuple[float, dict[str, Any]] = (time.monotonic(), {})
+    seen, state = _told.get((call.sim.home, vmid), unseen)
+    if time.monotonic() - seen >= call.sim.status_age:
+        seen, state = time.monotonic(), now
+    _told[call.sim.home, vmid] = seen, state
+    return state
 
 
 def _storage_resources(call: Call) -> list[dict[str, Any]]:

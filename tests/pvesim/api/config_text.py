@@ -6,7 +6,9 @@ Sources: parse_pct_config and write_pct_config (PVE/LXC/Config.pm), parse_vm_con
 import hashlib
 import re
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 PENDING = "pve:pending"
 Section = dict[str, str]
@@ -76,6 +78,21 @@ def parse(text: str) -> GuestConfig:
         if id(one) in descriptions:
             one["description"] = "\n".join(descriptions[id(one)]) + "\n"
     return found
+
+
+def list_pending(config: GuestConfig, typed: Callable[[Section], dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `GET …/pending` answers (PVE::GuestHelpers::config_with_pending_array)."""
+    told = []
+    for key in sorted({*config.values, *config.pending, *config.pending_delete} - {"delete"}):
+        entry: dict[str, Any] = {"key": key}
+        if key in config.values:
+            entry["value"] = typed(config.values)[key]
+        if key in config.pending:
+            entry["pending"] = typed(config.pending)[key]
+        if key in config.pending_delete:
+            entry["delete"] = 1
+        told.append(entry)
+    return told
 
 
 def print_config(config: GuestConfig) -> str:

@@ -13,9 +13,9 @@ class Failure(Exception):
         self.errors = errors or {}
 
     def __str__(self) -> str:
-        """As Perl prints it in a task's log: the message, then each error on a line."""
+        """As Perl prints a PVE::Exception in a task's log and in pvesh: a plain `die` has no status."""
         listed = "".join(f"{name}: {wrong.rstrip()}\n" for name, wrong in sorted(self.errors.items()))
-        return f"{self.status} {self.message}{listed}" if self.errors else self.message
+        return f"{'' if self.status == 500 else f'{self.status} '}{self.message}{listed}"
 
 
 def die(text: str) -> NoReturn:

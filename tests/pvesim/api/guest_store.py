@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,17 +80,19 @@ class Store:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + (self.sim.lock_timeout if timeout is None else timeout)
         with Path(name).open("a") as file:
-            told = False
+            waited = False
             while True:
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                if not told:
-                    print("trying to acquire lock...", file=sys.stderr)
-                    told = True
+                if not waited:
+                    _say("trying to acquire lock...")
+                    waited = True
                 if time.monotonic() > deadline:
                     die(f"can't lock file '{name}' - got timeout")
                 time.sleep(0.01)
+            if waited:
+                _say(" OK")
             yield
 
     def check_lock(self, config: GuestConfig) -> None:
@@ -130,6 +133,12 @@ class Store:
     def _require_writable(self) -> None:
         if not self.sim.faults.is_quorate():
             die(f"unable to open file '{self.path}.tmp.1' - Permission denied")
+
+
+def _say(text: str) -> None:
+    """On stderr, as PVE: a task's log, or pvesh's, of which proxmoxer makes a failure. Not the API's own threads."""
+    if threading.current_thread() is threading.main_thread():
+        print(text, file=sys.stderr, flush=True)
 
 
 def every_guest() -> dict[int, tuple[Kind, str]]:

@@ -128,6 +128,8 @@ def _find(name: str) -> Pool:
 ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/pools"): list_pools,
     ("POST", "/pools"): create_pool,
+    ("PUT", "/pools"): change_pool,
+    ("DELETE", "/pools"): remove_pool,
     ("GET", "/pools/{poolid}"): show_pool,
     ("PUT", "/pools/{poolid}"): change_pool,
     ("DELETE", "/pools/{poolid}"): remove_pool,

@@ -48,8 +48,13 @@ def running_api(
     agent_timeout: float = 1.5,
     lock_timeout: float = 1.0,
     ha_delay: float = 0.5,
+    status_age: float = 0.0,
+    can_checkpoint: bool = False,
 ) -> Iterator[Api]:
-    """Runs the API on a free port, with time limits shorter than PVE's, which a test need not wait for."""
+    """Runs the API on a free port, with time limits shorter than PVE's, which a test need not wait for.
+
+    The settings are the fields of call.Simulation.
+    """
     with tempfile.TemporaryDirectory(prefix="api-", dir="/run/pvesim") as home:
         settings.save(
             Path(home),
@@ -59,6 +64,8 @@ def running_api(
             agent_timeout=agent_timeout,
             lock_timeout=lock_timeout,
             ha_delay=ha_delay,
+            status_age=status_age,
+            can_checkpoint=can_checkpoint,
         )
         pvesh.install(Path(home))
         process = subprocess.Popen(

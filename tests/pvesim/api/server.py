@@ -6,6 +6,7 @@ import json
 import re
 import ssl
 import time
+import traceback
 import urllib.parse
 from http import HTTPStatus
 from typing import Any
@@ -101,6 +102,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             errors = {"errors": failure.errors} if failure.errors else {}
             return failure.status, failure.message.split("\n")[0], {"data": None, "message": failure.message, **errors}
+        except Exception as error:  # a bug of the simulation; it shall be seen
+            traceback.print_exc()
+            return 500, f"simulation: {type(error).__name__}", {"data": None, "message": f"simulation: {error!r}"}
         if isinstance(data, Listed):
             return 200, "OK", {"data": data.data, "total": data.total}
         return 200, "OK", {"data": data}

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.pvesim.api import facts
 from tests.pvesim.api.call import Call, split_list
-from tests.pvesim.api.config_text import Section
+from tests.pvesim.api.config_text import Section, list_pending
 from tests.pvesim.api.failure import die, refuse
 from tests.pvesim.api.lxc import pending, permissions, runtime
 from tests.pvesim.api.lxc.guest import store_of
@@ -29,18 +29,7 @@ def show(call: Call) -> Any:
 
 def show_pending(call: Call) -> Any:
     """Each key with its `value`, what is `pending`, and whether it will be deleted."""
-    guest = store_of(call).load()
-    told = []
-    for key in sorted({*guest.values, *guest.pending, *guest.pending_delete} - {"delete"}):
-        entry: dict[str, Any] = {"key": key}
-        if key in guest.values:
-            entry["value"] = typed(guest.values)[key]
-        if key in guest.pending:
-            entry["pending"] = typed(guest.pending)[key]
-        if key in guest.pending_delete:
-            entry["delete"] = 1
-        told.append(entry)
-    return told
+    return list_pending(store_of(call).load(), typed)
 
 
 def change(call: Call) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 from tests.pvesim.api import facts, tasks
 from tests.pvesim.api.call import Call, split_list
+from tests.pvesim.api.config_text import list_pending
 from tests.pvesim.api.failure import die, refuse
 from tests.pvesim.api.privileges import require, require_for_vm
 from tests.pvesim.api.qemu import pending, process
@@ -32,6 +33,11 @@ def show(call: Call) -> Any:
     if call.get("snapshot") and call["snapshot"] not in guest.snapshots:
         die(f"snapshot '{call['snapshot']}' does not exist")
     return {**typed(values), "digest": guest.digest}
+
+
+def show_pending(call: Call) -> Any:
+    """Each key with its `value`, what is `pending`, and whether it will be deleted."""
+    return list_pending(store_of(call).load(), typed)
 
 
 def change(call: Call) -> Any:

@@ -13,6 +13,7 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", f"{_ONE}/clone"): lifecycle.clone,
     ("POST", f"{_ONE}/template"): lifecycle.make_template,
     ("GET", f"{_ONE}/config"): configuration.show,
+    ("GET", f"{_ONE}/pending"): configuration.show_pending,
     ("PUT", f"{_ONE}/config"): configuration.change,
     ("POST", f"{_ONE}/config"): configuration.change_by_task,
     ("PUT", f"{_ONE}/resize"): snapshots.resize,
