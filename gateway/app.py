@@ -13,7 +13,6 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from gateway.api.changes import Changes
 from gateway.api.cors import Cors
 from gateway.api.denials import DenialLog
 from gateway.api.door import Door
@@ -28,6 +27,8 @@ from gateway.audit.unfinished import UnfinishedChanges
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
+from gateway.guests.changes import Changes
+from gateway.guests.pace import Pace
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
 from gateway.pve.service import Pve, connect
@@ -76,6 +77,7 @@ def create_app(
         pve=pve,
         changes=changes or _build_changes(config, audit, pve),
         guests=GuestMap(config.pve.etc, config.node),
+        pace=Pace(),
         openapi=cache(_dump_openapi),
         streams=stream_shares(config.web.max_streams),
         starts=start_shares(),
@@ -85,7 +87,7 @@ def create_app(
 
 
 def _build_changes(config: Config, audit: Audit, pve: Pve) -> Changes:
-    return Changes(audit, pve.watcher, UnfinishedChanges(config.pve.changes), config.node)
+    return Changes(audit, pve.tasks, pve.watcher, UnfinishedChanges(config.pve.changes))
 
 
 class Application(Flask):

@@ -45,6 +45,11 @@ class TaskNotFound(GatewayError):
 
     code, status, title = "task_not_found", 404, "No such task"
 
+    @classmethod
+    def for_upid(cls, upid: str) -> TaskNotFound:
+        """The one body for a task that does not exist, is out of reach, or has an impossible name."""
+        return cls("no such task about a guest within this token's grants; see GET /tasks", upid=upid)
+
 
 # ---- it cannot be done as things stand
 
@@ -53,6 +58,12 @@ class GuestExists(GatewayError):
     """The vmid is taken, on this node or another."""
 
     code, status, title = "guest_exists", 409, "The vmid is taken"
+
+
+class NoFreeVmid(GatewayError):
+    """Every vmid that the token's grants reach is taken."""
+
+    code, status, title = "no_free_vmid", 409, "No free vmid"
 
 
 class GuestRunning(GatewayError):
@@ -101,6 +112,12 @@ class VolumeInUse(GatewayError):
     """Something depends on the volume: linked clones on their base, for example."""
 
     code, status, title = "volume_in_use", 409, "Volume is in use"
+
+
+class TaskEnded(GatewayError):
+    """The task has ended, so that there is nothing to stop; `exitstatus` says how."""
+
+    code, status, title = "task_ended", 409, "The task has ended"
 
 
 class PveRejected(GatewayError):

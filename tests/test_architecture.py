@@ -27,13 +27,14 @@ SHARED = {
 }
 ALLOWED = {
     "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "supervisor", "exec.agent", "pve"},
-    "app": {"app", "api", "auth", "audit", "config", "policy", "pve", "supervisor.client"},
+    "app": {"app", "api", "auth", "audit", "config", "guests", "policy", "pve", "supervisor.client"},
     "api": {
         "api",
         "auth",
         "audit",
         "config",
         "exec",
+        "guests",
         "policy",
         "pve",
         "web.codes",
@@ -47,6 +48,7 @@ ALLOWED = {
     },
     "auth": {"auth", "exec", "audit.record"},
     "audit": {"audit"},
+    "guests": {"guests", "audit.record", "audit.unfinished", "exec", "policy", "pve"},
     "policy": {"policy", "config"},
     "exec": {"exec", "config"},
     "pve": {"pve", "exec.agent", "exec.order", "exec.origin", "auth.private", "config", "policy.root"},

@@ -19,8 +19,9 @@ from gateway.web.disconnect import ClientConnection
 class Call:
     """One authenticated, authorized and valid request.
 
-    `vmid`, `exec_id` and `token_id` are those of the path (0 and empty where it has none); `query` and `body` are
-    instances of the route's models (`body` None where it has none); `raw` is the JSON that `body` was read from.
+    `vmid`, `exec_id` and `token_id` are those of the path (0 and empty where it has none); `names` holds all of
+    the path's parameters as they came; `query` and `body` are instances of the route's models (`body` None where it has
+    none); `raw` is the JSON that `body` was read from.
     `standing` tells whether the caller may go on, later. `refuse` records an error if it is a denial, and gives it as
     the caller may see it: for what a handler leaves behind; what it raises goes that way by itself.
     """
@@ -32,6 +33,7 @@ class Call:
     vmid: int
     exec_id: str
     token_id: str
+    names: Mapping[str, str]
     query: Any
     body: Any
     raw: bytes

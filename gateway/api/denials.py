@@ -24,6 +24,7 @@ from gateway.errors import (
     PrivilegeExceeded,
     TokenNotFound,
 )
+from gateway.errors_pve import TaskNotFound
 from gateway.rates import Rates
 
 _DENIALS: Mapping[type[GatewayError], Denial] = {
@@ -33,6 +34,7 @@ _DENIALS: Mapping[type[GatewayError], Denial] = {
     PolicyRefused: Denial.POLICY_REFUSED,
     OriginRefused: Denial.FOREIGN_ORIGIN,
     TokenNotFound: Denial.UNKNOWN_TOKEN,
+    TaskNotFound: Denial.UNKNOWN_TASK,
     PrivilegeExceeded: Denial.PRIVILEGE_EXCEEDED,
 }
 """The errors of handlers, and of what is below them, that deny a known caller something."""
@@ -106,7 +108,7 @@ class DenialLog:
             return error
         more: dict[str, Any] = {
             name: error.evidence[name]
-            for name in ("field", "program", "refused", "token_id", "exceeds")
+            for name in ("field", "program", "refused", "token_id", "upid", "exceeds")
             if name in error.evidence
         }
         audit_id = self.record_actor(attempt, reason, actor, more)

@@ -18,7 +18,7 @@ from gateway.api.door import Door
 from gateway.api.lease import Leases
 from gateway.api.parse import parse_json, parse_query, read_body
 from gateway.api.problems import MEDIA_TYPE, build_problem, problem_headers
-from gateway.api.route import PARAMETERS, Route
+from gateway.api.route import PARAMETERS, Route, check_names
 from gateway.api.services import Services
 from gateway.api.shares import Shares
 from gateway.api.standing import Standing
@@ -28,13 +28,11 @@ from gateway.auth.actor import ANONYMOUS, Actor, Denial
 from gateway.auth.tokens import Refusal, Refused
 from gateway.errors import (
     ClientGone,
-    ExecNotFound,
     Forbidden,
     GatewayError,
     GuestNotFound,
     InternalError,
     RateLimited,
-    TokenNotFound,
     TokenStoreError,
     TooManyLogins,
     Unauthenticated,
@@ -97,12 +95,7 @@ class Pipeline:
         route = attempt.route
         self._authorize(attempt, actor)
         standing = self._stand(attempt, actor)
-        if "vmid" in path and attempt.vmid is None:
-            raise GuestNotFound.for_vmid(path["vmid"][:64])
-        if "id" in path and attempt.exec_id is None:
-            raise ExecNotFound.for_id(path["id"][:64])
-        if "token_id" in path and not PARAMETERS["token_id"].fullmatch(path["token_id"]):
-            raise TokenNotFound.for_id(path["token_id"][:64])
+        check_names(path)
         query = parse_query(route.query, environ.get("QUERY_STRING", ""))
         raw, body = b"", None
         if route.body is not None:
@@ -119,6 +112,7 @@ class Pipeline:
             vmid=attempt.vmid or 0,
             exec_id=attempt.exec_id or "",
             token_id=path.get("token_id", ""),
+            names=path,
             query=query,
             body=body,
             raw=raw,

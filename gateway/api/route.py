@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +15,33 @@ from gateway.api.services import Services
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.errors import ExecNotFound, GatewayError, GuestNotFound, TokenNotFound
+from gateway.errors_pve import TaskNotFound
 from gateway.policy.change import GuestChange
 
 PARAMETERS = {
     "vmid": re.compile(r"[1-9][0-9]{2,8}"),
     "id": re.compile(r"ex_[0-9A-HJKMNP-TV-Z]{26}"),
     "token_id": re.compile(r"tk_[0-9A-HJKMNP-TV-Z]{26}"),
+    "upid": re.compile(r"UPID:[!-.0-~]{20,600}"),
 }
-"""What may stand in a path. Anything else is answered like a guest, exec or token that does not exist."""
+"""What may stand in a path. Anything else is answered like a guest, exec, token or task that does not exist."""
 
 CHANGES_GUESTS = frozenset({Action.GUEST_CREATE, Action.GUEST_CONFIG, Action.GUEST_ROOT_CONFIG})
 """What these do may give a guest something of the node, so node policy is asked."""
 
-_NOT_FOUND: dict[str, type[GatewayError]] = {
-    "vmid": GuestNotFound,
-    "id": ExecNotFound,
-    "token_id": TokenNotFound,
+_NOT_FOUND: dict[str, tuple[type[GatewayError], Callable[[str], GatewayError]]] = {
+    "vmid": (GuestNotFound, GuestNotFound.for_vmid),
+    "id": (ExecNotFound, ExecNotFound.for_id),
+    "token_id": (TokenNotFound, TokenNotFound.for_id),
+    "upid": (TaskNotFound, TaskNotFound.for_upid),
 }
+
+
+def check_names(names: Mapping[str, str]) -> None:
+    """Raises the 404 of the first of a path's parameters that can name nothing."""
+    for name, text in names.items():
+        if not PARAMETERS[name].fullmatch(text):
+            raise _NOT_FOUND[name][1](text[:64])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,4 +96,4 @@ class Route:
     @property
     def possible_errors(self) -> tuple[type[GatewayError], ...]:
         """What the handler and the domain below it can raise, the path's 404 included."""
-        return (*(_NOT_FOUND[name] for name in self.parameters), *self.errors)
+        return (*(_NOT_FOUND[name][0] for name in self.parameters), *self.errors)

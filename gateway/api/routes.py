@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.api.guest_routes import GUEST_ROUTES
 from gateway.api.handlers import audit, events, execs, health, openapi, output, terminals, tickets, tokens
 from gateway.api.handlers import exec as exec_
 from gateway.api.handlers import input as input_
@@ -406,6 +407,7 @@ ROUTES: tuple[Route, ...] = (
         errors=(AuditUnavailable,),
         handler=audit.verify_log,
     ),
+    *GUEST_ROUTES,
     Route(
         method="GET",
         path="/health/live",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from gateway.api.changes import Changes
 from gateway.api.shares import Shares
 from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
@@ -16,6 +15,8 @@ from gateway.config import Config
 from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
+from gateway.guests.changes import Changes
+from gateway.guests.pace import Pace
 from gateway.policy.node import NodePolicy
 from gateway.policy.root import RootChange
 from gateway.pve.guests import GuestMap
@@ -105,8 +106,8 @@ class Audit(Protocol):
 class Services:
     """Everything a handler may call. `openapi` gives the API's description as JSON.
 
-    `pve` asks PVE's API; `guests` knows from the cluster's files which guest a vmid is, without asking anybody.
-    `changes` puts every change by way of PVE on the record.
+    `pve` asks PVE's API; `guests` knows from the cluster's files which guest a vmid is, without asking anybody;
+    `changes` has PVE change something, on record; `pace` is that of all who wait for what no task tells.
 
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
     `starts` counts terminals whose exec is being started.
@@ -120,6 +121,7 @@ class Services:
     pve: Pve
     guests: GuestMap
     changes: Changes
+    pace: Pace
     openapi: Callable[[], bytes]
     streams: Shares
     starts: Shares

@@ -29,6 +29,7 @@ class Denial(StrEnum):
     POLICY_REFUSED = "policy_refused"
     FOREIGN_ORIGIN = "foreign_origin"
     UNKNOWN_TOKEN = "unknown_token"
+    UNKNOWN_TASK = "unknown_task"
     PRIVILEGE_EXCEEDED = "privilege_exceeded"
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gateway.errors import GuestNotFound, GuestUnsupported, NodeNotReady
+from gateway.errors_pve import NodeNotFound
 from gateway.exec.order import GuestKind
+from gateway.pve.ids import parse_node
 from gateway.pve.models import GuestRef
 
 _DIRECTORIES = ((GuestKind.LXC, "lxc"), (GuestKind.QEMU, "qemu-server"))
@@ -49,6 +51,22 @@ class GuestMap:
             raise GuestNotFound.for_vmid(vmid)
         return GuestRef(vmid, GuestKind(kind), node)
 
+    def vmids(self) -> frozenset[int]:
+        """Every vmid that a guest of the cluster has. Raises NodeNotReady."""
+        return frozenset(int(vmid) for vmid in self._read_known() if vmid.isdecimal())
+
+    def require_node(self, name: str) -> str:
+        """The name, if the cluster has such a node: PVE would look up any other in DNS, and go there with our token
+        (PVE::Cluster, remote_node_ip). Raises InvalidRequest, NodeNotFound, NodeNotReady."""
+        node = parse_node(name)
+        try:
+            known = (self._etc / "nodes" / node).is_dir()
+        except OSError as exc:
+            raise self._unreadable(exc) from exc
+        if not known:
+            raise NodeNotFound(f"the cluster has no node {node}; see GET /nodes", node=node)
+        return node
+
     def config_id(self, vmid: int) -> str | None:
         """Its identity; None when no guest of this node has that vmid. Raises NodeNotReady."""
         found = self._look(vmid)
@@ -61,12 +79,14 @@ class GuestMap:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as exc:
-                raise NodeNotReady(
-                    f"cannot read {self._etc}: {exc.strerror}; see `systemctl status pve-cluster`",
-                    missing=["pve.etc"],
-                ) from exc
+                raise self._unreadable(exc) from exc
             return Located(kind, f"{status.st_ino}.{status.st_mtime_ns}")
         return None
+
+    def _unreadable(self, exc: OSError) -> NodeNotReady:
+        return NodeNotReady(
+            f"cannot read {self._etc}: {exc.strerror}; see `systemctl status pve-cluster`", missing=["pve.etc"]
+        )
 
     def _explain_absence(self, vmid: int) -> None:
         """Raises what is more precise than "no such guest", if the cluster knows the vmid."""

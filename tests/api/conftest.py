@@ -10,19 +10,28 @@ from gateway.app import create_app
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 
+from .fake_pve import make_etc, make_pve
 from .fakes import Api, FakeAudit, FakeSupervisor
 
 PROTECTED = 150
+KNOWN = 101, 102, PROTECTED
 
 
 @pytest.fixture
 def api(tmp_path: Path) -> Api:
     """The application over fakes, with a token store on disk; guest 150 is protected."""
+    make_etc(tmp_path / "etc", KNOWN)
     config = Config.model_validate(
-        {"node": "pve1", "guests": {"protected": [PROTECTED]}, "web": {"max_body": 65536, "max_streams": 4}}
+        {
+            "node": "pve1",
+            "pve": {"etc": str(tmp_path / "etc")},
+            "guests": {"protected": [PROTECTED]},
+            "web": {"max_body": 65536, "max_streams": 4},
+        }
     )
     tokens = TokenStore(tmp_path / "tokens", tmp_path / "keys" / "token.keys", protected=[PROTECTED])
     tokens.create()
     supervisor, audit = FakeSupervisor(), FakeAudit()
-    app = create_app(config, supervisor=supervisor, audit=audit, tokens=tokens)
-    return Api(app.test_client(), supervisor, audit, tokens)
+    pve, asked = make_pve(KNOWN)
+    app = create_app(config, supervisor=supervisor, audit=audit, tokens=tokens, pve=pve)
+    return Api(app.test_client(), supervisor, audit, tokens, asked)

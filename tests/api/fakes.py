@@ -28,6 +28,7 @@ from gateway.supervisor.feed import Feed
 from tests.auth.changes import issue_token
 
 from .fake_exec import FakeExec
+from .fake_pve import FakePveApi
 
 DAY = timedelta(days=1)
 
@@ -277,6 +278,7 @@ class Api:
     supervisor: FakeSupervisor
     audit: FakeAudit
     tokens: TokenStore
+    pve: FakePveApi = field(default_factory=lambda: FakePveApi(()))
 
     def token(self, actions: str = "exec:run", guests: str = "101-199", **options: Any) -> str:
         """A new token."""

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from gateway.api.call import Call, Reply
-from gateway.api.changes import Changes
 from gateway.api.denials import DenialLog
 from gateway.api.door import Door
 from gateway.api.pipeline import Pipeline
@@ -21,6 +20,8 @@ from gateway.auth.actions import Action
 from gateway.auth.grants import Grant, parse_guests
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
+from gateway.guests.changes import Changes
+from gateway.guests.pace import Pace
 from gateway.policy.change import GuestChange, describe_options
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
@@ -78,11 +79,11 @@ def test_policy_stands_before_every_grant(
     store.create()
     token = issue_token(store, store.prepare("all", [Grant(frozenset({action}), parse_guests("all"))], lifetime=DAY))
     config, audit = Config(node="pve1"), FakeAudit()
+    pve = connect(config.pve)
     services = Services(
         config=config, supervisor=FakeSupervisor(), audit=audit, tokens=store, policy=NodePolicy(config.policy),
-        pve=(pve := connect(config.pve)),
-        changes=Changes(audit, pve.watcher, UnfinishedChanges(tmp_path / "changes"), "pve1"),
-        guests=GuestMap(config.pve.etc, config.node),
+        pve=pve, guests=GuestMap(config.pve.etc, config.node),
+        changes=Changes(audit, pve.tasks, pve.watcher, UnfinishedChanges(tmp_path / "changes")), pace=Pace(),
         openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
     )  # fmt: skip
     reached: list[Call] = []

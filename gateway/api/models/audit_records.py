@@ -119,6 +119,27 @@ class ExecOutcome(AuditRecord):
     data: OutcomeData | Cut
 
 
+class ChangeEnd(Member):
+    """`reason`: `ok`, `failed`, `unknown`, or `requested` of the HA manager. `words` are PVE's; `upid` is its task.
+
+    What pvesh did as root@pam has an `exit_code`, and the `status` that its failure would have had in PVE's API.
+    """
+
+    reason: str | None = None
+    upid: str | None = None
+    code: str | None = None
+    words: Text | None = None
+    exit_code: int | None = None
+    status: int | None = None
+
+
+class ChangeOutcome(AuditRecord):
+    """A change of a guest or a storage has ended. One that has an intent alone still goes on."""
+
+    event: Literal[Event.GUEST_OUTCOME, Event.STORAGE_OUTCOME]
+    data: ChangeEnd | Cut
+
+
 class SignalData(Member):
     """The signal's number, to the `command` or its `tree`."""
 
@@ -149,7 +170,7 @@ class AbortedData(Member):
 class Aborted(AuditRecord):
     """What was announced under this `audit_id` has not been done."""
 
-    event: Literal[Event.EXEC_ABORTED, Event.TOKEN_ABORTED]
+    event: Literal[Event.EXEC_ABORTED, Event.TOKEN_ABORTED, Event.GUEST_ABORTED, Event.STORAGE_ABORTED]
     data: AbortedData
 
 
@@ -163,6 +184,7 @@ class DeniedData(Member):
     program: Text | None = None
     refused: Any = None
     token_id: str | None = None
+    upid: str | None = None
     exceeds: Any = None
 
 
@@ -298,6 +320,7 @@ class AuditLogLost(AuditRecord):
 KINDS: tuple[type[AuditRecord], ...] = (
     ExecIntent,
     ExecOutcome,
+    ChangeOutcome,
     ExecSignal,
     ExecActed,
     Aborted,
@@ -317,7 +340,7 @@ _OTHERS = tuple(event for event in Event if event not in _NAMED)
 
 
 class Change(AuditRecord):
-    """Anything else is about to be changed: tokens, keys. `data` says what, without its secrets."""
+    """Anything else is about to be changed: guests, storages, tokens, keys. `data` says what, without its secrets."""
 
     event: Literal[_OTHERS]  # type: ignore[valid-type]
     data: dict[str, Any] | None = None
@@ -326,6 +349,7 @@ class Change(AuditRecord):
 AnyRecord = (
     ExecIntent
     | ExecOutcome
+    | ChangeOutcome
     | ExecSignal
     | ExecActed
     | Aborted

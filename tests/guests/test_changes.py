@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from gateway.api.changes import Changes
 from gateway.audit.record import Event
 from gateway.audit.unfinished import UnfinishedChanges
 from gateway.auth.actions import Action
 from gateway.errors import AuditUnavailable, GatewayError, GuestNotFound, NodeNotReady
-from gateway.errors_pve import OutcomeUnknown, TaskNotFound
-from gateway.exec.origin import Origin
+from gateway.errors_pve import GuestLocked, OutcomeUnknown, TaskNotFound
+from gateway.guests.changes import Changes
+from gateway.guests.trail import Asker, Change
 from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.tasks import Task
 from gateway.pve.waiting import Told
 
 UPID = parse_upid("UPID:pve1:0000C350:0012D687:6920A1B2:vzstart:101:gateway@pve!web:")
-ORIGIN = Origin("tk_1", "ci", (), (), "10.0.0.1", "req_1")
+ASKER = Asker("tk_1", "ci", "10.0.0.1", "req_1")
 DONE = Task(upid=UPID, exitstatus="OK", ended_at=1)
 
 
@@ -67,7 +67,7 @@ class Place:
     watcher: Watcher = field(default_factory=Watcher)
 
     def changes(self) -> Changes:
-        return Changes(self.log, self.watcher, UnfinishedChanges(self.directory), "pve1")  # type: ignore[arg-type]
+        return Changes(self.log, None, self.watcher, UnfinishedChanges(self.directory))  # type: ignore[arg-type]
 
     def left(self) -> list[str]:
         return sorted(os.listdir(self.directory)) if self.directory.exists() else []
@@ -79,7 +79,8 @@ def place(tmp_path: Path) -> Place:
 
 
 def start(changes: Changes, act: Callable[[], Upid | None]) -> Any:
-    return changes.make(ORIGIN, Event.GUEST_START, Action.GUEST_POWER, act, vmid=101, data={"timeout": 5})
+    change = Change(Event.GUEST_START, Action.GUEST_POWER, "pve1", 101, {"timeout": 5})
+    return changes.make(ASKER, change, act)
 
 
 def until(holds: Callable[[], object]) -> None:
@@ -107,7 +108,7 @@ def test_task(place: Place) -> None:
     assert (place.directory / place.left()[0]).stat().st_mode & 0o777 == 0o600
     place.watcher.end(DONE)
     until(lambda: not place.left())
-    assert place.log.outcomes() == [{"result": "ok", "upid": str(UPID), "exitstatus": "OK"}]
+    assert place.log.outcomes() == [{"reason": "ok", "upid": str(UPID)}]
     assert place.log.records[1]["audit_id"] == made.audit_id
 
 
@@ -123,20 +124,19 @@ def test_task_that_fails(place: Place, told: Told, result: str) -> None:
     start(place.changes(), lambda: UPID)
     place.watcher.end(told)
     until(place.log.outcomes)
-    assert place.log.outcomes()[0]["result"] == result
+    assert place.log.outcomes()[0]["reason"] == result
 
 
 def test_done_at_once(place: Place) -> None:
     """What is no task is done when it returns."""
     start(place.changes(), lambda: None)
     until(lambda: place.log.outcomes() and not place.left())
-    assert place.log.outcomes() == [{"result": "ok"}]
+    assert place.log.outcomes() == [{"reason": "ok"}]
 
 
 @pytest.mark.parametrize(
     ("error", "result"),
     [
-        (GuestNotFound("no such guest", vmid=101), "failed"),
         (OutcomeUnknown("silence", vmid=101, upid=str(UPID)), "unknown"),
         (RuntimeError("a defect"), "unknown"),
     ],
@@ -150,9 +150,30 @@ def test_refusals(place: Place, error: Exception, result: str) -> None:
     with pytest.raises(type(error)) as raised:
         start(place.changes(), act)
     until(lambda: place.log.outcomes() and not place.left())
-    assert place.log.outcomes()[0]["result"] == result
+    assert place.log.outcomes()[0]["reason"] == result
     if isinstance(raised.value, GatewayError):
         assert raised.value.evidence["audit_id"] == place.log.records[0]["audit_id"]
+
+
+def test_refused_by_pve(place: Place) -> None:
+    """What PVE did not take on is taken back, and the caller can name the record; but of a guest that is not there
+    all answers are alike."""
+
+    def refuse(error: GatewayError) -> Callable[[], Upid]:
+        def act() -> Upid:
+            raise error
+
+        return act
+
+    with pytest.raises(GuestLocked) as raised:
+        start(place.changes(), refuse(GuestLocked("locked", vmid=101)))
+    until(lambda: not place.left())
+    assert raised.value.evidence["audit_id"] == place.log.records[0]["audit_id"]
+    assert place.log.records[1]["event"] == "guest:aborted"
+    assert place.log.records[1]["data"] == {"aborted": "guest:start", "reason": "locked"}
+    with pytest.raises(GuestNotFound) as unknown:
+        start(place.changes(), refuse(GuestNotFound("gone", vmid=101)))
+    assert "audit_id" not in unknown.value.evidence
 
 
 def test_no_record_no_change(place: Place) -> None:
@@ -198,7 +219,7 @@ def test_process_that_died(place: Place) -> None:
     assert [upid for upid, _ in place.watcher.listeners] == [UPID]
     place.watcher.end(DONE)
     until(lambda: not place.left())
-    assert sorted(outcome["result"] for outcome in place.log.outcomes()) == ["ok", "unknown"]
+    assert sorted(outcome["reason"] for outcome in place.log.outcomes()) == ["ok", "unknown"]
 
 
 def test_what_another_process_has_in_hand(place: Place) -> None:

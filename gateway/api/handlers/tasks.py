@@ -1,0 +1,83 @@
+"""The task resource: what PVE's workers do and did, as far as the caller may read the guests that they are about."""
+
+from __future__ import annotations
+
+from gateway.api.call import Call, Reply
+from gateway.api.models.tasks import TaskList, TaskLog, TaskLogQuery, TaskQuery, TasksQuery, TaskView
+from gateway.api.services import Services
+from gateway.api.work import asker
+from gateway.audit.record import Event
+from gateway.auth.actions import Action
+from gateway.guests.tasks import VisibleTasks
+from gateway.guests.trail import Change
+from gateway.policy.change import GuestChange
+from gateway.pve.tasks import Task
+
+
+def list_tasks(services: Services, call: Call) -> Reply:
+    """A page of a node's tasks, the newest first."""
+    asked: TasksQuery = call.query
+    tasks, following = _visible(services, call).page(
+        services.guests.require_node(asked.node or services.config.node),
+        vmid=asked.vmid,
+        since=asked.since,
+        errors=asked.errors,
+        start=asked.start,
+        limit=asked.limit,
+    )
+    page: TaskList = {"tasks": [_show(task) for task in tasks], "next": following}
+    return Reply(page)
+
+
+def show_task(services: Services, call: Call) -> Reply:
+    """How it is, also when it failed: that is no failure of this request."""
+    asked: TaskQuery = call.query
+    return Reply(_show(_visible(services, call).show(call.names["upid"], asked.wait, call.watch)))
+
+
+def read_log(services: Services, call: Call) -> Reply:
+    asked: TaskLogQuery = call.query
+    lines, following = _visible(services, call).log(
+        call.names["upid"], after=asked.after, limit=asked.limit, seconds=asked.wait, watch=call.watch
+    )
+    log: TaskLog = {"lines": [{"number": line.number, "text": line.text} for line in lines], "next": following}
+    return Reply(log)
+
+
+def stop_task(services: Services, call: Call) -> Reply:
+    """Has PVE end it; 200 when it has ended within the query's `wait`, else 202."""
+    asked: TaskQuery = call.query
+    visible = _visible(services, call, Action.GUEST_CONFIG)
+    upid = visible.to_stop(call.names["upid"])
+    change = Change(Event.GUEST_TASK_STOP, Action.GUEST_CONFIG, upid.node, upid.vmid, {"upid": str(upid)})
+
+    services.changes.make(asker(call), change, lambda: services.pve.tasks.stop(upid))
+    task = visible.show(str(upid), asked.wait, call.watch)
+    return Reply(_show(task), status=200 if task.ended else 202)
+
+
+def gives_nothing(services: Services, call: Call) -> GuestChange:
+    """For node policy: what changes a guest, and gives it nothing of the node."""
+    return GuestChange(vmid=call.vmid)
+
+
+def _visible(services: Services, call: Call, action: Action = Action.GUEST_READ) -> VisibleTasks:
+    pve = services.pve
+    return VisibleTasks(pve.tasks, pve.watcher, services.guests, services.pace, call.actor.reach(action))
+
+
+def _show(task: Task) -> TaskView:
+    upid = task.upid
+    return {
+        "upid": str(upid),
+        "node": upid.node,
+        "type": upid.type,
+        "vmid": upid.vmid,
+        "user": upid.user,
+        "state": "ended" if task.ended else "running",
+        "ok": task.ok if task.ended else None,
+        "exitstatus": task.exitstatus,
+        "requested": task.only_requested,
+        "started_at": upid.start,
+        "ended_at": task.ended_at,
+    }

@@ -1,0 +1,1 @@
+"""Guests through the gateway's API: the simulated node's PVE API, and real containers behind it."""
