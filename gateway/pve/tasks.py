@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError
-from gateway.errors_pve import PveNonsense, TaskFailed, TaskNotFound
+from gateway.errors_pve import PveNonsense, StorageFull, TaskFailed, TaskNotFound
 from gateway.pve.caller import Caller
 from gateway.pve.ids import Upid, parse_node, parse_upid
 from gateway.pve.models import Raw, number, text
@@ -122,12 +122,17 @@ class Tasks:
 
     def failure(self, task: Task) -> GatewayError:
         """What the end of a failed task means."""
-        evidence = {
+        evidence: dict[str, Any] = {
             **_about(task.upid),
             "exitstatus": clean(task.exitstatus or ""),
             "log": list(self._try_tail(task.upid)),
         }
-        return translate(None, task.exitstatus or "", evidence, fallback=TaskFailed)
+        found = translate(None, task.exitstatus or "", evidence, fallback=TaskFailed)
+        if type(found) is TaskFailed:
+            # A program that PVE runs has failed, `tar` most often: what it said is in the log.
+            said = (translate(None, line, evidence, fallback=TaskFailed) for line in evidence["log"])
+            return next((error for error in said if isinstance(error, StorageFull)), found)
+        return found
 
     def _try_tail(self, upid: Upid) -> tuple[str, ...]:
         try:
