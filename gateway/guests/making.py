@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Maker:
         self._workers = Workers()
         self._lock = threading.Lock()
         self._reserved: set[int] = set()
+        self._begun: deque[str] = deque(maxlen=1000)
 
     def create(self, caller: Caller, wish: GuestRequest) -> Work[MadeGuest]:
         """Begins to make a container of a template or a backup. Raises TooManyChanges."""
@@ -106,6 +108,14 @@ class Maker:
             with self._lock:
                 self._reserved.discard(vmid)
 
+    def begun(self, upid: Upid) -> bool:
+        """Remembers a task as that of one guest's making; False if it is another's already."""
+        with self._lock:
+            if str(upid) in self._begun:
+                return False
+            self._begun.append(str(upid))
+            return True
+
 
 class _Making(ABC):
     """One guest's: the steps that are the same for every origin."""
@@ -123,6 +133,10 @@ class _Making(ABC):
     @abstractmethod
     def ask(self, vmid: int) -> Upid:
         """Has PVE begin. Raises GatewayError."""
+
+    @abstractmethod
+    def task(self, vmid: int) -> tuple[str, int]:
+        """What PVE calls the task of that: its type, and which guest it is about."""
 
     @abstractmethod
     def set_up(self, guest: GuestRef) -> None:
@@ -170,12 +184,15 @@ class _Making(ABC):
         data = {"request": show(self._wish), **self.origin}
         change = Change(self.event, "guest:create", guest.node, guest.vmid, data)
         intent = self._maker.changes.announce(self._caller.asker, change)
+        began = int(time.time())
         try:
-            return intent, self.ask(guest.vmid)
+            upid = self.ask(guest.vmid)
+            self._maker.begun(upid)
+            return intent, upid
         except OutcomeUnknown as error:
-            upid = error.evidence.get("upid") if self._maker.alone else None
-            if upid is not None:
-                return intent, parse_upid(upid)
+            found = self._find_task(error, guest, began)
+            if found is not None:
+                return intent, found
             self._give_up(intent, guest, None, error, made=False)
         except GatewayError as error:
             intent.fail(error)
@@ -189,6 +206,30 @@ class _Making(ABC):
     def origin(self) -> dict[str, object]:
         """What the record names beside the request."""
         return {}
+
+    def _find_task(self, error: OutcomeUnknown, guest: GuestRef, began: int) -> Upid | None:
+        """The task that PVE began though its answer was lost, if there is one and it can be no other's.
+
+        PVE is on this node, so its clock is ours. Nobody else's task can be between: the source is locked by PVE while
+        it is copied, by us too (turn), and a vmid is made by one only.
+        """
+        named = error.evidence.get("upid")
+        if named is None or not self._maker.alone:
+            return None
+        kind, vmid = self.task(guest.vmid)
+        try:
+            tasks = self._pve.tasks.recent(guest.node, vmid=vmid, since=began, limit=100)
+        except GatewayError:
+            return None
+        found = [
+            task.upid
+            for task in tasks
+            if task.upid.type == kind
+            and task.upid.vmid == vmid
+            and task.upid.user == parse_upid(named).user
+            and self._maker.begun(task.upid)
+        ]
+        return found[0] if len(found) == 1 else None
 
     def _attend(self, upid: Upid) -> None:
         """Waits for the task that makes it. Raises what its failure means."""
@@ -273,6 +314,9 @@ class _Creation(_Making):
             return self._pve.guests.create(node, self.kind, vmid, wish.options())
         return self._pve.guests.restore(node, self.kind, vmid, VolumeId(wish.backup), wish.options())
 
+    def task(self, vmid: int) -> tuple[str, int]:
+        return "vzcreate" if self._wish.backup is None else "vzrestore", vmid
+
     def set_up(self, guest: GuestRef) -> None:
         options = self._wish.root_options()
         if options:
@@ -317,6 +361,9 @@ class _Cloning(_Making):
             snapshot=wish.snapshot,
             description=wish.notes,
         )
+
+    def task(self, vmid: int) -> tuple[str, int]:
+        return "vzclone" if self.kind is GuestKind.LXC else "qmclone", self._source.vmid
 
     def set_up(self, guest: GuestRef) -> None:
         options: Options = self._wish.common()

@@ -90,7 +90,8 @@ class Storages:
             for volume in self.volumes(guest.node, place, content="backup", vmid=guest.vmid)
             if volume.vmid in (None, guest.vmid)
         ]
-        return sorted(found, key=lambda volume: (-(volume.made_at or 0), volume.volume))
+        # Their names hold the time, too: for those of one second.
+        return sorted(found, key=lambda volume: (volume.made_at or 0, volume.volume), reverse=True)
 
     def backup_config(self, node: str, backup: VolumeId) -> str:
         """The configuration that a backup holds, as the text of a file. Raises VolumeNotFound."""

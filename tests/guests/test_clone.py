@@ -16,7 +16,7 @@ from tests.exec.waiting import until
 from tests.guests import made
 from tests.guests.conftest import SECRET, TOKEN_ID
 from tests.guests.made import TEMPLATE, assert_nothing_left, known
-from tests.pvesim import config, guests
+from tests.pvesim import config
 from tests.pvesim.api.process import Api as PveProcess
 
 FIRST, LAST = 7230, 7259
@@ -79,7 +79,6 @@ def test_linked_clone_starts(api: Api, records: Records) -> None:
     assert [one["address"] for one in told["addresses"]] == ["10.77.1.5"]
     lines = config.pve_path(vmid).read_text().splitlines()
     assert {"hostname: runner1", "tags: ci", "memory: 96"} <= set(lines) and "template: 1" not in lines
-    assert f"base-{BASE}-disk-0" in config.pve_path(vmid).read_text()
     assert api.run(vmid, ["hostname"])["stdout"] == "runner1\n"
     trail = records(told["audit_id"])
     assert [record["event"] for record in trail] == ["guest:clone", "guest:outcome"]
@@ -106,12 +105,13 @@ def test_parallel_clones_of_one_template(api: Api) -> None:
     assert len({answer.json()["vmid"] for answer in answers}) == 4
 
 
-def test_clone_that_takes_too_long(api: Api, pve: PveProcess, records: Records) -> None:
-    """After `timeout` its task is stopped; the source is as before, and what is left is told."""
-    pve.faults.add("stall", "vzclone", seconds=60, times=1)
-    answer = clone(api, BASE, vmid=7241, timeout=1)
-    assert (answer.status, answer.code) == (504, "task_unfinished"), answer.body
-    assert answer.json()["undone"] is (7241 not in known())
+def test_clone_that_takes_too_long(api: Api, pve: PveProcess) -> None:
+    """B3: after `timeout` its task is stopped, no half clone is left, and the source is as before."""
+    pve.faults.add("stall", "copy", seconds=60, times=1)
+    answer = clone(api, SOURCE, vmid=7241, timeout=1)
+    assert (answer.status, answer.code, answer.json()["undone"]) == (504, "task_unfinished", True), answer.body
+    assert_nothing_left(7241)
+    assert clone(api, SOURCE, vmid=7241).status == 201
 
 
 def test_start_that_fails(api: Api, pve: PveProcess) -> None:
@@ -131,13 +131,13 @@ def test_full_storage(api: Api, pve: PveProcess) -> None:
     assert_nothing_left(7243)
 
 
-def test_lost_answer(api: Api, pve: PveProcess) -> None:
-    """B10: PVE cuts the connection after it has begun: the clone's task is under the source's number and is found."""
-    pve.faults.add("drop", f"/nodes/[^/]+/lxc/{BASE}/clone", method="POST", times=1)
+@pytest.mark.parametrize("fault", ["drop", "garbage"])
+def test_lost_answer(api: Api, pve: PveProcess, fault: str) -> None:
+    """B10: PVE has begun and its answer is lost: the task is found among the source's, and followed."""
+    pve.faults.add(fault, f"/nodes/[^/]+/lxc/{BASE}/clone", method="POST", times=1)
     answer = clone(api, BASE, vmid=7244)
-    assert answer.status in (201, 504), answer.body
-    if answer.status == 504:
-        assert answer.json()["undone"] is False and "7244" in answer.json()["detail"]
+    assert answer.status == 201, answer.body
+    assert answer.json()["upid"].split(":")[5:7] == ["vzclone", str(BASE)] and 7244 in known()
 
 
 def test_refused(api: Api, as_token: Callable[..., Api]) -> None:
@@ -200,4 +200,3 @@ def test_locked_source(api: Api) -> None:
         assert_nothing_left(7249)
     finally:
         path.write_text(text)
-    assert guests.get(SOURCE).state() == "STOPPED"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +15,6 @@ from tests.exec.waiting import until
 from tests.guests import made
 from tests.guests.made import TEMPLATE, assert_nothing_left, known
 from tests.pvesim import config, guests
-from tests.pvesim.api import storages
 from tests.pvesim.api.process import Api as PveProcess
 
 PASSWORD = "correct-horse-battery"
@@ -206,23 +204,11 @@ def test_vmid_taken_in_between(api: Api, gateway: Gateway, pve: PveProcess, reco
     assert FIRST + 1 in known()
 
 
-@pytest.fixture(scope="module")
-def slow_template(node: None) -> Iterator[str]:
-    """A template that takes seconds to unpack."""
-    storage = storages.find("local")
-    path = storage.place("vztmpl") / "slow-create_1_amd64.tar.gz"
-    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-        for number in range(60_000):
-            archive.addfile(tarfile.TarInfo(f"./srv/{number % 100}/{number}"))
-    yield f"local:vztmpl/{path.name}"
-    path.unlink()
-
-
-def test_create_that_takes_too_long(api: Api, slow_template: str) -> None:
+def test_create_that_takes_too_long(api: Api, pve: PveProcess) -> None:
     """After `timeout` PVE's task is stopped, and nothing stays."""
-    answer = create(api, vmid=7223, template=slow_template, timeout=0.5)
-    assert (answer.status, answer.code) == (504, "task_unfinished"), answer.body
-    assert answer.json()["undone"] is True
+    pve.faults.add("stall", "unpack", seconds=60, times=1)
+    answer = create(api, vmid=7223, timeout=0.5)
+    assert (answer.status, answer.code, answer.json()["undone"]) == (504, "task_unfinished", True), answer.body
     assert_nothing_left(7223)
 
 
