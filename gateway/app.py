@@ -28,6 +28,7 @@ from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
 from gateway.guests.changes import Changes
+from gateway.guests.making import Maker
 from gateway.guests.pace import Pace
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
@@ -68,6 +69,8 @@ def create_app(
     `pve` and `changes`: what stands for the configured PVE API, and for changes by way of it.
     """
     pve = pve or connect(config.pve)
+    changes = changes or _build_changes(config, audit, pve)
+    guests, pace = GuestMap(config.pve.etc, config.node), Pace()
     services = Services(
         config=config,
         supervisor=supervisor,
@@ -75,9 +78,10 @@ def create_app(
         tokens=tokens,
         policy=NodePolicy(config.policy),
         pve=pve,
-        changes=changes or _build_changes(config, audit, pve),
-        guests=GuestMap(config.pve.etc, config.node),
-        pace=Pace(),
+        guests=guests,
+        changes=changes,
+        maker=Maker(pve, guests, changes, pace, supervisor, config.node, alone=config.web.workers == 1),
+        pace=pace,
         openapi=cache(_dump_openapi),
         streams=stream_shares(config.web.max_streams),
         starts=start_shares(),

@@ -15,6 +15,11 @@ class SnapshotNotFound(GatewayError):
 
     code, status, title = "snapshot_not_found", 404, "No such snapshot"
 
+    @classmethod
+    def for_name(cls, name: str) -> SnapshotNotFound:
+        """For a name that no snapshot can have."""
+        return cls("no such snapshot; see GET /guests/{vmid}/snapshots", snapshot=name)
+
 
 class StorageNotFound(GatewayError):
     """No storage of that name is configured."""
@@ -138,6 +143,12 @@ class GuestLocked(GatewayError):
     code, status, title, retryable = "guest_locked", 423, "Guest is locked", True
 
 
+class TooManyChanges(GatewayError):
+    """As many guests are being made, or copied from one source, as may be at once. Nothing was done."""
+
+    code, status, title, retryable = "too_many_changes", 429, "Too many guests being made", True
+
+
 class StorageFull(GatewayError):
     """The storage has no room for it."""
 
@@ -218,3 +229,9 @@ class TaskUnfinished(GatewayError):
     """The task still runs when the time to wait for it is over."""
 
     code, status, title = "task_unfinished", 504, "The PVE task still runs"
+
+
+class GuestWithoutAddress(GatewayError):
+    """The guest runs, and had no address in the time that there was for it."""
+
+    code, status, title = "guest_without_address", 504, "Guest has no address"

@@ -35,6 +35,7 @@ _PARAMETER_TEXT = {
     "vmid": "The guest's cluster-wide number.",
     "id": "The exec's id.",
     "token_id": "The token's id, which is no secret.",
+    "snapshot": "The snapshot's name.",
     "upid": "The task's name, as PVE gave it.",
 }
 _ASKED = {
@@ -51,7 +52,7 @@ _TOLD = {
     "Content-Range": "The range that this is, and the stream's length: `*` while the command runs.",
     "ETag": "The token's version, for If-Match.",
     "Idempotency-Replayed": "`true` when an earlier request with this Idempotency-Key began the exec.",
-    "Location": "The exec or the task (200, 202), the token (201).",
+    "Location": "The exec or the task (200, 202), the token or the guest (201).",
     "Preference-Applied": "`respond-async` (202).",
     "Sec-WebSocket-Protocol": "`pvex.v1`.",
     "X-Output-Bytes": "The stream's length so far, dropped bytes counted.",

@@ -15,16 +15,17 @@ from gateway.api.services import Services
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.errors import ExecNotFound, GatewayError, GuestNotFound, TokenNotFound
-from gateway.errors_pve import TaskNotFound
+from gateway.errors_pve import SnapshotNotFound, TaskNotFound
 from gateway.policy.change import GuestChange
 
 PARAMETERS = {
     "vmid": re.compile(r"[1-9][0-9]{2,8}"),
     "id": re.compile(r"ex_[0-9A-HJKMNP-TV-Z]{26}"),
     "token_id": re.compile(r"tk_[0-9A-HJKMNP-TV-Z]{26}"),
+    "snapshot": re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}"),
     "upid": re.compile(r"UPID:[!-.0-~]{20,600}"),
 }
-"""What may stand in a path. Anything else is answered like a guest, exec, token or task that does not exist."""
+"""What may stand in a path. Anything else is answered like a guest, exec, token, snapshot or task that is not there."""
 
 CHANGES_GUESTS = frozenset({Action.GUEST_CREATE, Action.GUEST_CONFIG, Action.GUEST_ROOT_CONFIG})
 """What these do may give a guest something of the node, so node policy is asked."""
@@ -33,6 +34,7 @@ _NOT_FOUND: dict[str, tuple[type[GatewayError], Callable[[str], GatewayError]]] 
     "vmid": (GuestNotFound, GuestNotFound.for_vmid),
     "id": (ExecNotFound, ExecNotFound.for_id),
     "token_id": (TokenNotFound, TokenNotFound.for_id),
+    "snapshot": (SnapshotNotFound, SnapshotNotFound.for_name),
     "upid": (TaskNotFound, TaskNotFound.for_upid),
 }
 

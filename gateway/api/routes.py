@@ -6,6 +6,7 @@ from gateway.api.guest_routes import GUEST_ROUTES
 from gateway.api.handlers import audit, events, execs, health, openapi, output, terminals, tickets, tokens
 from gateway.api.handlers import exec as exec_
 from gateway.api.handlers import input as input_
+from gateway.api.making_routes import MAKING_ROUTES
 from gateway.api.models.audit import AuditPage, AuditQuery, LogVerdict, VerifyQuery
 from gateway.api.models.events import EventsQuery
 from gateway.api.models.execs import ExecList, ListQuery, OutputQuery, WaitQuery
@@ -408,6 +409,7 @@ ROUTES: tuple[Route, ...] = (
         handler=audit.verify_log,
     ),
     *GUEST_ROUTES,
+    *MAKING_ROUTES,
     Route(
         method="GET",
         path="/health/live",

@@ -16,6 +16,7 @@ from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.guests.changes import Changes
+from gateway.guests.making import Maker
 from gateway.guests.pace import Pace
 from gateway.policy.node import NodePolicy
 from gateway.policy.root import RootChange
@@ -107,7 +108,8 @@ class Services:
     """Everything a handler may call. `openapi` gives the API's description as JSON.
 
     `pve` asks PVE's API; `guests` knows from the cluster's files which guest a vmid is, without asking anybody;
-    `changes` has PVE change something, on record; `pace` is that of all who wait for what no task tells.
+    `changes` has PVE change something, on record, and `maker` makes guests; `pace` is that of all who wait
+    for what no task tells.
 
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
     `starts` counts terminals whose exec is being started.
@@ -121,6 +123,7 @@ class Services:
     pve: Pve
     guests: GuestMap
     changes: Changes
+    maker: Maker
     pace: Pace
     openapi: Callable[[], bytes]
     streams: Shares

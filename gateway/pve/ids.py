@@ -76,7 +76,8 @@ class Upid:
     @property
     def vmid(self) -> int | None:
         """The guest that it is about, if it is about one."""
-        return int(self.id) if re.fullmatch(r"[1-9][0-9]{2,8}", self.id) else None
+        found = re.fullmatch(r"([1-9][0-9]{2,8})(?:@.*)?", self.id)  # imgdel: VMID@STORAGE
+        return int(found[1]) if found else None
 
 
 def parse_vmid(value: int | str, field: str = "vmid") -> int:

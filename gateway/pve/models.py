@@ -127,6 +127,8 @@ class GuestConfig:
     digest: str
     pending: Mapping[str, str | None]
     """What will be at the next start; None for an option that will be gone."""
+    raw_keys: tuple[str, ...] = ()
+    """The names of a container's raw `lxc.*` options, of which PVE tells beside the others."""
 
     @property
     def name(self) -> str | None:
@@ -152,7 +154,9 @@ class GuestConfig:
             elif "pending" in item:
                 waiting[key] = str(item["pending"])
         options = {key: str(value) for key, value in raw.items() if key not in ("digest", "lxc") and value is not None}
-        return cls(options=options, digest=text(raw.get("digest")) or "", pending=waiting)
+        lines = raw.get("lxc")
+        raw_keys = tuple(str(line[0]) for line in lines if line) if isinstance(lines, list) else ()
+        return cls(options=options, digest=text(raw.get("digest")) or "", pending=waiting, raw_keys=raw_keys)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ MEANINGS = (
     ),
     # -- room
     _says(
-        r"No space left on device|not enough (?:free )?space|insufficient free|out of space|Disk quota exceeded"
+        r"no space left|not enough (?:free )?space|insufficient free|out of space|Disk quota exceeded"
         r"|not enough free (?:space|extents)|storage '[^']*' is full|free space in volume group",
         pve.StorageFull,
         "make room, or take another storage; see GET /storages",

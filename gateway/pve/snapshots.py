@@ -6,7 +6,7 @@ from gateway.exec.order import GuestKind
 from gateway.pve.caller import Caller, Options
 from gateway.pve.ids import Upid, parse_snapshot
 from gateway.pve.lifecycle import about, path
-from gateway.pve.models import GuestRef, Snapshot
+from gateway.pve.models import GuestConfig, GuestRef, Snapshot
 
 
 class Snapshots:
@@ -20,6 +20,13 @@ class Snapshots:
         rows = self._caller.ask_list(*path(guest), "snapshot", about=about(guest))
         found = [snapshot for snapshot in map(Snapshot.read, rows) if snapshot is not None]
         return sorted(found, key=lambda snapshot: (snapshot.made_at or 0, snapshot.name))
+
+    def config(self, guest: GuestRef, name: str) -> GuestConfig:
+        """The guest's configuration as it was then. Raises SnapshotNotFound."""
+        told = self._caller.ask_object(
+            *path(guest), "snapshot", parse_snapshot(name), "config", about={**about(guest), "snapshot": name}
+        )
+        return GuestConfig.read(told)
 
     def create(self, guest: GuestRef, name: str, *, description: str = "", with_memory: bool = False) -> Upid:
         """Begins to make one; `with_memory` is for machines. That the name is taken is seen in the task's end only."""

@@ -6,6 +6,7 @@ import re
 from typing import Any, Literal
 
 from gateway.errors import FieldError, InvalidRequest
+from gateway.errors_pve import PveNonsense
 from gateway.pve.caller import Caller, Options
 from gateway.pve.ids import Upid, VolumeId, parse_node, parse_storage, parse_vmid
 from gateway.pve.lifecycle import about, path
@@ -89,7 +90,22 @@ class Storages:
             for volume in self.volumes(guest.node, place, content="backup", vmid=guest.vmid)
             if volume.vmid in (None, guest.vmid)
         ]
-        return sorted(found, key=lambda volume: (-(volume.made_at or 0), volume.volume))
+        # Their names hold the time, too: for those of one second.
+        return sorted(found, key=lambda volume: (volume.made_at or 0, volume.volume), reverse=True)
+
+    def backup_config(self, node: str, backup: VolumeId) -> str:
+        """The configuration that a backup holds, as the text of a file. Raises VolumeNotFound."""
+        told = self._caller.ask(
+            "nodes",
+            parse_node(node),
+            "vzdump",
+            "extractconfig",
+            about=_about_volume(node, backup),
+            options={"volume": str(backup)},
+        )
+        if not isinstance(told, str):
+            raise PveNonsense("PVE tells no configuration of the backup", **_about_volume(node, backup))
+        return told
 
     def back_up(
         self,

@@ -21,6 +21,7 @@ from gateway.auth.grants import Grant, parse_guests
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.guests.changes import Changes
+from gateway.guests.making import Maker
 from gateway.guests.pace import Pace
 from gateway.policy.change import GuestChange, describe_options
 from gateway.policy.node import NodePolicy
@@ -79,11 +80,12 @@ def test_policy_stands_before_every_grant(
     store.create()
     token = issue_token(store, store.prepare("all", [Grant(frozenset({action}), parse_guests("all"))], lifetime=DAY))
     config, audit = Config(node="pve1"), FakeAudit()
-    pve = connect(config.pve)
+    pve, guests, pace = connect(config.pve), GuestMap(config.pve.etc, config.node), Pace()
+    changes = Changes(audit, pve.tasks, pve.watcher, UnfinishedChanges(tmp_path / "changes"))
     services = Services(
         config=config, supervisor=FakeSupervisor(), audit=audit, tokens=store, policy=NodePolicy(config.policy),
-        pve=pve, guests=GuestMap(config.pve.etc, config.node),
-        changes=Changes(audit, pve.tasks, pve.watcher, UnfinishedChanges(tmp_path / "changes")), pace=Pace(),
+        pve=pve, guests=guests, changes=changes, pace=pace,
+        maker=Maker(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=True),
         openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
     )  # fmt: skip
     reached: list[Call] = []

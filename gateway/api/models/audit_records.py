@@ -122,6 +122,7 @@ class ExecOutcome(AuditRecord):
 class ChangeEnd(Member):
     """`reason`: `ok`, `failed`, `unknown`, or `requested` of the HA manager. `words` are PVE's; `upid` is its task.
 
+    `undone`: of a guest whose making failed, whether nothing of it is left.
     What pvesh did as root@pam has an `exit_code`, and the `status` that its failure would have had in PVE's API.
     """
 
@@ -131,6 +132,7 @@ class ChangeEnd(Member):
     words: Text | None = None
     exit_code: int | None = None
     status: int | None = None
+    undone: bool | None = None
 
 
 class ChangeOutcome(AuditRecord):

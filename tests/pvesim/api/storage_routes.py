@@ -70,6 +70,8 @@ def remove_volume(call: Call) -> Any:
         if volume.type == "images":
             volumes.free(volume.id)
         else:
+            if volume.path.with_name(f"{volume.path.name}.protected").exists():
+                die(f"cannot remove protected volume '{volume.name}' on '{volume.storage.id}'")
             volume.path.unlink()
         print(f"Removed volume '{volume.id}'")
 

@@ -71,14 +71,14 @@ def is_running(task: Upid) -> bool:
 
 
 def stop(task: Upid) -> None:
-    """check_worker(…, 1): it is told, and killed with all that it started when it does not end."""
-    deadline = time.monotonic() + _KILL_AFTER
-    number = signal.SIGTERM
-    while is_running(task):
+    """check_worker(…, 1): all that it started is told once, and killed when it does not end in time."""
+    for number, seconds in ((signal.SIGTERM, _KILL_AFTER), (signal.SIGKILL, _KILL_AFTER)):
+        if not is_running(task):
+            return
         os.killpg(task.pid, number)
-        if time.monotonic() > deadline:
-            number = signal.SIGKILL
-        time.sleep(0.05)
+        deadline = time.monotonic() + seconds
+        while is_running(task) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def every_task() -> list[Upid]:

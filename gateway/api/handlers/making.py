@@ -1,0 +1,100 @@
+"""New guests: created of a template, restored of a backup, cloned."""
+
+from __future__ import annotations
+
+from gateway.api.call import Call, Reply
+from gateway.api.models.making import MakingQuery, NewGuest
+from gateway.api.services import Services
+from gateway.api.work import asker
+from gateway.auth.actions import Action
+from gateway.errors import Forbidden, GatewayRestarting, GuestNotFound
+from gateway.exec.permit import Ranges
+from gateway.guests import origins
+from gateway.guests.background import Work
+from gateway.guests.making import Caller, MadeGuest
+from gateway.guests.wish import CloneRequest, GuestRequest, Making
+from gateway.policy.change import GuestChange
+
+
+def describe_guest(services: Services, call: Call) -> GuestChange:
+    """What the new container would be given of the node. First of all, whether the caller may make it at all."""
+    wish: GuestRequest = call.body
+    reach = _reach(call, wish)
+    if wish.backup is None:
+        return origins.describe_new(wish.vmid or (reach[0][0] if reach else 0), wish)
+    _, owner = origins.owner_of(wish.backup)
+    _require_create(call, owner)
+    return origins.describe_restored(services.pve, services.config.node, wish)
+
+
+def create_guest(services: Services, call: Call) -> Reply:
+    """Makes it, whole or not at all, whether the caller waits or not."""
+    wish: GuestRequest = call.body
+    return _answer(call, services.maker.create(_caller(call, wish), wish))
+
+
+def describe_copy(services: Services, call: Call) -> GuestChange:
+    """What the source has of the node, and its copy would have, too."""
+    wish: CloneRequest = call.body
+    _reach(call, wish)
+    return origins.describe_clone(services.pve, services.guests.find(call.vmid), wish)
+
+
+def clone_guest(services: Services, call: Call) -> Reply:
+    """Copies the path's guest, when those who copy it already have done so."""
+    wish: CloneRequest = call.body
+    source = services.guests.find(call.vmid)
+    return _answer(call, services.maker.clone(_caller(call, wish), source, wish))
+
+
+def _caller(call: Call, wish: Making) -> Caller:
+    return Caller(asker(call), _reach(call, wish), call.origin)
+
+
+def _reach(call: Call, wish: Making) -> Ranges:
+    """The vmids that it may be made under. Raises GuestNotFound, Forbidden, before anything is looked up."""
+    if wish.vmid is not None:
+        _require_create(call, wish.vmid)
+    reach = call.actor.reach(Action.GUEST_CREATE)
+    if not isinstance(wish, GuestRequest) or not wish.root_options():
+        return reach
+    rooted = call.actor.reach(Action.GUEST_ROOT_CONFIG)
+    reach = tuple(
+        (max(low, first), min(high, last))
+        for low, high in reach
+        for first, last in rooted
+        if max(low, first) <= min(high, last)
+    )
+    if not any(low <= (wish.vmid or low) <= high for low, high in reach):
+        action = Action.GUEST_ROOT_CONFIG
+        named = ", ".join(sorted(wish.root_options()))
+        raise Forbidden(f"this token may not {action}, which these need: {named}; see GET /tokens/self", action=action)
+    return reach
+
+
+def _require_create(call: Call, vmid: int) -> None:
+    if call.actor.decide(Action.GUEST_CREATE, vmid) is not None:
+        raise GuestNotFound.for_vmid(vmid)
+
+
+def _answer(call: Call, work: Work[MadeGuest]) -> Reply:
+    query: MakingQuery = call.query
+    made = work.wait(query.wait, call.watch)
+    begun = work.began
+    if begun is None:
+        raise GatewayRestarting("the web process ends, and had not begun to make the guest; ask again")
+    guest: NewGuest = {
+        "vmid": begun.guest.vmid,
+        "node": begun.guest.node,
+        "type": begun.guest.kind.value,
+        "state": "making" if made is None else "made",
+        "upid": str(begun.upid),
+        "addresses": [
+            {"interface": one.interface, "address": one.address, "prefix": one.prefix}
+            for one in (made.addresses if made is not None else ())
+        ],
+        "audit_id": begun.audit_id,
+    }
+    if made is None:
+        return Reply(guest, status=202, headers={"Location": f"/tasks/{begun.upid}"})
+    return Reply(guest, status=201, headers={"Location": f"/guests/{begun.guest.vmid}"})

@@ -1,0 +1,78 @@
+"""Container templates: those that are there, those that PVE's catalogue offers, and how one gets here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.api.call import Call, Reply
+from gateway.api.models.kept import TemplateList, TemplateRequest, TemplatesQuery, TemplateView
+from gateway.api.paging import cut
+from gateway.api.services import Services
+from gateway.api.work import answer, asker
+from gateway.audit.record import Event
+from gateway.auth.actions import Action
+from gateway.guests.trail import Change
+from gateway.pve.models import Appliance, Volume
+
+
+def list_templates(services: Services, call: Call) -> Reply:
+    """A page of those of this node, by name."""
+    asked: TemplatesQuery = call.query
+    views = _offered(services) if asked.available else _present(services, asked.storage)
+    part, following = cut(views, lambda view: view["volume"] or view["name"], asked)
+    page: TemplateList = {"templates": list(part), "next": following}
+    return Reply(page)
+
+
+def download_template(services: Services, call: Call) -> Reply:
+    """Of PVE's catalogue alone: no URL of a request is ever fetched."""
+    asked: TemplateRequest = call.body
+    node = services.config.node
+    data = {"storage": asked.storage, "template": asked.template}
+    change = Change(Event.STORAGE_DOWNLOAD, Action.GUEST_CREATE, node, None, data)
+    made = services.changes.make(
+        asker(call), change, lambda: services.pve.storages.download(node, asked.storage, asked.template)
+    )
+    reply = answer(services, call, made)
+    work: dict[str, Any] = reply.body
+    work["volume"] = f"{asked.storage}:vztmpl/{asked.template}"
+    return reply
+
+
+def _present(services: Services, storage: str | None) -> list[TemplateView]:
+    node = services.config.node
+    places = [storage] if storage is not None else _places(services, node)
+    found = [volume for place in places for volume in services.pve.storages.volumes(node, place, content="vztmpl")]
+    return [_show_volume(volume) for volume in found]
+
+
+def _places(services: Services, node: str) -> list[str]:
+    found = services.pve.storages.on_node(node, content="vztmpl")
+    return [place.name for place in found if place.active and place.enabled]
+
+
+def _offered(services: Services) -> list[TemplateView]:
+    return [_show_appliance(appliance) for appliance in services.pve.storages.appliances(services.config.node)]
+
+
+def _show_volume(volume: Volume) -> TemplateView:
+    name = volume.volume.rpartition("/")[2]
+    return {
+        "name": name,
+        "volume": volume.volume,
+        "size": volume.size,
+        "os": None,
+        "version": None,
+        "headline": None,
+    }
+
+
+def _show_appliance(appliance: Appliance) -> TemplateView:
+    return {
+        "name": appliance.template,
+        "volume": None,
+        "size": None,
+        "os": appliance.os,
+        "version": appliance.version,
+        "headline": appliance.headline,
+    }

@@ -1,0 +1,375 @@
+"""Making guests: created, restored or cloned, set up and started, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NoReturn
+
+from gateway.audit.record import Event
+from gateway.errors import GatewayError, GuestNotRunning
+from gateway.errors_pve import GuestExists, GuestWithoutAddress, OutcomeUnknown, TaskUnfinished
+from gateway.exec.order import GuestKind
+from gateway.exec.origin import Origin
+from gateway.exec.permit import Ranges
+from gateway.guests.background import Begun, Work, Workers
+from gateway.guests.blame import explain
+from gateway.guests.changes import Changes
+from gateway.guests.pace import Pace
+from gateway.guests.trail import Asker, Change, Intent, Reason
+from gateway.guests.turns import Turns
+from gateway.guests.undo import Undone, undo
+from gateway.guests.vmids import pick_vmid
+from gateway.guests.wish import CloneRequest, GuestRequest, Making, Options, show
+from gateway.policy.root import RootChange
+from gateway.pve.guests import GuestMap
+from gateway.pve.ids import Upid, VolumeId, parse_upid
+from gateway.pve.models import Address, GuestRef
+from gateway.pve.root import Root, change_as_root
+from gateway.pve.service import Pve
+
+_MAX_TRIES = 20
+_STEP_SECONDS = 300.0
+_STOP_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MadeGuest:
+    """A guest that has been made. `addresses` where its making waited for them."""
+
+    guest: GuestRef
+    upid: Upid
+    audit_id: str
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and the vmids that it may make guests under."""
+
+    asker: Asker
+    reach: Ranges
+    origin: Origin
+
+
+class Maker:
+    """Makes guests on this node, each in a thread of its own that goes on without its client. Safe in many threads.
+
+    `alone`: no other process uses PVE's token, so that a task of it which nobody announced is surely ours.
+    """
+
+    def __init__(
+        self, pve: Pve, guests: GuestMap, changes: Changes, pace: Pace, root: Root, node: str, *, alone: bool
+    ) -> None:
+        self.pve = pve
+        self.pace = pace
+        self.guests = guests
+        self.changes = changes
+        self.root = root
+        self.node = node
+        self.alone = alone
+        self.turns = Turns()
+        self._workers = Workers()
+        self._lock = threading.Lock()
+        self._reserved: set[int] = set()
+        self._begun: deque[str] = deque(maxlen=1000)
+
+    def create(self, caller: Caller, wish: GuestRequest) -> Work[MadeGuest]:
+        """Begins to make a container of a template or a backup. Raises TooManyChanges."""
+        return self._workers.start(_Creation(self, caller, wish).make)
+
+    def clone(self, caller: Caller, source: GuestRef, wish: CloneRequest) -> Work[MadeGuest]:
+        """Begins to copy a guest, when those who copy it already have done so. Raises TooManyChanges."""
+        return self._workers.start(_Cloning(self, caller, wish, source).make)
+
+    @contextmanager
+    def reserve(self, reach: Ranges, wanted: int | None, tried: set[int]) -> Iterator[int]:
+        """A vmid that no other making here uses meanwhile. Raises GuestExists, NoFreeVmid, PVE's own errors."""
+        with self._lock:
+            if wanted is None:
+                vmid = pick_vmid(self.pve.inventory, self.guests, reach, self._reserved | tried)
+            elif wanted in self._reserved or wanted in self.guests.vmids():
+                raise GuestExists(f"vmid {wanted} is taken; see GET /nextid", vmid=wanted)
+            else:
+                vmid = wanted
+            self._reserved.add(vmid)
+        try:
+            yield vmid
+        finally:
+            with self._lock:
+                self._reserved.discard(vmid)
+
+    def begun(self, upid: Upid) -> bool:
+        """Remembers a task as that of one guest's making; False if it is another's already."""
+        with self._lock:
+            if str(upid) in self._begun:
+                return False
+            self._begun.append(str(upid))
+            return True
+
+
+class _Making(ABC):
+    """One guest's: the steps that are the same for every origin."""
+
+    def __init__(self, maker: Maker, caller: Caller, wish: Making) -> None:
+        self._maker = maker
+        self._pve = maker.pve
+        self._caller = caller
+        self._wish = wish
+
+    @abstractmethod
+    def turn(self) -> Iterator[None]:
+        """Held until PVE's task has ended."""
+
+    @abstractmethod
+    def ask(self, vmid: int) -> Upid:
+        """Has PVE begin. Raises GatewayError."""
+
+    @abstractmethod
+    def task(self, vmid: int) -> tuple[str, int]:
+        """What PVE calls the task of that: its type, and which guest it is about."""
+
+    @abstractmethod
+    def set_up(self, guest: GuestRef) -> None:
+        """What is done before it starts. Raises GatewayError."""
+
+    @property
+    @abstractmethod
+    def event(self) -> Event: ...
+
+    @property
+    @abstractmethod
+    def kind(self) -> GuestKind: ...
+
+    def make(self, work: Work[MadeGuest]) -> MadeGuest:
+        """All of it. Raises GatewayError with what has become of it."""
+        tried: set[int] = set()
+        while True:
+            try:
+                with self._maker.reserve(self._caller.reach, self._wish.vmid, tried) as vmid:
+                    return self._make(work, GuestRef(vmid, self.kind, self._maker.node))
+            except GuestExists as error:
+                if self._wish.vmid is not None or work.began is not None or len(tried) >= _MAX_TRIES:
+                    raise explain(error, self._wish) from None
+                tried.add(int(error.evidence.get("vmid") or 0))
+
+    def _make(self, work: Work[MadeGuest], guest: GuestRef) -> MadeGuest:
+        turn = contextmanager(self.turn)
+        with turn():
+            intent, upid = self._begin(guest)
+            intent.note_task(upid)
+            work.begin(Begun(guest, upid, intent.audit_id))
+            try:
+                self._attend(upid)
+            except GatewayError as error:
+                self._give_up(intent, guest, upid, error, made=False)
+        try:
+            self.set_up(guest)
+            addresses = self._start(guest) if self._wish.start else ()
+        except GatewayError as error:
+            self._give_up(intent, guest, upid, error, made=True)
+        intent.end(Reason.OK, upid=str(upid))
+        return MadeGuest(guest, upid, intent.audit_id, addresses)
+
+    def _begin(self, guest: GuestRef) -> tuple[Intent, Upid]:
+        data = {"request": show(self._wish), **self.origin}
+        change = Change(self.event, "guest:create", guest.node, guest.vmid, data)
+        intent = self._maker.changes.announce(self._caller.asker, change)
+        began = int(time.time())
+        try:
+            upid = self.ask(guest.vmid)
+            self._maker.begun(upid)
+            return intent, upid
+        except OutcomeUnknown as error:
+            found = self._find_task(error, guest, began)
+            if found is not None:
+                return intent, found
+            self._give_up(intent, guest, None, error, made=False)
+        except GatewayError as error:
+            intent.fail(error)
+            error.evidence.setdefault("audit_id", intent.audit_id)
+            raise error if isinstance(error, GuestExists) else explain(error, self._wish) from None
+        except BaseException as error:
+            intent.fail(error)
+            raise
+
+    @property
+    def origin(self) -> dict[str, object]:
+        """What the record names beside the request."""
+        return {}
+
+    def _find_task(self, error: OutcomeUnknown, guest: GuestRef, began: int) -> Upid | None:
+        """The task that PVE began though its answer was lost, if there is one and it can be no other's.
+
+        PVE is on this node, so its clock is ours. Nobody else's task can be between: the source is locked by PVE while
+        it is copied, by us too (turn), and a vmid is made by one only.
+        """
+        named = error.evidence.get("upid")
+        if named is None or not self._maker.alone:
+            return None
+        kind, vmid = self.task(guest.vmid)
+        try:
+            tasks = self._pve.tasks.recent(guest.node, vmid=vmid, since=began, limit=100)
+        except GatewayError:
+            return None
+        found = [
+            task.upid
+            for task in tasks
+            if task.upid.type == kind
+            and task.upid.vmid == vmid
+            and task.upid.user == parse_upid(named).user
+            and self._maker.begun(task.upid)
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def _attend(self, upid: Upid) -> None:
+        """Waits for the task that makes it. Raises what its failure means."""
+        task = self._pve.watcher.wait(upid, self._wish.timeout)
+        if task is None:
+            self._pve.tasks.stop(upid)
+            task = self._pve.watcher.wait(upid, _STOP_SECONDS)
+            state = "was stopped" if task is not None else "was told to stop, and goes on"
+            raise TaskUnfinished(
+                f"it was not made within {self._wish.timeout:g} s (`timeout`), so its task {state}", upid=str(upid)
+            )
+        self._pve.tasks.require_ok(task)
+
+    def _start(self, guest: GuestRef) -> tuple[Address, ...]:
+        upid = self._pve.guests.start(guest)
+        task = self._pve.watcher.wait(upid, _STEP_SECONDS)
+        if task is None:
+            raise TaskUnfinished(f"it did not start within {_STEP_SECONDS:g} s", upid=str(upid))
+        self._pve.tasks.require_ok(task)
+        return self._await_address(guest) if self._wish.wait_for_address is not None else ()
+
+    def _await_address(self, guest: GuestRef) -> tuple[Address, ...]:
+        seconds = self._wish.wait_for_address or 0
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                found = [address for address in self._pve.guests.addresses(guest) if not _is_local(address)]
+            except GatewayError as error:
+                if not error.retryable:
+                    raise
+                found = []
+            if found:
+                return tuple(found)
+            if not self._pve.guests.status(guest).running:
+                raise GuestNotRunning("it stopped before it had an address; see its console", vmid=guest.vmid)
+            if not self._maker.pace.wait(deadline, None, _LOOK_SECONDS):
+                raise GuestWithoutAddress(
+                    f"it runs, and had no address after {seconds:g} s (`wait_for_address`); is there a DHCP server on "
+                    "its bridge?",
+                    vmid=guest.vmid,
+                )
+
+    def _give_up(
+        self, intent: Intent, guest: GuestRef, upid: Upid | None, error: GatewayError, *, made: bool
+    ) -> NoReturn:
+        """Undoes it, records that, and raises the error with what became of it."""
+        kept = self._wish.on_failure == "keep"
+        end = Undone(False) if kept else undo(self._pve, self._maker.guests, guest, upid if made else None)
+        words = explain(error, self._wish, vmid=guest.vmid, kept=kept, undone=end)
+        unknown = isinstance(error, OutcomeUnknown)
+        intent.end(
+            Reason.UNKNOWN if unknown else Reason.FAILED,
+            upid=str(upid) if upid is not None else None,
+            words=words.detail[:256],
+            undone=end.clean,
+        )
+        words.evidence.setdefault("audit_id", intent.audit_id)
+        if upid is not None:
+            words.evidence.setdefault("upid", str(upid))
+        raise words from None
+
+
+class _Creation(_Making):
+    """A container of a template or a backup."""
+
+    _wish: GuestRequest
+
+    @property
+    def kind(self) -> GuestKind:
+        return GuestKind.LXC
+
+    @property
+    def event(self) -> Event:
+        return Event.GUEST_RESTORE if self._wish.backup is not None else Event.GUEST_CREATE
+
+    def turn(self) -> Iterator[None]:
+        yield
+
+    def ask(self, vmid: int) -> Upid:
+        node, wish = self._maker.node, self._wish
+        if wish.backup is None:
+            return self._pve.guests.create(node, self.kind, vmid, wish.options())
+        return self._pve.guests.restore(node, self.kind, vmid, VolumeId(wish.backup), wish.options())
+
+    def task(self, vmid: int) -> tuple[str, int]:
+        return "vzcreate" if self._wish.backup is None else "vzrestore", vmid
+
+    def set_up(self, guest: GuestRef) -> None:
+        options = self._wish.root_options()
+        if options:
+            change = RootChange(node=guest.node, vmid=guest.vmid, options=options)
+            change_as_root(self._maker.root, change, self._caller.origin)
+
+
+class _Cloning(_Making):
+    """A copy of a guest."""
+
+    _wish: CloneRequest
+
+    def __init__(self, maker: Maker, caller: Caller, wish: CloneRequest, source: GuestRef) -> None:
+        super().__init__(maker, caller, wish)
+        self._source = source
+
+    @property
+    def event(self) -> Event:
+        return Event.GUEST_CLONE
+
+    @property
+    def kind(self) -> GuestKind:
+        return self._source.kind
+
+    @property
+    def origin(self) -> dict[str, object]:
+        return {"source": self._source.vmid}
+
+    def turn(self) -> Iterator[None]:
+        with self._maker.turns.take(self._source.vmid):
+            yield
+
+    def ask(self, vmid: int) -> Upid:
+        wish = self._wish
+        return self._pve.guests.clone(
+            self._source,
+            vmid,
+            name=wish.name,
+            full=wish.full,
+            storage=wish.storage,
+            pool=wish.pool,
+            snapshot=wish.snapshot,
+            description=wish.notes,
+        )
+
+    def task(self, vmid: int) -> tuple[str, int]:
+        return "vzclone" if self.kind is GuestKind.LXC else "qmclone", self._source.vmid
+
+    def set_up(self, guest: GuestRef) -> None:
+        options: Options = self._wish.common()
+        if options:
+            self._pve.guests.set_config(guest, options)
+
+
+def _is_local(address: Address) -> bool:
+    return address.address.lower().startswith(("fe80:", "127.", "169.254.")) or address.address == "::1"

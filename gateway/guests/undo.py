@@ -1,0 +1,84 @@
+"""Undo: a guest whose making failed half-way is destroyed, if it is surely the one that was being made."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning
+from gateway.pve.guests import GuestMap
+from gateway.pve.ids import Upid
+from gateway.pve.models import GuestRef
+from gateway.pve.service import Pve
+
+_SECONDS = 120.0
+_MAKES_ROOM = frozenset({"vzdestroy", "qmdestroy", "vzcreate", "qmcreate", "vzrestore", "qmrestore"})
+"""Tasks about a vmid behind which another guest may stand under it (PVE::API2::LXC, PVE::API2::Qemu)."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Undone:
+    """Whether nothing is left, and if not, why."""
+
+    clean: bool
+    why: str = ""
+
+
+def undo(pve: Pve, guests: GuestMap, guest: GuestRef, maker: Upid | None) -> Undone:
+    """Destroys what task `maker` has made under the guest's vmid, its volumes too. Never fails: it tells what is left.
+
+    `maker` None: no task is known that made it whole. PVE itself clears up behind one that failed; what it does not is
+    locked, and can be unlocked on the node only: PVE has no API for it (PVE.md).
+    """
+    try:
+        if not _exists(guests, guest.vmid):
+            return Undone(True)
+        if maker is None:
+            return Undone(
+                False,
+                f"PVE has a guest {guest.vmid} now, half-made or another's: look at it; `pct unlock {guest.vmid}` and "
+                f"`pct destroy {guest.vmid}` on the node remove it",
+            )
+        if _may_be_anothers(pve, guest, maker):
+            return Undone(False, f"whether guest {guest.vmid} is still the one that was being made is not sure: look")
+        return _destroy(pve, guests, guest)
+    except GatewayError as error:
+        log.error("guest %d, whose making failed, could not be removed: %s", guest.vmid, error.detail)
+        return Undone(False, f"guest {guest.vmid} could not be removed: {error.detail}")
+
+
+def _exists(guests: GuestMap, vmid: int) -> bool:
+    return vmid in guests.vmids()
+
+
+def _may_be_anothers(pve: Pve, guest: GuestRef, maker: Upid) -> bool:
+    tasks = pve.tasks.recent(guest.node, vmid=guest.vmid, since=maker.start, limit=500)
+    later = (task.upid for task in tasks if _began(task.upid) >= _began(maker) and str(task.upid) != str(maker))
+    return any(upid.type in _MAKES_ROOM for upid in later)
+
+
+def _began(upid: Upid) -> int:
+    """When its process began, in ticks since the node was booted: finer than its seconds (PVE::UPID)."""
+    return int(str(upid).split(":")[3], 16)
+
+
+def _destroy(pve: Pve, guests: GuestMap, guest: GuestRef) -> Undone:
+    try:
+        if pve.guests.status(guest).running:
+            _finish(pve, pve.guests.stop(guest))
+    except GuestNotRunning:
+        pass  # it stopped by itself
+    except GuestNotFound:
+        return Undone(True)
+    _finish(pve, pve.guests.delete(guest, force=True))
+    if _exists(guests, guest.vmid):
+        return Undone(False, f"guest {guest.vmid} is still there though PVE has destroyed it")
+    return Undone(True)
+
+
+def _finish(pve: Pve, upid: Upid) -> None:
+    task = pve.watcher.wait(upid, _SECONDS)
+    if task is not None:
+        pve.tasks.require_ok(task)

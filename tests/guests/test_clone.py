@@ -1,0 +1,202 @@
+"""Cloning: linked and whole, one copy of a source at a time, nothing half-made, under grants and node policy."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.pve.client import PveApi
+from tests.exec.api import Answer, Api
+from tests.exec.gateways import Gateway
+from tests.exec.waiting import until
+from tests.guests import made
+from tests.guests.conftest import SECRET, TOKEN_ID
+from tests.guests.made import TEMPLATE, assert_nothing_left, known
+from tests.pvesim import config
+from tests.pvesim.api.process import Api as PveProcess
+
+FIRST, LAST = 7230, 7259
+SOURCE, BASE = 7230, 7231
+Records = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def api(gateway: Gateway) -> Iterator[Api]:
+    """The API as a token that may do all to guests 7230 to 7259, which this module makes."""
+    opened = gateway.api(gateway.token("cloner", actions="all", guests=f"{FIRST}-{LAST}"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def sources(api: Api, pve: PveProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Guest 7230, stopped, on a storage with snapshots; and 7231, a template there."""
+    for vmid in (SOURCE, BASE):
+        wish = {"template": TEMPLATE, "vmid": vmid, "storage": "local-lvm", "name": f"source{vmid}", "tags": ["old"]}
+        answer = api.request("POST", "/guests?wait=60", wish, timeout=90)
+        assert answer.status == 201, answer.body
+    token_file = tmp_path_factory.mktemp("token") / "pve.token"
+    token_file.touch(0o600)
+    token_file.write_text(f"{TOKEN_ID}={SECRET}\n")
+    plain = PveApi(pve.url, token_file, Path("/etc/pve/pve-root-ca.pem"))
+    plain.call("POST", ("nodes", "pve1", "lxc", BASE, "template"), {})
+    until(lambda: "template: 1" in config.pve_path(BASE).read_text())
+    yield
+    made.sweep(FIRST, LAST)
+
+
+@pytest.fixture(autouse=True)
+def sweep(sources: None) -> Iterator[None]:
+    """No test leaves a clone behind."""
+    yield
+    made.sweep(BASE + 1, LAST)
+
+
+def clone(api: Api, source: int, wait: float = 60, **wish: Any) -> Answer:
+    return api.request("POST", f"/guests/{source}/clone?wait={wait:g}", wish, timeout=90)
+
+
+def test_linked_clone_starts(api: Api, records: Records) -> None:
+    """B3: a linked clone of a template, started, with its address, set up as asked; a command runs in it at once."""
+    answer = clone(
+        api,
+        BASE,
+        name="runner1",
+        tags=["ci"],
+        memory="96M",
+        networks=[{"ipv4": "10.77.1.5/24"}],
+        start=True,
+        wait_for_address=30,
+    )
+    told = answer.json()
+    assert answer.status == 201, answer.body
+    vmid = told["vmid"]
+    assert BASE < vmid <= LAST
+    assert [one["address"] for one in told["addresses"]] == ["10.77.1.5"]
+    lines = config.pve_path(vmid).read_text().splitlines()
+    assert {"hostname: runner1", "tags: ci", "memory: 96"} <= set(lines) and "template: 1" not in lines
+    assert api.run(vmid, ["hostname"])["stdout"] == "runner1\n"
+    trail = records(told["audit_id"])
+    assert [record["event"] for record in trail] == ["guest:clone", "guest:outcome"]
+    assert trail[0]["data"]["source"] == BASE and trail[0]["vmid"] == vmid
+
+
+def test_full_clone(api: Api) -> None:
+    """Of a guest that is no template it is whole by default, on the storage that is asked for."""
+    answer = clone(api, SOURCE, vmid=7240, full=True, storage="local", notes="copy")
+    assert answer.status == 201, answer.body
+    text = config.pve_path(7240).read_text()
+    assert "rootfs: local:7240/vm-7240-disk-0" in text and "tags: old" in text and "#copy" in text
+
+
+def test_parallel_clones_of_one_template(api: Api) -> None:
+    """PVE refuses a second clone of a source while the first goes on; here they wait for each other."""
+    answers: list[Answer] = []
+    threads = [threading.Thread(target=lambda: answers.append(clone(api, BASE))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.status for answer in answers] == [201] * 4, [answer.body for answer in answers]
+    assert len({answer.json()["vmid"] for answer in answers}) == 4
+
+
+def test_clone_that_takes_too_long(api: Api, pve: PveProcess) -> None:
+    """B3: after `timeout` its task is stopped, no half clone is left, and the source is as before."""
+    pve.faults.add("stall", "copy", seconds=60, times=1)
+    answer = clone(api, SOURCE, vmid=7241, timeout=1)
+    assert (answer.status, answer.code, answer.json()["undone"]) == (504, "task_unfinished", True), answer.body
+    assert_nothing_left(7241)
+    assert clone(api, SOURCE, vmid=7241).status == 201
+
+
+def test_start_that_fails(api: Api, pve: PveProcess) -> None:
+    """Nothing of the clone stays, and the template is not touched."""
+    pve.faults.add("task", "vzstart", text="startup failed", times=1)
+    answer = clone(api, BASE, vmid=7242, start=True)
+    assert (answer.status, answer.json()["undone"]) == (502, True), answer.body
+    assert_nothing_left(7242)
+    assert BASE in known()
+
+
+def test_full_storage(api: Api, pve: PveProcess) -> None:
+    """507, and nothing stays."""
+    pve.faults.fill("local")
+    answer = clone(api, SOURCE, vmid=7243, full=True, storage="local")
+    assert (answer.status, answer.code, answer.json()["undone"]) == (507, "storage_full", True), answer.body
+    assert_nothing_left(7243)
+
+
+@pytest.mark.parametrize("fault", ["drop", "garbage"])
+def test_lost_answer(api: Api, pve: PveProcess, fault: str) -> None:
+    """B10: PVE has begun and its answer is lost: the task is found among the source's, and followed."""
+    pve.faults.add(fault, f"/nodes/[^/]+/lxc/{BASE}/clone", method="POST", times=1)
+    answer = clone(api, BASE, vmid=7244)
+    assert answer.status == 201, answer.body
+    assert answer.json()["upid"].split(":")[5:7] == ["vzclone", str(BASE)] and 7244 in known()
+
+
+def test_refused(api: Api, as_token: Callable[..., Api]) -> None:
+    """Source and copy both need guest:create: otherwise 404, before any look-up."""
+    only_new = as_token("guest:create", "7245-7249")
+    assert (clone(only_new, BASE).status, clone(only_new, BASE).code) == (404, "guest_not_found")
+    only_source = as_token("guest:create", str(BASE))
+    assert clone(only_source, BASE, vmid=7245).code == "guest_not_found"
+    assert clone(only_source, BASE).code == "no_free_vmid"
+    assert clone(api, 7259).status == 404
+    assert clone(api, BASE, vmid=SOURCE).code == "guest_exists"
+    assert clone(api, SOURCE, snapshot="nosuch").code == "snapshot_not_found"
+    assert clone(api, BASE, full=False, storage="local", vmid=7246).code == "storage_unsuitable"
+    assert 7246 not in known()
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("dev0: /dev/kmsg", "policy.devices"),
+        ("mp0: /etc,mp=/host", "policy.bind_sources"),
+        ("features: mknod=1", "policy.features"),
+        ("hookscript: local:snippets/x.sh", "policy.hookscripts"),
+        ("lxc.mount.entry: /etc host none bind", "policy.raw_keys"),
+    ],
+)
+def test_node_policy(api: Api, line: str, key: str) -> None:
+    """C11: a copy has what its source has, so policy looks at that before anything is made."""
+    path = config.pve_path(SOURCE)
+    text = path.read_text()
+    path.write_text(f"{text.rstrip()}\n{line}\n")
+    try:
+        answer = clone(api, SOURCE, vmid=7247)
+        assert (answer.status, answer.code) == (403, "policy_refused"), answer.body
+        assert key in [refused["key"] for refused in answer.json()["refused"]]
+        assert 7247 not in known()
+    finally:
+        path.write_text(text)
+
+
+def test_privileged_source(api: Api) -> None:
+    """A source that is privileged by its administrator's hand is not multiplied either."""
+    path = config.pve_path(SOURCE)
+    text = path.read_text()
+    path.write_text(text.replace("unprivileged: 1\n", ""))
+    try:
+        assert clone(api, SOURCE, vmid=7248).code == "policy_refused"
+    finally:
+        path.write_text(text)
+
+
+def test_locked_source(api: Api) -> None:
+    """A source under another operation: 423, nothing made."""
+    path = config.pve_path(SOURCE)
+    text = path.read_text()
+    path.write_text(f"{text.rstrip()}\nlock: backup\n")
+    try:
+        answer = clone(api, SOURCE, vmid=7249)
+        assert (answer.status, answer.code, answer.json()["lock"]) == (423, "guest_locked", "backup")
+        assert_nothing_left(7249)
+    finally:
+        path.write_text(text)
