@@ -140,6 +140,16 @@ def test_start_after_create_is_a_task_of_its_own(sound: Api, pve: Pve) -> None:
         pve.run("DELETE", f"{LXC}/7093")
 
 
+def test_start_that_fails(pve: Pve, root: Pve, container: MakeContainer) -> None:
+    """LXC really fails, its log is the task's, and the container stays stopped."""
+    vmid = container()
+    root.do("PUT", f"{LXC}/{vmid}/config", mp0="/no/such/place,mp=/x")
+    task = pve.finish(pve.do("POST", f"{LXC}/{vmid}/status/start"))
+    assert task.exitstatus == f"startup for container '{vmid}' failed"
+    assert any("/no/such/place" in line for line in task.log)
+    assert pve.do("GET", f"{LXC}/{vmid}/status/current")["status"] == "stopped"
+
+
 def test_destroy(pve: Pve, container: MakeContainer) -> None:
     """Volumes, configuration, pool and access lists go; a protected or locked container stays, with a 500."""
     vmid = container()

@@ -1,6 +1,7 @@
 """Storages, their content, and templates to download (pve-storage, API2/Storage; pve-manager, API2/Nodes.pm)."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from tests.pvesim.api import archives, storages, tasks, volumes
@@ -8,7 +9,7 @@ from tests.pvesim.api.call import Call, Handler, split_list
 from tests.pvesim.api.failure import die, forbid, refuse
 from tests.pvesim.api.privileges import may, require
 from tests.pvesim.api.storages import Storage, Volume
-from tests.pvesim.api.upid import decode
+from tests.pvesim.api.upid import decode, read_status
 
 _AUDIT = ("Datastore.Audit", "Datastore.AllocateSpace")
 
@@ -56,13 +57,24 @@ def show_volume(call: Call) -> Any:
     return {"path": str(volume.path), **{k: v for k, v in _describe(volume).items() if k in ("size", "format", "used")}}
 
 
+def change_volume(call: Call) -> Any:
+    """Notes and protection of a backup."""
+    volume = _find(call)
+    require(call.user, f"/storage/{volume.storage.id}", "Datastore.Allocate", "Datastore.AllocateSpace", any_of=True)
+    if "notes" in call.parameters:
+        volume.path.with_name(f"{volume.path.name}.notes").write_text(call["notes"])
+    if call.get("protected"):
+        _protection(volume).touch()
+    elif "protected" in call.parameters:
+        _protection(volume).unlink(missing_ok=True)
+
+
 def remove_volume(call: Call) -> Any:
     """By a task, whose UPID comes when it takes longer than `delay`; else null."""
     volume = _find(call)
     if volume.type == "backup":
-        if not may(call.user, f"/storage/{volume.storage.id}", "Datastore.Allocate"):
-            require(call.user, f"/storage/{volume.storage.id}", "Datastore.AllocateSpace")
-            require(call.user, f"/vms/{volume.owner}", "VM.Backup")
+        require(call.user, f"/storage/{volume.storage.id}", "Datastore.AllocateSpace")
+        require(call.user, f"/vms/{volume.owner}", "VM.Backup")
     else:
         require(call.user, f"/storage/{volume.storage.id}", "Datastore.Allocate")
 
@@ -70,17 +82,20 @@ def remove_volume(call: Call) -> Any:
         if volume.type == "images":
             volumes.free(volume.id)
         else:
-            if volume.path.with_name(f"{volume.path.name}.protected").exists():
-                die(f"cannot remove protected volume '{volume.name}' on '{volume.storage.id}'")
+            if _protection(volume).exists():
+                die(f"cannot remove protected archive '{volume.path}'")
             volume.path.unlink()
+            volume.path.with_name(f"{volume.path.name}.notes").unlink(missing_ok=True)
         print(f"Removed volume '{volume.id}'")
 
-    upid = tasks.fork_worker(call, "imgdel", f"{volume.owner or ''}@{volume.storage.id}", work)
+    about = f"{f'{volume.owner}@' if volume.owner else ''}{volume.storage.id}"
+    upid = tasks.fork_worker(call, "imgdel", about, work)
     deadline = time.monotonic() + call.get("delay", 0)
     while call.get("delay") and time.monotonic() < deadline:
         task = decode(upid)
         if task and not tasks.is_running(task):
-            return None
+            status = read_status(task)
+            return None if status == "OK" else die(status)
         time.sleep(0.05)
     return upid
 
@@ -161,7 +176,13 @@ def _describe(volume: Volume) -> dict[str, Any]:
     notes = volume.path.with_name(f"{volume.path.name}.notes")
     if notes.exists():
         shown["notes"] = notes.read_text()
+    if _protection(volume).exists():
+        shown["protected"] = 1
     return {**shown, "subtype": volume.path.name.split("-")[1]} if volume.type == "backup" else shown
+
+
+def _protection(volume: Volume) -> Path:
+    return volume.path.with_name(f"{volume.path.name}.protected")
 
 
 def _find(call: Call) -> Volume:
@@ -169,7 +190,7 @@ def _find(call: Call) -> Volume:
     name = call["volume"]
     volume = storages.parse(name if ":" in name else f"{call['storage']}:{name}")
     if volume.storage.id != call["storage"]:
-        refuse({"storage": "storage does not match volume ID"})
+        die(f"storage ID mismatch ({volume.storage.id} != {call['storage']})")
     if not volume.path.exists():
         die(f"volume '{volume.id}' does not exist")
     return volume
@@ -194,6 +215,7 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/nodes/{node}/storage/{storage}/status"): show_status,
     ("GET", _CONTENT): list_content,
     ("GET", f"{_CONTENT}/{{volume}}"): show_volume,
+    ("PUT", f"{_CONTENT}/{{volume}}"): change_volume,
     ("DELETE", f"{_CONTENT}/{{volume}}"): remove_volume,
     ("GET", "/nodes/{node}/aplinfo"): list_appliances,
     ("POST", "/nodes/{node}/aplinfo"): download_appliance,
