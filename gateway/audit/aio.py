@@ -211,6 +211,8 @@ class AsyncAuditClient:
         if pending.caller is not None:
             if not pending.caller.done():
                 pending.caller.set_exception(error)
+            if reply["error"].get("unsure"):
+                self._take_back(pending.record)
         elif reply["error"]["code"] == Code.INVALID_RECORD:
             self._count_posted(-1)
             asyncio.get_running_loop().call_exception_handler({"message": error.detail, "exception": error})

@@ -60,7 +60,10 @@ class AuditClient:
 
         try:
             message = {"record": record, "wait": True, "sent": time.monotonic()}
-            return read_receipt(self._ask(message, timeout, on_lost=take_back))
+            reply = self._ask(message, timeout, on_lost=take_back)
+            if reply.get("error", {}).get("unsure"):
+                take_back()
+            return read_receipt(reply)
         except AuditUnavailable:
             if record["event"] in _TAKING_BACK:
                 self._debts.add(record)

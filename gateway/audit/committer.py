@@ -14,7 +14,7 @@ from gateway.audit.anchor import Anchors
 from gateway.audit.chain import Head
 from gateway.audit.log import AuditLog
 from gateway.audit.protocol import PATIENCE, Code, Receipt
-from gateway.audit.queue import Entry, Queue, Refusal
+from gateway.audit.queue import Entry, Queue, Refusal, State
 from gateway.audit.record import Event, Fields, build_aborted, note
 from gateway.audit.sinks import Sinks
 from gateway.errors import AuditUnavailable
@@ -83,7 +83,7 @@ class Committer:
             for entry in late:
                 self._queue.let_go(entry)
             detail = _describe_stuck(self._stuck_for(now)) if late else ""
-        return [(entry, Refusal(Code.UNAVAILABLE, detail)) for entry in late]
+        return [(entry, Refusal(Code.UNAVAILABLE, detail, entry.state is State.ANSWERED)) for entry in late]
 
     def withdraw(self, owner: object) -> None:
         """`owner` is gone: nothing that it announced will be done. What it reported still counts."""
@@ -197,11 +197,11 @@ class Committer:
         try:
             heads = self._log.append(records)
         except AuditUnavailable as exc:
-            self._failed(own, batch, exc.detail)
+            self._failed(own, batch, exc.detail, unsure=exc.evidence["unsure"])
             return
         except Exception:
             traceback.print_exc()
-            self._failed(own, batch, "the audit writer has a defect; its log tells which")
+            self._failed(own, batch, "the audit writer has a defect; its log tells which", unsure=True)
             return
         ended = time.monotonic()
         heads = heads[len(heads) - len(batch) :]
@@ -219,8 +219,8 @@ class Committer:
                     self._own.append(build_aborted(entry.fields, "its caller was told no, or had gone"))
         self._wake()
 
-    def _failed(self, own: list[Fields], batch: list[Entry], detail: str) -> None:
-        refusal = Refusal(Code.UNAVAILABLE, detail)
+    def _failed(self, own: list[Fields], batch: list[Entry], detail: str, *, unsure: bool) -> None:
+        refusal = Refusal(Code.UNAVAILABLE, detail, unsure)
         with self._changed:
             self._busy_since = None
             self._writing = 0

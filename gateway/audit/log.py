@@ -66,14 +66,15 @@ class AuditLog:
     def append(self, records: Sequence[Fields]) -> list[Head]:
         """Write `records` after the log's own notes, wait for the disk, and return each record's head.
 
-        Raises AuditUnavailable when not all of them are durable; then none of them is in the log.
+        Raises AuditUnavailable when not all of them are durable; then none of them is in the log, or, with `unsure` in
+        its evidence, none will be as soon as the disk lets go of them.
         """
         try:
             self._make_ready()
             return self._write(records)
         except OSError as exc:
-            self._file.give_up()
-            raise AuditUnavailable(f"cannot write the audit log: {exc.strerror or exc}") from exc
+            unsure = not self._file.give_up()
+            raise AuditUnavailable(f"cannot write the audit log: {exc.strerror or exc}", unsure=unsure) from exc
 
     def close(self) -> None:
         self._file.close()

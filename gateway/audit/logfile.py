@@ -114,14 +114,20 @@ class LogFile:
             self.reason = "renamed" if renamed else "foreign_bytes"
             self.close()
 
-    def give_up(self) -> None:
-        """Take back what a failed `append` may have left; what cannot be cut now is cut by `open`."""
-        if self._fd >= 0 and self._unsure:
+    def give_up(self) -> bool:
+        """Take back what a failed `append` may have left. Whether nothing of it is; else it is cut by `open`."""
+        clean = self._fd < 0 or not self._unsure
+        if not clean:
             with contextlib.suppress(OSError):
-                begin = min(self.end, max(0, os.fstat(self._fd).st_size - len(self._unsure)))
+                size = os.fstat(self._fd).st_size
+                begin = min(self.end, max(0, size - len(self._unsure)))
+                if size >= self.end and self._unsure.startswith(os.pread(self._fd, len(self._unsure) + 1, self.end)):
+                    begin = self.end  # a part of it, or nothing
                 if begin == self.end or os.pread(self._fd, len(self._unsure), begin) == self._unsure:
                     os.ftruncate(self._fd, begin)
+                    clean = True
         self.close()
+        return clean
 
     def rename(self, closed: Path) -> None:
         """Rotate: the next `open` begins a new file."""

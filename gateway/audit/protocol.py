@@ -1,7 +1,8 @@
 """The wire between the writer and its clients: u32 big-endian length, then that many bytes of JSON.
 
 A client sends `{id, record, wait, sent}` or `{id, op}`; the reply carries the same `id` and either `receipt`,
-`error: {code, detail}`, `head` or `status`. Replies may come in another order than the requests.
+`error: {code, detail, unsure}`, `head` or `status`. Replies may come in another order than the requests. `unsure`: it
+is refused, and yet it may be found in the log later; its sender then has to take it back.
 
 `{id, op: "search", query}` is the last thing that a connection asks: the reader process answers it, by one
 `{id, found: <record>}` for each record and `{id, page: {next}}` at the end, or by an error, and closes. So is

@@ -20,10 +20,11 @@ _MAX_BATCH_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no receipt."""
+    """Why there is no receipt. `unsure`: the record may turn out durable all the same, if this writer dies now."""
 
     code: Code
     detail: str
+    unsure: bool = False
 
 
 class State(Enum):

@@ -249,7 +249,7 @@ class _Server:
         for entry, answer in answers:
             peer: _Peer = entry.owner
             if isinstance(answer, Refusal):
-                error = {"code": answer.code, "detail": answer.detail}
+                error = {"code": answer.code, "detail": answer.detail, "unsure": answer.unsure}
                 self._send(peer, {"id": entry.id, "error": error})
                 continue
             receipt = {"audit_id": answer.audit_id, "seq": answer.seq, "mac": answer.mac}

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -23,7 +25,7 @@ from gateway.audit.settings import AuditSettings
 from gateway.audit.verify import verify
 from gateway.errors import AuditUnavailable, InternalError
 
-from .live import Writer, events, intent, keys_of, read_log, wait_until
+from .live import REPOSITORY, Writer, events, intent, keys_of, read_log, wait_until
 
 
 def outcome(number: int) -> Fields:
@@ -162,6 +164,61 @@ def test_after_kill_9_of_the_writer_changes_are_taken_back(settings: AuditSettin
     assert receipts <= announced and not receipts & aborted
     assert announced - receipts <= aborted
     client.close()
+
+
+BROKEN = """
+import errno, os, sys
+from pathlib import Path
+from gateway.audit.settings import AuditSettings
+from gateway.audit.writer import run_writer
+
+broken, ftruncate = Path(sys.argv[2]), os.ftruncate
+
+def sync(fd):
+    if broken.exists():
+        raise OSError(errno.EIO, "Input/output error")
+
+def cut(fd, size):
+    if broken.exists():
+        raise OSError(errno.EROFS, "Read-only file system")
+    ftruncate(fd, size)
+
+os.ftruncate = cut
+run_writer(AuditSettings.from_json(sys.argv[1]), sync)
+"""
+
+
+def test_what_a_dying_disk_kept_all_the_same_is_taken_back(settings: AuditSettings, tmp_path: Path) -> None:
+    """A write failed, the file system turned read-only before it could be cut, and the writer was started anew: the
+    intents that were refused stand in the log after all, each with its `aborted`."""
+    broken = tmp_path / "broken"
+    command = [sys.executable, "-c", BROKEN, settings.to_json(), str(broken)]
+    client = AuditClient(settings.socket)
+    change = {**intent(1), "event": "token:create"}
+
+    async def story(supervisor: AsyncAuditClient) -> None:
+        with subprocess.Popen(command, env={"PYTHONPATH": str(REPOSITORY)}) as process:
+            try:
+                await happens(settings.socket.exists)
+                await happens(lambda: client.ping()["seq"] == 1)
+                broken.touch()
+                with pytest.raises(AuditUnavailable):
+                    await supervisor.commit(intent(2))
+                with pytest.raises(AuditUnavailable):
+                    await asyncio.to_thread(client.commit, change)
+            finally:
+                process.kill()
+        broken.unlink()
+        with Writer(settings):
+            assert await supervisor.flush(10)
+            assert await asyncio.to_thread(client.settle, 10)
+
+    run_async(settings, story)
+    client.close()
+    records = [sealed.record for sealed in read_log(settings)]
+    announced = [record["audit_id"] for record in records if record["event"] in ANNOUNCEMENTS]
+    aborted = {record["audit_id"] for record in records if record["event"].endswith(":aborted")}
+    assert announced and aborted >= set(announced)
 
 
 def test_a_client_survives_fork(writer: Writer, settings: AuditSettings, client: AuditClient) -> None:

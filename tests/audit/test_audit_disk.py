@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -120,7 +121,7 @@ def assert_whole(disk: Disk, writer: Writer, *refused: int) -> list[Sealed]:
     for sealed in kept:
         if sealed.record["event"] == "exec:intent" and sealed.record["exec_id"] in {f"ex_{n}" for n in refused}:
             assert sealed.record["audit_id"] in aborted
-    assert kept[-1].record["exec_id"] == "ex_99"
+    assert [sealed for sealed in kept if sealed.record["event"] == "exec:intent"][-1].record["exec_id"] == "ex_99"
     return kept
 
 
@@ -184,6 +185,20 @@ def test_callers_that_left_a_frozen_file_system(disk: Disk, running: tuple[Write
     wait_until(lambda: {"ex_1"} <= {sealed.record.get("exec_id") for sealed in records_of(disk, writer)})
     client.commit(intent(99))
     assert_whole(disk, writer, 1)
+
+
+def test_a_writer_killed_on_a_frozen_file_system(disk: Disk, running: tuple[Writer, AuditClient]) -> None:
+    """It had told its caller no and dies before it can take back what the disk then keeps: the caller does."""
+    writer, client = running
+    with disk.frozen():
+        refuse(client, 1)
+        writer.signal(signal.SIGKILL)
+    writer.process.wait(10)
+    with Writer(writer.settings, disk.prefix) as successor:
+        assert client.settle(10)
+        client.commit(intent(99))
+        kept = assert_whole(disk, successor, 1)
+    assert "exec:aborted" in {sealed.record["event"] for sealed in kept}
 
 
 def test_a_deleted_file(disk: Disk, running: tuple[Writer, AuditClient]) -> None:

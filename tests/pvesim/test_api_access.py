@@ -88,6 +88,21 @@ def test_token_has_no_more_than_its_owner(root: Pve, api: Api) -> None:
     assert tokens["apart"].ask("GET", "/version").status == 401
 
 
+@pytest.mark.parametrize("what", ["expired", "disabled"])
+def test_tokens_end(root: Pve, api: Api, what: str) -> None:
+    """A token whose time is over, or whose user is disabled, is a 401 like any other."""
+    root.do("POST", "/access/users", userid="ended@pve", enable=int(what != "disabled"))
+    try:
+        made = root.do("POST", "/access/users/ended@pve/token/one", **({"expire": 1} if what == "expired" else {}))
+        token = Pve(api.port, f"{made['full-tokenid']}={made['value']}")
+        assert (token.ask("GET", "/version").status, token.ask("GET", "/version").reason) == (
+            401,
+            "Authentication failed!",
+        )
+    finally:
+        root.do("DELETE", "/access/users/ended@pve")
+
+
 def test_pool_gives_its_members(root: Pve, as_token: Callable[..., Pve]) -> None:
     """A privilege on a pool holds for the guests in it."""
     user = as_token("VM.Audit", path="/pool/sim-a")

@@ -114,6 +114,17 @@ def test_requests_go_wrong_on_demand(sound: Api, pve: Pve) -> None:
     assert pve.ask("GET", "/version").status == 200
 
 
+def test_late_request_is_carried_out(sound: Api, pve: Pve, container: MakeContainer) -> None:
+    """A client that gives up too early is told nothing, and what it asked for happens after that."""
+    path = f"{LXC}/{container()}/config"
+    sound.faults.add("late", path, method="PUT", seconds=1, times=1)
+    hasty = Pve(sound.port, headers=pve.headers, timeout=0.5)
+    with pytest.raises(TimeoutError):
+        hasty.ask("PUT", path, cores=3)
+    assert "cores" not in pve.do("GET", path)
+    until(lambda: pve.do("GET", path).get("cores") == 3)
+
+
 def test_faults_by_their_own_url(sound: Api, pve: Pve) -> None:
     """What has no Python sets them by PUT /sim/faults, with the same JSON, and clears them with {}."""
     rule = {

@@ -17,6 +17,7 @@ from tests.pvesim.conftest import LXC, TEMPLATE, MakeContainer
 from tests.pvesim.test_node import inside_a_node
 
 pytestmark = inside_a_node
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g me@here"
 
 
 def inside(vmid: int, *command: str) -> str:
@@ -30,11 +31,11 @@ def test_create_makes_a_container(pve: Pve, container: MakeContainer, unprivileg
     """Unpacked, named, addressed, with a key and a second volume; owners are the guest's own; /etc/pve knows it."""
     vmid = container(
         unprivileged=unprivileged, hostname="made", start=1, rootfs="local-lvm:2", mp0="local-lvm:0.5,mp=/data",
-        net0="name=eth0,bridge=vmbr0,ip=10.0.27.88/8", ssh_public_keys="ssh-ed25519 AAAA me", password="12345",
+        net0="name=eth0,bridge=vmbr0,ip=10.0.27.88/8", ssh_public_keys=KEY, password="12345",
     )  # fmt: skip
     until(lambda: pve.do("GET", f"{LXC}/{vmid}/status/current")["status"] == "running")
     assert inside(vmid, "sh", "-c", "hostname; stat -c %u /bin/busybox; cat /root/.ssh/authorized_keys; id -u") == (
-        "made\n0\nssh-ed25519 AAAA me\n0\n"
+        f"made\n0\n{KEY}\n0\n"
     )
     inside(vmid, "touch", "/data/mine")
     shown = pve.do("GET", f"{LXC}/{vmid}/config")
@@ -105,6 +106,7 @@ def test_taken_vmid(pve: Pve) -> None:
         ({"storage": "nowhere"}, 500, "storage 'nowhere' does not exist"),
         ({"rootfs": "local-lvm:1", "mp0": "nowhere:1,mp=/x"}, 500, "storage 'nowhere' does not exist"),
         ({"mp0": "local-lvm:1,mp=/x"}, 500, "mount points configured, but 'rootfs' not set - aborting"),
+        ({"ssh_public_keys": "nonsense"}, 500, "SSH public key validation error"),
         ({"pool": "nopool"}, 500, "pool 'nopool' does not exist"),
     ],
 )  # fmt: skip
@@ -138,6 +140,16 @@ def test_start_after_create_is_a_task_of_its_own(sound: Api, pve: Pve) -> None:
         assert pve.do("GET", f"{LXC}/7093/status/current")["status"] == "stopped"
     finally:
         pve.run("DELETE", f"{LXC}/7093")
+
+
+def test_start_that_fails(pve: Pve, root: Pve, container: MakeContainer) -> None:
+    """LXC really fails, its log is the task's, and the container stays stopped."""
+    vmid = container()
+    root.do("PUT", f"{LXC}/{vmid}/config", mp0="/no/such/place,mp=/x")
+    task = pve.finish(pve.do("POST", f"{LXC}/{vmid}/status/start"))
+    assert task.exitstatus == f"startup for container '{vmid}' failed"
+    assert any("/no/such/place" in line for line in task.log)
+    assert pve.do("GET", f"{LXC}/{vmid}/status/current")["status"] == "stopped"
 
 
 def test_destroy(pve: Pve, container: MakeContainer) -> None:

@@ -159,6 +159,22 @@ def test_backup_and_restore(pve: Pve, container: MakeContainer, mode: str) -> No
         pve.finish(pve.do("DELETE", f"/nodes/pve1/storage/local/content/{backup}"))
 
 
+def test_protected_backup_stays(pve: Pve, container: MakeContainer) -> None:
+    """It is not removed: the failure is the request's, when it waits for the end, else the task's."""
+    vmid = container()
+    pve.run("POST", "/nodes/pve1/vzdump", vmid=vmid, storage="local", protected=1, notes_template="of {{guestname}}")
+    found = pve.do("GET", "/nodes/pve1/storage/local/content", content="backup", vmid=vmid)
+    assert (found[0]["notes"], found[0]["protected"]) == (f"of c{vmid}", 1)
+    path = f"/nodes/pve1/storage/local/content/{found[0]['volid']}"
+    words = "cannot remove protected archive '{}'".format(pve.do("GET", path)["path"])
+    assert pve.fail("DELETE", path) == words
+    reply = pve.ask("DELETE", path, delay=10)
+    assert (reply.status, reply.reason) == (500, words)
+    pve.do("PUT", path, protected=0)
+    assert pve.do("DELETE", path, delay=10) is None
+    assert pve.ask("DELETE", path).reason == f"volume '{found[0]['volid']}' does not exist"
+
+
 def test_backups_that_cannot_be(sound: Api, pve: Pve, container: MakeContainer) -> None:
     """One guest's failure is `job errors`; a guest of another node is `OK` without a task; no lock stays."""
     vmid = container()

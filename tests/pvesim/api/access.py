@@ -75,7 +75,7 @@ def make_ticket(user: str, password: str) -> dict[str, object]:
             raise Failure(401, "authentication failure\n")
     elif not hmac.compare_digest(known, hashlib.sha256(password.encode()).hexdigest()):
         raise Failure(401, "authentication failure\n")
-    if not users.read().users.get(user):
+    if not users.read().is_valid(user):
         raise Failure(401, "authentication failure\n")
     stamp = f"{int(time.time()):08X}"
     return {
@@ -89,7 +89,7 @@ def make_ticket(user: str, password: str) -> dict[str, object]:
 def _verify_token(credentials: str) -> str:
     token_id, _, secret = credentials.partition("=")
     known = _read(_TOKENS).get(token_id)
-    if known is None or not hmac.compare_digest(known.encode(), secret.encode()):
+    if known is None or not hmac.compare_digest(known.encode(), secret.encode()) or not users.read().is_valid(token_id):
         raise Failure(401, "Authentication failed!\n")
     return token_id
 

@@ -49,8 +49,11 @@ class Task:
 class Pve:
     """One user of the API: a token `user@realm!name=secret`, or headers of its own."""
 
-    def __init__(self, port: int, token: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, port: int, token: str | None = None, headers: Mapping[str, str] | None = None, timeout: float = 60
+    ) -> None:
         self._port = port
+        self._timeout = timeout
         self._context = make_client_context(pmxcfs.ROOT / "pve-root-ca.pem")
         self.headers = dict(headers or ({"Authorization": f"PVEAPIToken={token}"} if token else {}))
 
@@ -61,7 +64,7 @@ class Pve:
         in_url = method in ("GET", "DELETE")
         target = f"/api2/json{urllib.parse.quote(path, safe='/:')}{f'?{form}' if in_url and form else ''}"
         kind = {} if in_url else {"Content-Type": "application/x-www-form-urlencoded"}
-        connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._context, timeout=60)
+        connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._context, timeout=self._timeout)
         try:
             connection.request(method, target, None if in_url else form, {**self.headers, **kind})
             reply = connection.getresponse()

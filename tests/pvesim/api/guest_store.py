@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,14 @@ class Store:
             return config_text.parse(self.path.read_text())
         except FileNotFoundError:
             die(f"Configuration file 'nodes/{self.node}/{DIRECTORY[self.kind]}/{self.vmid}.conf' does not exist")
+
+    def look(self) -> GuestConfig:
+        """The same to look at, not to change: read anew only when the file is another."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return GuestConfig()
+        return _parse_once(self.path, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def write(self, config: GuestConfig) -> None:
         """Raises Failure without quorum, as pmxcfs refuses."""
@@ -139,6 +148,11 @@ def _say(text: str) -> None:
     """On stderr, as PVE: a task's log, or pvesh's, of which proxmoxer makes a failure. Not the API's own threads."""
     if threading.current_thread() is threading.main_thread():
         print(text, file=sys.stderr, flush=True)
+
+
+@lru_cache(maxsize=4096)
+def _parse_once(path: Path, *_: int) -> GuestConfig:
+    return config_text.parse(path.read_text())
 
 
 def every_guest() -> dict[int, tuple[Kind, str]]:

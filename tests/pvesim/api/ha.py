@@ -1,7 +1,8 @@
 """The HA manager as far as guests see it: `/etc/pve/ha/resources.cfg`, and that it acts later than it is asked."""
 
-import re
+import fcntl
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.pvesim import pmxcfs
 from tests.pvesim.api import tasks
@@ -9,15 +10,13 @@ from tests.pvesim.api.call import Simulation
 from tests.pvesim.api.guest_store import Kind
 
 _FILE = pmxcfs.ROOT / "ha/resources.cfg"
+_LOCK = Path("/run/pvesim/ha.lock")
 _SERVICE: dict[Kind, str] = {"lxc": "ct", "qemu": "vm"}
 
 
 def state_of(kind: Kind, vmid: int) -> str | None:
     """What HA is to keep the guest in: started, stopped, disabled, ignored; None when HA does not manage it."""
-    text = _FILE.read_text() if _FILE.exists() else ""
-    found = re.search(rf"^{_SERVICE[kind]}: {vmid}$((?:\n\t.*)*)", text, re.MULTILINE)
-    state = re.search(r"\tstate (\w+)", found[1]) if found else None
-    return (state[1] if state else "started") if found else None
+    return _read().get(f"{_SERVICE[kind]}:{vmid}")
 
 
 def is_managed(kind: Kind, vmid: int) -> bool:
@@ -28,11 +27,14 @@ def is_managed(kind: Kind, vmid: int) -> bool:
 def manage(kind: Kind, vmid: int, state: str | None) -> None:
     """Put a guest under HA, or with None take it out."""
     _FILE.parent.mkdir(exist_ok=True)
-    text = _FILE.read_text() if _FILE.exists() else ""
-    text = re.sub(rf"^{_SERVICE[kind]}: {vmid}$(?:\n\t.*)*\n+", "", text, flags=re.MULTILINE)
-    if state is not None:
-        text += f"{_SERVICE[kind]}: {vmid}\n\tstate {state}\n\n"
-    pmxcfs.write(_FILE, text)
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        services = _read()
+        services.pop(f"{_SERVICE[kind]}:{vmid}", None)
+        if state is not None:
+            services[f"{_SERVICE[kind]}:{vmid}"] = state
+        blocks = [f"{name.replace(':', ': ')}\n\tstate {wanted}\n\n" for name, wanted in services.items()]
+        pmxcfs.write(_FILE, "".join(blocks))
 
 
 def show(kind: Kind, vmid: int) -> dict[str, object]:
@@ -45,3 +47,16 @@ def request(sim: Simulation, kind: Kind, vmid: int, state: str, act: Callable[[]
     """`ha-manager set`: the wish is written down and `act` follows when the manager gets to it, in another task."""
     manage(kind, vmid, state)
     tasks.run_later(sim.ha_delay, act)
+
+
+def _read() -> dict[str, str]:
+    """The state of each service, `ct:101`; started where the file does not say."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in _FILE.read_text().splitlines() if _FILE.exists() else ():
+        if line[:1].isalpha():
+            name = line.replace(": ", ":")
+            found[name] = "started"
+        elif line.strip().startswith("state "):
+            found[name] = line.split()[1]
+    return found

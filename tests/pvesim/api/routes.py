@@ -4,7 +4,19 @@ import re
 from functools import cache
 from typing import Any
 
-from tests.pvesim.api import access_routes, backup, cluster, facts, pools, privileges, storage_routes, task_routes
+from tests.pvesim.api import (
+    access_routes,
+    appliances,
+    backup,
+    cluster,
+    content,
+    facts,
+    pools,
+    privileges,
+    role_routes,
+    storage_routes,
+    task_routes,
+)
 from tests.pvesim.api.call import Call, Handler, Parameters, Simulation
 from tests.pvesim.api.facts import Facts
 from tests.pvesim.api.failure import Failure, die, refuse
@@ -13,10 +25,13 @@ from tests.pvesim.api.qemu.routes import ROUTES as QEMU
 
 ROUTES: dict[tuple[str, str], Handler] = {
     **access_routes.ROUTES,
+    **role_routes.ROUTES,
     **cluster.ROUTES,
     **pools.ROUTES,
     **task_routes.ROUTES,
     **storage_routes.ROUTES,
+    **content.ROUTES,
+    **appliances.ROUTES,
     **backup.ROUTES,
     **LXC,
     **QEMU,

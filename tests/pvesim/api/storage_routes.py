@@ -1,16 +1,11 @@
-"""Storages, their content, and templates to download (pve-storage, API2/Storage; pve-manager, API2/Nodes.pm)."""
+"""Storages of a node and of the cluster, with their room (pve-storage, API2/Storage/Status.pm and Config.pm)."""
 
-import time
 from typing import Any
 
-from tests.pvesim.api import archives, storages, tasks, volumes
+from tests.pvesim.api import storages, volumes
 from tests.pvesim.api.call import Call, Handler, split_list
-from tests.pvesim.api.failure import die, forbid, refuse
-from tests.pvesim.api.privileges import may, require
-from tests.pvesim.api.storages import Storage, Volume
-from tests.pvesim.api.upid import decode
-
-_AUDIT = ("Datastore.Audit", "Datastore.AllocateSpace")
+from tests.pvesim.api.privileges import may
+from tests.pvesim.api.storages import AUDIT, Storage
 
 
 def usage(call: Call, storage: Storage) -> dict[str, int]:
@@ -30,7 +25,7 @@ def list_of_node(call: Call) -> Any:
             continue
         if wanted and not wanted & storage.content:
             continue
-        if may(call.user, f"/storage/{storage.id}", *_AUDIT, any_of=True):
+        if may(call.user, f"/storage/{storage.id}", *AUDIT, any_of=True):
             told.append({"storage": storage.id, **_status(call, storage)})
     return told
 
@@ -39,82 +34,9 @@ def show_status(call: Call) -> Any:
     return _status(call, storages.find(call["storage"], call.node))
 
 
-def list_content(call: Call) -> Any:
-    storage, told = storages.find(call["storage"], call.node), []
-    for volume in _volumes(storage):
-        shown = _describe(volume)
-        fits = call.get("content", shown["content"]) == shown["content"]
-        if fits and call.get("vmid", volume.owner) == volume.owner and _may_see(call, volume):
-            told.append(shown)
-    return told
-
-
-def show_volume(call: Call) -> Any:
-    volume = _find(call)
-    if not _may_see(call, volume):
-        forbid()
-    return {"path": str(volume.path), **{k: v for k, v in _describe(volume).items() if k in ("size", "format", "used")}}
-
-
-def remove_volume(call: Call) -> Any:
-    """By a task, whose UPID comes when it takes longer than `delay`; else null."""
-    volume = _find(call)
-    if volume.type == "backup":
-        if not may(call.user, f"/storage/{volume.storage.id}", "Datastore.Allocate"):
-            require(call.user, f"/storage/{volume.storage.id}", "Datastore.AllocateSpace")
-            require(call.user, f"/vms/{volume.owner}", "VM.Backup")
-    else:
-        require(call.user, f"/storage/{volume.storage.id}", "Datastore.Allocate")
-
-    def work() -> None:
-        if volume.type == "images":
-            volumes.free(volume.id)
-        else:
-            if volume.path.with_name(f"{volume.path.name}.protected").exists():
-                die(f"cannot remove protected volume '{volume.name}' on '{volume.storage.id}'")
-            volume.path.unlink()
-        print(f"Removed volume '{volume.id}'")
-
-    upid = tasks.fork_worker(call, "imgdel", f"{volume.owner or ''}@{volume.storage.id}", work)
-    deadline = time.monotonic() + call.get("delay", 0)
-    while call.get("delay") and time.monotonic() < deadline:
-        task = decode(upid)
-        if task and not tasks.is_running(task):
-            return None
-        time.sleep(0.05)
-    return upid
-
-
-def list_appliances(_: Call) -> Any:
-    return [
-        {"template": name, "package": name.partition("_")[0], "os": system, "section": section, "type": "lxc",
-         "source": "https://templates.invalid", "version": name.split("_")[1], "headline": name.partition("_")[0]}
-        for name, (system, section, _) in archives.APPLIANCES.items()
-    ]  # fmt: skip
-
-
-def download_appliance(call: Call) -> Any:
-    name = call["template"]
-    if name not in archives.APPLIANCES:
-        refuse({"template": "no such template"})
-    storage = storages.find(call["storage"], call.node)
-    if "vztmpl" not in storage.content:
-        die(f"storage '{storage.id}' does not support templates")
-
-    def work() -> None:
-        target = storage.place("vztmpl") / name
-        print(f"downloading https://templates.invalid/{name} to {target}")
-        if call.sim.faults.is_full(storage.id):
-            die(f"download of 'https://templates.invalid/{name}' to '{target}' failed - No space left on device")
-        archives.download(name, target)
-        print("download finished")
-
-    return tasks.fork_worker(call, "download", name, work)
-
-
 def list_defined(call: Call) -> Any:
     allowed = [
-        one for one in storages.every_storage().values() if may(call.user, f"/storage/{one.id}", *_AUDIT, any_of=True)
+        one for one in storages.every_storage().values() if may(call.user, f"/storage/{one.id}", *AUDIT, any_of=True)
     ]
     return [_definition(storage) for storage in allowed if call.get("type", storage.type) == storage.type]
 
@@ -136,65 +58,9 @@ def _status(call: Call, storage: Storage) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _volumes(storage: Storage) -> list[Volume]:
-    found = volumes.images(storage)
-    for content in ("vztmpl", "backup", "iso"):
-        if content in storage.content and not storage.is_thin:
-            files = sorted(storage.place(content).glob("*"))
-            suffixes = (".dat", ".new", ".tmp_dwnl", ".notes", ".protected", ".log")
-            names = [file.name for file in files if not file.name.endswith(suffixes)]
-            found += [storages.parse(f"{storage.id}:{content}/{name}") for name in names]
-    return found
-
-
-def _describe(volume: Volume) -> dict[str, Any]:
-    if volume.type == "images":
-        size, form = volumes.describe(volume)["size"], "raw"
-        shown: dict[str, Any] = {"content": "rootdir", "used": size}
-    else:
-        size, form = volume.path.stat().st_size, volume.path.name.partition(".tar")[2].lstrip(".")
-        shown = {"content": volume.type}
-        form = f"t{'z' if form else 'ar'}{'st' if form == 'zst' else ''}"
-    shown |= {"volid": volume.id, "size": size, "format": form, "ctime": int(volume.path.stat().st_ctime)}
-    if volume.owner is not None:
-        shown["vmid"] = volume.owner
-    notes = volume.path.with_name(f"{volume.path.name}.notes")
-    if notes.exists():
-        shown["notes"] = notes.read_text()
-    return {**shown, "subtype": volume.path.name.split("-")[1]} if volume.type == "backup" else shown
-
-
-def _find(call: Call) -> Volume:
-    """The content's volume may come with or without its storage."""
-    name = call["volume"]
-    volume = storages.parse(name if ":" in name else f"{call['storage']}:{name}")
-    if volume.storage.id != call["storage"]:
-        refuse({"storage": "storage does not match volume ID"})
-    if not volume.path.exists():
-        die(f"volume '{volume.id}' does not exist")
-    return volume
-
-
-def _may_see(call: Call, volume: Volume) -> bool:
-    on = f"/storage/{volume.storage.id}"
-    if may(call.user, on, "Datastore.Allocate"):
-        return True
-    if volume.type == "backup":
-        return may(call.user, on, "Datastore.AllocateSpace") and may(call.user, f"/vms/{volume.owner}", "VM.Backup")
-    if volume.type == "images":
-        return may(call.user, on, "Datastore.Audit") and may(call.user, f"/vms/{volume.owner}", "VM.Config.Disk")
-    return may(call.user, on, *_AUDIT, any_of=True)
-
-
-_CONTENT = "/nodes/{node}/storage/{storage}/content"
 ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/storage"): list_defined,
     ("GET", "/storage/{storage}"): show_defined,
     ("GET", "/nodes/{node}/storage"): list_of_node,
     ("GET", "/nodes/{node}/storage/{storage}/status"): show_status,
-    ("GET", _CONTENT): list_content,
-    ("GET", f"{_CONTENT}/{{volume}}"): show_volume,
-    ("DELETE", f"{_CONTENT}/{{volume}}"): remove_volume,
-    ("GET", "/nodes/{node}/aplinfo"): list_appliances,
-    ("POST", "/nodes/{node}/aplinfo"): download_appliance,
 }

@@ -20,6 +20,8 @@ from tests.pvesim.api.failure import die
 
 ROOT = Path("/run/pvesim/storage")
 CAPACITY = 100 << 30
+AUDIT = ("Datastore.Audit", "Datastore.AllocateSpace")
+"""Who has one of these may look at a storage."""
 _FILE = pmxcfs.ROOT / "storage.cfg"
 _DEFAULT = """\
 dir: local

@@ -7,6 +7,8 @@ from tests.pvesim.api.call import Call, Handler, Listed, split_list
 from tests.pvesim.api.failure import refuse
 from tests.pvesim.api.upid import Upid, classify, decode, read_status
 
+_LISTED = 25  # $MAX_FINISHED
+
 
 def show_status(call: Call) -> Any:
     task = _find(call, "Sys.Audit")
@@ -46,14 +48,14 @@ def list_of_node(call: Call) -> Any:
 
 
 def list_of_cluster(call: Call) -> Any:
-    """What runs, and the last 25 that have ended, of each node."""
+    """What runs, and of what has ended the last, 25 in all, of each node."""
     found: list[dict[str, Any]] = []
     for node in call.sim.nodes:
         auditor = privileges.may(call.user, f"/nodes/{node}", "Sys.Audit")
-        ended = 0
+        ended, room = 0, _LISTED - sum(map(tasks.is_running, tasks.every_task()))
         for task in tasks.every_task():
             running = tasks.is_running(task)
-            if task.node == node and (auditor or _is_own(task, call.user)) and (running or ended < 25):
+            if task.node == node and (auditor or _is_own(task, call.user)) and (running or ended < room):
                 ended += not running
                 shown = _summary(task, running)
                 found.append({key: value for key, value in shown.items() if not running or key != "status"})

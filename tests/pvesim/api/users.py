@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -42,10 +43,18 @@ class Users:
     """Enabled or not."""
     tokens: dict[str, bool] = field(default_factory=dict)
     """Privilege separation or not."""
+    expiries: dict[str, int] = field(default_factory=dict)
+    """Of users and tokens that have one: seconds since 1970."""
     groups: dict[str, set[str]] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
     roles: dict[str, frozenset[str]] = field(default_factory=lambda: dict(BUILTIN))
     entries: list[Entry] = field(default_factory=list)
+
+    def is_valid(self, who: str) -> bool:
+        """A user that is enabled, or a token of one, before its time is over."""
+        owner = who.partition("!")[0]
+        over = any(0 < self.expiries.get(name, 0) < time.time() for name in (owner, who))
+        return bool(self.users.get(owner)) and (who == owner or who in self.tokens) and not over
 
     def pool_of(self, vmid: int) -> str | None:
         return next((name for name, pool in self.pools.items() if vmid in pool.vmids), None)
@@ -68,8 +77,10 @@ def _parse(*_: int) -> Users:
         fields += [""] * 6
         if kind == "user":
             found.users[fields[0]] = fields[1] == "1"
+            found.expiries[fields[0]] = int(fields[2] or "0")
         elif kind == "token":
             found.tokens[fields[0]] = fields[2] != "0"
+            found.expiries[fields[0]] = int(fields[1] or "0")
         elif kind == "group":
             found.groups[fields[0]] = set(split_list(fields[1]))
         elif kind == "pool":

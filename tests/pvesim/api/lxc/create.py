@@ -55,6 +55,9 @@ def create(call: Call) -> Any:
         store.check_protection(store.load(), f"unable to restore CT {call.vmid}")
     else:
         check_unused(call.vmid)
+    keys = [line for line in call.get("ssh-public-keys", "").splitlines() if line.strip()]
+    if not all(rootfs.is_ssh_key(line) for line in keys):
+        die("SSH public key validation error")
     _check_may_allocate(call, overwrites=overwrites)
     config = {key: value for key, value in call.parameters.items() if key not in _NOT_CONFIG}
     permissions.check_changes(call, None, config, [], unprivileged=bool(unprivileged), pool=call.get("pool"))

@@ -33,7 +33,7 @@ def show_interfaces(call: Call) -> Any:
 
 def describe(store: Store) -> dict[str, Any]:
     """vmstatus of one container."""
-    vmid, guest = store.vmid, store.load() if store.exists() else GuestConfig()
+    vmid, guest = store.vmid, store.look()
     pid = runtime.init_pid(vmid) if runtime.is_running(vmid) else 0
     told: dict[str, Any] = {
         "vmid": vmid,

@@ -1,5 +1,8 @@
 """What stands in a new container: an archive's content, its distribution, its name, password and keys (LXC/Setup)."""
 
+import base64
+import binascii
+import contextlib
 import os
 import re
 import secrets
@@ -68,6 +71,16 @@ def fill(guest: GuestConfig, archive: Volume, call: Call, *, is_restore: bool) -
         _set_password(root, call.get("password"), owner)
         if call.get("ssh-public-keys"):
             _write(root, "root/.ssh/authorized_keys", f"{call['ssh-public-keys'].strip()}\n", owner, 0o600)
+
+
+def is_ssh_key(line: str) -> bool:
+    """What `ssh-keygen -l` takes: the name of a kind of key, and a key that begins with the same name."""
+    words = line.split()
+    for kind, key in zip(words, words[1:], strict=False):
+        with contextlib.suppress(binascii.Error, ValueError):
+            if base64.b64decode(key, validate=True)[4:].startswith(kind.encode()) and re.match("ssh-|ecdsa-|sk-", kind):
+                return True
+    return False
 
 
 def rename(guest: GuestConfig, vmid: int) -> None:

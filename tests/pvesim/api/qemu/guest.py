@@ -22,13 +22,14 @@ def list_machines(call: Call) -> Any:
 
 def show_status(call: Call) -> Any:
     store = store_of(call)
+    store.load()
     told = {**describe(store), "ha": ha.show("qemu", call.vmid)}
     return {**told, "agent": 1} if store.load().get("agent") else told
 
 
 def describe(store: Store) -> dict[str, Any]:
     """vmstatus of one machine."""
-    guest = store.load()
+    guest = store.look()
     pid = store.sim.agent(store.node, store.vmid).pid()
     sizes = [part[5:] for value in guest.values.values() for part in value.split(",") if part.startswith("size=")]
     told: dict[str, Any] = {
