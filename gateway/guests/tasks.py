@@ -7,13 +7,13 @@ import time
 from gateway.errors import InvalidRequest
 from gateway.errors_pve import NodeNotFound, TaskEnded, TaskNotFound
 from gateway.exec.permit import Ranges, within
+from gateway.guests.listing import ALL
 from gateway.guests.pace import Pace
 from gateway.pve.guests import GuestMap
 from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.tasks import LogLine, Task, Tasks
 from gateway.pve.waiting import TaskWatcher, Watch
 
-ALL = ((100, 999_999_999),)
 _PAGE = 500
 _MAX_PAGES = 4
 _LOOK_SECONDS = 0.5
