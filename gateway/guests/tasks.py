@@ -57,9 +57,8 @@ class VisibleTasks:
     def to_stop(self, text: str) -> Upid:
         """A task that runs, for PVE to stop. Raises TaskNotFound, TaskEnded.
 
-        PVE stops whatever process the name holds, if its start time fits, and looks at nothing else of it
-        (PVE::RESTEnvironment, check_worker): a name made up of one's own guest and another's process must not come that
-        far. Its state is told by the whole name alone.
+        PVE ends the process that the name holds; a name made up of one's own guest and another's process is no task
+        there either, for a task's log stands under its whole name (PVE::API2::Tasks, stop_task).
         """
         task = self.show(text)
         if task.ended:
