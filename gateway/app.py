@@ -32,6 +32,7 @@ from gateway.guests.making import Maker
 from gateway.guests.pace import Pace
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
+from gateway.pve.pools import PoolFile
 from gateway.pve.service import Pve, connect
 from gateway.supervisor.client import SupervisorClient
 
@@ -81,6 +82,7 @@ def create_app(
         guests=guests,
         changes=changes,
         maker=Maker(pve, guests, changes, pace, supervisor, config.node, alone=config.web.workers == 1),
+        pools=PoolFile(config.pve.etc / "user.cfg"),
         pace=pace,
         openapi=cache(_dump_openapi),
         streams=stream_shares(config.web.max_streams),

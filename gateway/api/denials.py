@@ -17,6 +17,7 @@ from gateway.auth.tokens import Refusal, Refused
 from gateway.errors import (
     CommandNotGranted,
     ExecNotFound,
+    Forbidden,
     GatewayError,
     GuestNotFound,
     OriginRefused,
@@ -28,6 +29,7 @@ from gateway.errors_pve import TaskNotFound
 from gateway.rates import Rates
 
 _DENIALS: Mapping[type[GatewayError], Denial] = {
+    Forbidden: Denial.ACTION_NOT_GRANTED,
     GuestNotFound: Denial.UNKNOWN_GUEST,
     ExecNotFound: Denial.UNKNOWN_EXEC,
     CommandNotGranted: Denial.COMMAND_NOT_GRANTED,

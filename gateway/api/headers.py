@@ -14,6 +14,7 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _REVISION = re.compile(r'"([0-9]{1,18})"', re.ASCII)
+_DIGEST = re.compile(r'"([0-9a-f]{40})"', re.ASCII)
 _SEQ = re.compile(r"[0-9]{1,18}")
 
 
@@ -56,6 +57,17 @@ def read_if_match(environ: Mapping[str, Any]) -> int | None:
     if not match:
         raise _invalid("If-Match", 'it is the one ETag that the token was shown with, like `"3"`')
     return int(match[1])
+
+
+def read_digest(environ: Mapping[str, Any]) -> str | None:
+    """The digest of a guest's configuration in If-Match; None where any will do. Raises InvalidRequest."""
+    text = _field(environ, "HTTP_IF_MATCH")
+    if text in ("", "*"):
+        return None
+    match = _DIGEST.fullmatch(text)
+    if not match:
+        raise _invalid("If-Match", "it is the one ETag that the guest was shown with: its `digest`, in quotes")
+    return match[1]
 
 
 def read_last_event_id(environ: Mapping[str, Any]) -> int:

@@ -50,7 +50,7 @@ _ASKED = {
 }
 _TOLD = {
     "Content-Range": "The range that this is, and the stream's length: `*` while the command runs.",
-    "ETag": "The token's version, for If-Match.",
+    "ETag": "The version of the token, or of the guest's configuration, for If-Match.",
     "Idempotency-Replayed": "`true` when an earlier request with this Idempotency-Key began the exec.",
     "Location": "The exec or the task (200, 202), the token or the guest (201).",
     "Preference-Applied": "`respond-async` (202).",

@@ -21,6 +21,7 @@ from gateway.guests.pace import Pace
 from gateway.policy.node import NodePolicy
 from gateway.policy.root import RootChange
 from gateway.pve.guests import GuestMap
+from gateway.pve.pools import PoolFile
 from gateway.pve.service import Pve
 from gateway.supervisor.calling import Decide, Watch
 from gateway.supervisor.feed import Feed
@@ -107,9 +108,9 @@ class Audit(Protocol):
 class Services:
     """Everything a handler may call. `openapi` gives the API's description as JSON.
 
-    `pve` asks PVE's API; `guests` knows from the cluster's files which guest a vmid is, without asking anybody;
-    `changes` has PVE change something, on record, and `maker` makes guests; `pace` is that of all who wait
-    for what no task tells.
+    `pve` asks PVE's API; `guests` and `pools` know from the cluster's files which guest a vmid is, and who is in which
+    pool, without asking anybody; `changes` has PVE change something, on record, and `maker` makes guests; `pace` is
+    that of all who wait for what no task tells.
 
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
     `starts` counts terminals whose exec is being started.
@@ -124,6 +125,7 @@ class Services:
     guests: GuestMap
     changes: Changes
     maker: Maker
+    pools: PoolFile
     pace: Pace
     openapi: Callable[[], bytes]
     streams: Shares

@@ -7,13 +7,13 @@ import time
 from gateway.errors import InvalidRequest
 from gateway.errors_pve import NodeNotFound, TaskEnded, TaskNotFound
 from gateway.exec.permit import Ranges, within
+from gateway.guests.listing import ALL
 from gateway.guests.pace import Pace
 from gateway.pve.guests import GuestMap
 from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.tasks import LogLine, Task, Tasks
 from gateway.pve.waiting import TaskWatcher, Watch
 
-ALL = ((100, 999_999_999),)
 _PAGE = 500
 _MAX_PAGES = 4
 _LOOK_SECONDS = 0.5
@@ -57,9 +57,8 @@ class VisibleTasks:
     def to_stop(self, text: str) -> Upid:
         """A task that runs, for PVE to stop. Raises TaskNotFound, TaskEnded.
 
-        PVE stops whatever process the name holds, if its start time fits, and looks at nothing else of it
-        (PVE::RESTEnvironment, check_worker): a name made up of one's own guest and another's process must not come that
-        far. Its state is told by the whole name alone.
+        PVE ends the process that the name holds; a name made up of one's own guest and another's process is no task
+        there either, for a task's log stands under its whole name (PVE::API2::Tasks, stop_task).
         """
         task = self.show(text)
         if task.ended:

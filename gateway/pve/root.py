@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from gateway.errors_pve import OutcomeUnknown, PveFailed
+from gateway.errors_pve import OutcomeUnknown, PveFailed, PveUnavailable
 from gateway.exec.origin import Origin
 from gateway.policy.root import RootChange
 from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.problems import translate
+
+_NO_PROGRAM = 127
 
 
 class Root(Protocol):
@@ -22,10 +24,17 @@ def change_as_root(root: Root, change: RootChange, origin: Origin) -> Upid | Non
 
     A task has ended when this returns, well or not: Tasks.status and require_ok tell. Raises GatewayError.
     """
+    return make_as_root(root, change, origin)[1]
+
+
+def make_as_root(root: Root, change: RootChange, origin: Origin) -> tuple[str, Upid | None]:
+    """The same, with the audit id of its record before it."""
     said = root.change_as_root(change, origin)
     about = {"vmid": change.vmid, "node": change.node, "audit_id": said["audit_id"]}
     if said["exit_code"] is None:
         raise OutcomeUnknown("pvesh did not end in time; look at the guest before asking again", **about)
+    if said["exit_code"] == _NO_PROGRAM:
+        raise PveUnavailable(f"{said['words']} (pve.pvesh); nothing was done", **about)
     if said["exit_code"] != 0:
         raise translate(said["status"], said["words"], about, fallback=PveFailed)
-    return parse_upid(said["upid"]) if said["upid"] else None
+    return str(said["audit_id"]), parse_upid(said["upid"]) if said["upid"] else None

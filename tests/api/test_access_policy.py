@@ -26,6 +26,7 @@ from gateway.guests.pace import Pace
 from gateway.policy.change import GuestChange, describe_options
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
+from gateway.pve.pools import PoolFile
 from gateway.pve.service import connect
 from tests.auth.changes import issue_token
 
@@ -84,7 +85,7 @@ def test_policy_stands_before_every_grant(
     changes = Changes(audit, pve.tasks, pve.watcher, UnfinishedChanges(tmp_path / "changes"))
     services = Services(
         config=config, supervisor=FakeSupervisor(), audit=audit, tokens=store, policy=NodePolicy(config.policy),
-        pve=pve, guests=guests, changes=changes, pace=pace,
+        pve=pve, guests=guests, changes=changes, pace=pace, pools=PoolFile(tmp_path),
         maker=Maker(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=True),
         openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
     )  # fmt: skip

@@ -10,7 +10,6 @@ from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.guests.tasks import VisibleTasks
 from gateway.guests.trail import Change
-from gateway.policy.change import GuestChange
 from gateway.pve.tasks import Task
 
 
@@ -54,11 +53,6 @@ def stop_task(services: Services, call: Call) -> Reply:
     services.changes.make(asker(call), change, lambda: services.pve.tasks.stop(upid))
     task = visible.show(str(upid), asked.wait, call.watch)
     return Reply(_show(task), status=200 if task.ended else 202)
-
-
-def gives_nothing(services: Services, call: Call) -> GuestChange:
-    """For node policy: what changes a guest, and gives it nothing of the node."""
-    return GuestChange(vmid=call.vmid)
 
 
 def _visible(services: Services, call: Call, action: Action = Action.GUEST_READ) -> VisibleTasks:

@@ -1,0 +1,187 @@
+"""PVE's tasks under a grant: seen, waited for, followed, stopped; names that are made up reach nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.auth.changes import root
+from tests.exec.api import Api
+from tests.exec.gateways import Gateway
+from tests.exec.waiting import until
+from tests.pvesim import guests
+from tests.pvesim.api.process import Api as PveProcess
+from tests.pvesim.guests import Guest
+
+VMID, OTHER = 7141, 7142
+Records = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def guest(node: None) -> Iterator[Guest]:
+    """Guest 7141, which these tests start and stop as they like."""
+    made = guests.create(VMID, start=False)
+    yield made
+    made.destroy()
+
+
+@pytest.fixture(autouse=True)
+def stopped(guest: Guest) -> None:
+    """Each test begins with it stopped."""
+    if guest.state() != "STOPPED":
+        guest.stop(kill=True)
+
+
+def start(api: Api, **query: Any) -> Any:
+    text = "&".join(f"{name}={value}" for name, value in query.items())
+    answer = api.request("POST", f"/guests/{VMID}/start?{text}")
+    assert answer.status in (200, 202), answer.body
+    return answer.json()
+
+
+def test_list(api: Api, as_token: Callable[..., Api]) -> None:
+    """Those about guests within the grant, the newest first, page by page."""
+    upid = start(api, wait=20)["upid"]
+    page = api.get(f"/tasks?vmid={VMID}").json()
+    assert page["tasks"][0]["upid"] == upid and page["tasks"][0]["ok"] is True
+    assert all(7100 <= task["vmid"] <= 7199 for task in api.get("/tasks?limit=500").json()["tasks"])
+    one = api.get(f"/tasks?vmid={VMID}&limit=1").json()
+    assert len(one["tasks"]) == 1
+    if one["next"] is not None:
+        assert upid not in [task["upid"] for task in api.get(f"/tasks?vmid={VMID}&start={one['next']}").json()["tasks"]]
+    narrow = as_token("guest:read", str(OTHER))
+    assert narrow.get("/tasks").json() == {"tasks": [], "next": None}
+    assert narrow.get("/tasks?node=attacker").code == "node_not_found"
+
+
+def test_unseen_tasks_are_alike(api: Api, as_token: Callable[..., Api]) -> None:
+    """Another guest's, one about no guest, one of no node, one that never was, one that cannot be: the same body."""
+    upid = start(api, wait=20)["upid"]
+    narrow = as_token("all", str(OTHER))
+    parts = upid.split(":")
+    names = [
+        upid,
+        ":".join([*parts[:6], "", *parts[7:]]),
+        ":".join(["UPID", "attacker", *parts[2:6], str(OTHER), *parts[7:]]),
+        ":".join([*parts[:6], str(OTHER), *parts[7:]]),
+        "UPID:what",
+    ]
+    bodies = []
+    for name in names:
+        for method, path in (("GET", ""), ("GET", "/log"), ("DELETE", "")):
+            answer = narrow.request(method, f"/tasks/{name}{path}")
+            assert (answer.status, answer.code) == (404, "task_not_found"), (name, answer.body)
+            bodies.append({**answer.json(), "upid": "", "request_id": "", "audit_id": ""})
+    assert all(body == bodies[0] for body in bodies)
+
+
+def test_made_up_name_stops_nothing(api: Api, as_token: Callable[..., Api], pve: PveProcess, guest: Guest) -> None:
+    """PVE ends the process that a name holds: one's own vmid beside another's process is the name of no task."""
+    pve.faults.add("stall", "vzstart", seconds=3, times=1)
+    upid = start(api)["upid"]
+    parts = upid.split(":")
+    forged = ":".join([*parts[:6], str(OTHER), *parts[7:]])
+    answer = as_token("all", str(OTHER)).request("DELETE", f"/tasks/{forged}")
+    assert (answer.status, answer.code) == (404, "task_not_found")
+    assert api.get(f"/tasks/{upid}?wait=20").json()["ok"] is True
+    assert guest.state() == "RUNNING"
+
+
+def test_stop(api: Api, pve: PveProcess, guest: Guest, gateway: Gateway, records: Records) -> None:
+    """It ends, unfinished, and both what was stopped and who stopped it are on record; again is 409."""
+    pve.faults.add("stall", "vzstart", seconds=30, times=1)
+    work = start(api)
+    answer = api.request("DELETE", f"/tasks/{work['upid']}?wait=20")
+    task = answer.json()
+    assert answer.status == 200 and task["state"] == "ended" and task["ok"] is False
+    assert records(work["audit_id"])[-1]["data"]["reason"] == "failed"
+    stops = gateway.records(event="guest:task-stop")
+    assert stops[-1]["data"] == {"upid": work["upid"]} and stops[-1]["vmid"] == VMID
+    answer = api.request("DELETE", f"/tasks/{work['upid']}")
+    assert (answer.status, answer.code) == (409, "task_ended")
+    assert guest.state() == "STOPPED"
+
+
+def test_stop_needs_its_grant(api: Api, as_token: Callable[..., Api], pve: PveProcess) -> None:
+    """Who may read the guest may see its tasks, and end none."""
+    pve.faults.add("stall", "vzstart", seconds=2, times=1)
+    upid = start(api)["upid"]
+    reader = as_token("guest:power", str(VMID))
+    assert reader.get(f"/tasks/{upid}").json()["state"] == "running"
+    assert reader.request("DELETE", f"/tasks/{upid}").status == 403
+    assert api.get(f"/tasks/{upid}?wait=20").json()["ok"] is True
+
+
+def test_failed_task_is_shown(api: Api, pve: PveProcess) -> None:
+    """That a task failed is told in it: the question about it succeeds."""
+    pve.faults.add("task", "vzstart", text="no luck", times=1)
+    upid = start(api)["upid"]
+    answer = api.get(f"/tasks/{upid}?wait=20")
+    assert answer.status == 200 and answer.json()["ok"] is False and "no luck" in answer.json()["exitstatus"]
+
+
+def test_log_is_followed(api: Api, pve: PveProcess) -> None:
+    """From line to line, to the task's end, nothing twice and nothing left out."""
+    pve.faults.add("stall", "vzstart", seconds=1, times=1)
+    upid = start(api)["upid"]
+    lines: list[int] = []
+    after: int | None = 0
+    while after is not None:
+        log = api.get(f"/tasks/{upid}/log?after={after}&limit=1&wait=5").json()
+        lines += [line["number"] for line in log["lines"]]
+        after = log["next"]
+    assert lines == list(range(1, len(lines) + 1)) and lines
+    whole = api.get(f"/tasks/{upid}/log").json()
+    assert len(whole["lines"]) == len(lines) and whole["next"] is None
+
+
+def test_wait_ends_soon_after_its_task(api: Api, pve: PveProcess) -> None:
+    """Thirty who wait for one task are told at the same time."""
+    pve.faults.add("stall", "vzstart", seconds=1.5, times=1)
+    upid = start(api)["upid"]
+    told: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: told.append((api.get(f"/tasks/{upid}?wait=30").json(), time.monotonic())))
+        for _ in range(30)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+    assert len(told) == 30 and all(task["ok"] for task, _ in told)
+    moments = [moment for _, moment in told]
+    assert max(moments) - min(moments) < 3
+
+
+def test_revoked_token_waits_no_longer(gateway: Gateway, api: Api, pve: PveProcess) -> None:
+    """A wait ends with the right to it; what was begun goes on, and is recorded."""
+    pve.faults.add("stall", "vzstart", seconds=4, times=1)
+    token = gateway.token("short", actions="guest:power", guests=str(VMID))
+    client = gateway.api(token)
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(client.request("POST", f"/guests/{VMID}/start?wait=30")))
+    thread.start()
+    until(lambda: api.get(f"/tasks?vmid={VMID}").json()["tasks"][0]["state"] == "running")
+    root(gateway.tokens()).revoke(token.split(".")[0].removeprefix("pveg_"))
+    thread.join(3)
+    assert not thread.is_alive() and answers[0].status == 401
+    client.close()
+    upid = api.get(f"/tasks?vmid={VMID}").json()["tasks"][0]["upid"]
+    assert api.get(f"/tasks/{upid}?wait=20").json()["ok"] is True
+    outcome = until(lambda: [r for r in gateway.records(event="guest:outcome") if r["data"].get("upid") == upid])
+    assert outcome[0]["data"]["reason"] == "ok"
+
+
+def test_web_that_dies(gateway: Gateway, api: Api, pve: PveProcess, records: Records) -> None:
+    """The next web process finds what was under way and records its end."""
+    pve.faults.add("stall", "vzstart", seconds=3, times=1)
+    work = start(api)
+    gateway.services.kill("web")
+    gateway.services.restart("web")
+    trail = records(work["audit_id"])
+    assert [record["event"] for record in trail] == ["guest:start", "guest:outcome"]
+    assert trail[1]["data"]["reason"] == "ok" and trail[1]["data"]["upid"] == work["upid"]
