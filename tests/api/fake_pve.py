@@ -51,7 +51,7 @@ class FakePveApi:
         if path.endswith("/status/current"):
             return {"status": "running", "name": "one"}
         if path.endswith("/config"):
-            return {"hostname": "one", "digest": "a" * 40}
+            return {"hostname": "one", "unprivileged": 1, "digest": "a" * 40}
         return []
 
 

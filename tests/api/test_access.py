@@ -8,12 +8,14 @@ import pytest
 
 from gateway.api.models.guests import GuestPatch, MigrateRequest, ResizeDisk
 from gateway.api.models.input import ResizeRequest, SignalRequest, TicketRequest
+from gateway.api.models.kept import BackupRequest, SnapshotRequest, TemplateRequest
 from gateway.api.models.tokens import CanRequest, RotateRequest, TokenPatch, TokenRequest
 from gateway.api.route import Route
 from gateway.api.routes import ROUTES
 from gateway.auth.actions import GRANTABLE, Action, with_implied
 from gateway.auth.grants import Grant, parse_actions, parse_guests
 from gateway.exec.spec import ExecSpec
+from gateway.guests.wish import CloneRequest, GuestRequest
 from tests.auth.changes import issue_token
 
 from .conftest import PROTECTED
@@ -37,11 +39,19 @@ BODIES: dict[type[Any] | None, Any] = {
     GuestPatch: {"tags": ["new"]},
     ResizeDisk: {"disk": "rootfs", "size": "+1G"},
     MigrateRequest: {"target": "pve1"},
+    GuestRequest: {"template": "local:vztmpl/debian-13.tar.zst"},
+    CloneRequest: {},
+    SnapshotRequest: {"name": "clean"},
+    BackupRequest: {"storage": "local"},
+    TemplateRequest: {"storage": "local", "template": "debian-13.tar.zst"},
 }
+QUERIES = {"deleteBackup": "?volume=local:backup/vzdump-lxc-{vmid}-2026_01_01-00_00_00.tar.zst"}
+"""What an operation has to be asked with."""
 
 
 def fill(route: Route, vmid: int = 101) -> str:
-    path = route.path.replace("{vmid}", str(vmid)).replace("{upid}", make_upid(vmid))
+    path = route.path + QUERIES.get(route.operation_id, "")
+    path = path.replace("{vmid}", str(vmid)).replace("{upid}", make_upid(vmid)).replace("{snapshot}", "clean")
     return path.replace("{id}", EXEC_ID).replace("{token_id}", TOKEN_ID)
 
 

@@ -13,7 +13,7 @@ from gateway.auth.actions import GRANTABLE, Action
 from .conftest import PROTECTED
 from .fake_pve import make_upid
 from .fakes import DAY, Api, make_view
-from .test_access import BODIES
+from .test_access import BODIES, QUERIES
 
 OWN, OTHER = 101, 102
 GUESTS = f"{OWN},{PROTECTED}"
@@ -58,6 +58,17 @@ NEEDS = {
     "rebootGuest": "guest:power",
     "suspendGuest": "guest:power",
     "resumeGuest": "guest:power",
+    "createGuest": "guest:create",
+    "cloneGuest": "guest:create",
+    "listSnapshots": "guest:read",
+    "takeSnapshot": "guest:config",
+    "rollBack": "guest:config",
+    "deleteSnapshot": "guest:destroy",
+    "listBackups": "guest:read",
+    "makeBackup": "guest:config",
+    "deleteBackup": "guest:destroy",
+    "listTemplates": "guest:read",
+    "downloadTemplate": "guest:create",
     "listTasks": "guest:read",
     "showTask": "guest:read",
     "readTaskLog": "guest:read",
@@ -146,8 +157,9 @@ def test_all_on_all_guests_passes_everywhere_but_protected(api: Api, route: Rout
 
 def fill_path(api: Api, route: Route, token: str, place: int) -> str:
     """The route's path about guest `place`: an exec there, or a token that administers tokens for it."""
-    path = route.path.replace("{vmid}", str(place)).replace("{id}", own_exec(api, token, place))
-    path = path.replace("{upid}", make_upid(place))
+    path = route.path + QUERIES.get(route.operation_id, "")
+    path = path.replace("{vmid}", str(place)).replace("{id}", own_exec(api, token, place))
+    path = path.replace("{upid}", make_upid(place)).replace("{snapshot}", "clean")
     if "token_id" in route.parameters:
         path = path.replace(
             "{token_id}", api.token("token:admin", str(place), lifetime=DAY / 2).split(".")[0].removeprefix("pveg_")
