@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.guest_routes import TO_ASK, TO_CHANGE
-from gateway.api.handlers import backups, making, snapshots, tasks, templates
+from gateway.api.handlers import backups, guests, making, snapshots, templates
 from gateway.api.models.kept import (
     BackupDeleteQuery,
     BackupList,
@@ -124,7 +124,7 @@ MAKING_ROUTES: tuple[Route, ...] = (
         statuses=(200, 202),
         tells=("Location",),
         errors=(SnapshotExists, StorageUnsuitable, StorageFull, GuestIsTemplate, *TO_CHANGE),
-        change=tasks.gives_nothing,
+        change=guests.gives_nothing,
         handler=snapshots.take_snapshot,
     ),
     Route(
@@ -180,7 +180,7 @@ MAKING_ROUTES: tuple[Route, ...] = (
         statuses=(200, 202),
         tells=("Location",),
         errors=(StorageNotFound, StorageUnsuitable, StorageFull, *TO_CHANGE),
-        change=tasks.gives_nothing,
+        change=guests.gives_nothing,
         handler=backups.make_backup,
     ),
     Route(
@@ -221,7 +221,7 @@ MAKING_ROUTES: tuple[Route, ...] = (
         statuses=(200, 202),
         tells=("Location",),
         errors=(StorageNotFound, StorageUnsuitable, StorageFull, *TO_CHANGE),
-        change=tasks.gives_nothing,
+        change=guests.gives_nothing,
         handler=templates.download_template,
     ),
 )

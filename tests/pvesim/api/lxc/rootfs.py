@@ -3,6 +3,7 @@
 import base64
 import binascii
 import contextlib
+import itertools
 import os
 import re
 import secrets
@@ -76,7 +77,7 @@ def fill(guest: GuestConfig, archive: Volume, call: Call, *, is_restore: bool) -
 def is_ssh_key(line: str) -> bool:
     """What `ssh-keygen -l` takes: the name of a kind of key, and a key that begins with the same name."""
     words = line.split()
-    for kind, key in zip(words, words[1:], strict=False):
+    for kind, key in itertools.pairwise(words):
         with contextlib.suppress(binascii.Error, ValueError):
             if base64.b64decode(key, validate=True)[4:].startswith(kind.encode()) and re.match("ssh-|ecdsa-|sk-", kind):
                 return True
