@@ -1,0 +1,142 @@
+"""TOKEN_ROUTES: the part of ROUTES that tells, makes and changes tokens."""
+
+from __future__ import annotations
+
+from gateway.api.handlers import tokens
+from gateway.api.models.tokens import (
+    CanReply,
+    CanRequest,
+    RotateRequest,
+    TokenList,
+    TokenPatch,
+    TokenRequest,
+    TokenSelf,
+    TokensQuery,
+    TokenView,
+)
+from gateway.api.route import Route
+from gateway.audit.record import Event
+from gateway.auth.actions import Action
+from gateway.errors import (
+    AuditUnavailable,
+    GatewayError,
+    GrantInvalid,
+    PreconditionFailed,
+    PrivilegeExceeded,
+    RotationUnderWay,
+    TokenDead,
+    TokenLive,
+    TooManyTokens,
+)
+
+_TO_GIVE: tuple[type[GatewayError], ...] = (GrantInvalid, PrivilegeExceeded, AuditUnavailable)
+"""Why a token may not be made so."""
+
+TOKEN_ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/tokens/self",
+        operation_id="showSelf",
+        summary="What the caller's token is and may do",
+        action=Action.ANY_TOKEN,
+        reply=TokenSelf,
+        handler=tokens.show_self,
+    ),
+    Route(
+        method="POST",
+        path="/tokens/self/can",
+        operation_id="askSelf",
+        summary="Whether the caller's token may do a certain thing, as its grants are now; nothing is done",
+        action=Action.ANY_TOKEN,
+        body=CanRequest,
+        reply=CanReply,
+        handler=tokens.ask_self,
+    ),
+    Route(
+        method="GET",
+        path="/tokens",
+        operation_id="listTokens",
+        summary="The tokens that may do no more than the caller's: all others do not exist for it",
+        action=Action.TOKEN_ADMIN,
+        query=TokensQuery,
+        reply=TokenList,
+        handler=tokens.list_tokens,
+    ),
+    Route(
+        method="POST",
+        path="/tokens",
+        operation_id="createToken",
+        summary="Make a token, which stands in the reply this once and may do no more than the caller's",
+        action=Action.TOKEN_ADMIN,
+        event=Event.TOKEN_CREATE,
+        body=TokenRequest,
+        reply=TokenView,
+        statuses=(201,),
+        tells=("ETag", "Location"),
+        errors=(TooManyTokens, *_TO_GIVE),
+        handler=tokens.create_token,
+    ),
+    Route(
+        method="GET",
+        path="/tokens/{token_id}",
+        operation_id="showToken",
+        summary="One token, less its secret",
+        action=Action.TOKEN_ADMIN,
+        reply=TokenView,
+        tells=("ETag",),
+        handler=tokens.show_token,
+    ),
+    Route(
+        method="PATCH",
+        path="/tokens/{token_id}",
+        operation_id="editToken",
+        summary="Change a token's name, grants, expiry, networks or limits; its secret stays",
+        action=Action.TOKEN_ADMIN,
+        event=Event.TOKEN_EDIT,
+        body=TokenPatch,
+        reply=TokenView,
+        asks=("If-Match",),
+        tells=("ETag",),
+        errors=(TokenDead, PreconditionFailed, *_TO_GIVE),
+        handler=tokens.edit_token,
+    ),
+    Route(
+        method="DELETE",
+        path="/tokens/{token_id}",
+        operation_id="deleteToken",
+        summary="Delete the record of a token that is revoked or has expired",
+        action=Action.TOKEN_ADMIN,
+        event=Event.TOKEN_DELETE,
+        reply=TokenView,
+        asks=("If-Match",),
+        errors=(TokenLive, PreconditionFailed, AuditUnavailable),
+        handler=tokens.delete_token,
+    ),
+    Route(
+        method="POST",
+        path="/tokens/{token_id}/rotate",
+        operation_id="rotateToken",
+        summary="Give a token a new secret, which stands in the reply this once; the old one may stay for a time",
+        action=Action.TOKEN_ADMIN,
+        event=Event.TOKEN_ROTATE,
+        body=RotateRequest,
+        reply=TokenView,
+        asks=("If-Match",),
+        tells=("ETag",),
+        errors=(TokenDead, RotationUnderWay, PreconditionFailed, *_TO_GIVE),
+        handler=tokens.rotate_token,
+    ),
+    Route(
+        method="POST",
+        path="/tokens/{token_id}/revoke",
+        operation_id="revokeToken",
+        summary="End a token for good, at once",
+        action=Action.TOKEN_ADMIN,
+        event=Event.TOKEN_REVOKE,
+        reply=TokenView,
+        asks=("If-Match",),
+        tells=("ETag",),
+        errors=(PreconditionFailed, AuditUnavailable),
+        handler=tokens.revoke_token,
+    ),
+)
