@@ -59,9 +59,13 @@ class UnfinishedChanges:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{record['audit_id']}.json"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         change = Unfinished(kept, None, path, fd)
-        change._write()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            change._write()
+        except OSError:
+            change.close()
+            raise
         return change
 
     def adopt(self) -> Iterator[Unfinished]:
