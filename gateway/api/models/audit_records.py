@@ -17,9 +17,12 @@ KEYED_HASH = r"^hmac-sha256:[0-9a-f]{64}$"
 
 
 class Member(BaseModel):
-    """A part of a record. What a later program has added is passed over."""
+    """A part of a record. What a later program has added is passed over.
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    Its validator is made when something is validated: the web service only describes records, and starts sooner so.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, defer_build=True)
 
 
 class Cut(Member):
