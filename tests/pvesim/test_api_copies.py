@@ -166,7 +166,7 @@ def test_protected_backup_stays(pve: Pve, container: MakeContainer) -> None:
     found = pve.do("GET", "/nodes/pve1/storage/local/content", content="backup", vmid=vmid)
     assert (found[0]["notes"], found[0]["protected"]) == (f"of c{vmid}", 1)
     path = f"/nodes/pve1/storage/local/content/{found[0]['volid']}"
-    words = "cannot remove protected archive '{}'".format(pve.do("GET", path)["path"])
+    words = f"cannot remove protected volume '{found[0]['volid'].partition(':')[2]}' on 'local'"
     assert pve.fail("DELETE", path) == words
     reply = pve.ask("DELETE", path, delay=10)
     assert (reply.status, reply.reason) == (500, words)

@@ -55,7 +55,7 @@ def remove_volume(call: Call) -> Any:
             volumes.free(volume.id)
         else:
             if _protection(volume).exists():
-                die(f"cannot remove protected archive '{volume.path}'")
+                die(f"cannot remove protected volume '{volume.name}' on '{volume.storage.id}'")
             volume.path.unlink()
             volume.path.with_name(f"{volume.path.name}.notes").unlink(missing_ok=True)
         print(f"Removed volume '{volume.id}'")
