@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -82,6 +83,17 @@ def test_without_quorum(sound: Api, pve: Pve, container: MakeContainer) -> None:
     assert "cores" not in pve.do("GET", f"{path}/config")
     assert pve.do("GET", "/cluster/status")[0]["quorate"] == 0
     assert (pmxcfs.ROOT / ".vmlist").read_text() == before
+
+
+def test_pmxcfs_is_down(sound: Api, pve: Pve) -> None:
+    """Every call is a 500, slowly, reading too, and pvesh says why."""
+    sound.faults.lose_pmxcfs()
+    begun = time.monotonic()
+    reply = pve.ask("GET", "/version")
+    assert (reply.status, time.monotonic() - begun >= 0.2) == (500, True)
+    assert reply.reason.startswith("RPCEnvironment init request failed")
+    done = subprocess.run([sound.pvesh, "get", "/version"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (111, "") and "Connection refused" in done.stderr
 
 
 @pytest.mark.parametrize(("status", "words"), [(595, "No route to host"), (596, "Connection timed out")])

@@ -107,6 +107,20 @@ def test_snapshots(pve: Pve, container: MakeContainer) -> None:
     assert file_of(7054).read_text() == "two\n"
 
 
+def test_bind_mount_prevents_snapshots(pve: Pve, root: Pve, container: MakeContainer) -> None:
+    """A directory of the node cannot be in a snapshot, so there is none at all; a backup leaves it out."""
+    vmid = container(start=1)
+    until(lambda: pve.do("GET", f"{LXC}/{vmid}/status/current")["status"] == "running")
+    root.do("PUT", f"{LXC}/{vmid}/config", mp0="/srv,mp=/srv")
+    assert pve.do("GET", f"{LXC}/{vmid}/feature", feature="snapshot") == {"hasFeature": 0}
+    assert pve.fail("POST", f"{LXC}/{vmid}/snapshot", snapname="one") == "snapshot feature is not available"
+    assert pve.ask("POST", f"{LXC}/{vmid}/clone", newid=7056).status == 500
+    task = pve.run("POST", "/nodes/pve1/vzdump", vmid=vmid, storage="local", mode="snapshot")
+    assert any("create storage snapshot" in line for line in task.log)
+    for backup in pve.do("GET", "/nodes/pve1/storage/local/content", content="backup", vmid=vmid):
+        pve.do("DELETE", f"/nodes/pve1/storage/local/content/{backup['volid']}", delay=10)
+
+
 def test_snapshots_that_cannot_be(pve: Pve, container: MakeContainer) -> None:
     """All but reserved names are accepted, and fail in the task."""
     vmid, plain = container(), container(storage="local")

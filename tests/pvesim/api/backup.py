@@ -116,7 +116,7 @@ def _pack_container(call: Call, store: Store, guest: GuestConfig, archive: Path)
     root = next(iter(properties.volumes(guest.values))).volume
     unprivileged = guest.get("unprivileged") == "1"
     print(f"INFO: status = {'running' if running else 'stopped'}")
-    if mode == "snapshot" and running and not volumes.can_snapshot(root):
+    if mode == "snapshot" and running and not snapshots.can_snapshot(guest, backup=True):
         print("INFO: mode failure - some volumes do not support snapshots")
         print("INFO: trying 'suspend' mode instead")
         mode = "suspend"

@@ -57,6 +57,11 @@ class Faults:
         with self._changing() as state:
             state["no_quorum"] = True
 
+    def lose_pmxcfs(self) -> None:
+        """/etc/pve is down: every call is a 500, after the delay of a failed login, and pvesh fails."""
+        with self._changing() as state:
+            state["no_pmxcfs"] = True
+
     def lose_node(self, node: str, status: int = 595) -> None:
         """`node` does not answer: 595 no route, 596 timeout, 599 too many redirects."""
         with self._changing() as state:
@@ -93,6 +98,9 @@ class Faults:
 
     def is_full(self, storage: str) -> bool:
         return storage in self._read().get("full", ())
+
+    def has_pmxcfs(self) -> bool:
+        return not self._read().get("no_pmxcfs")
 
     def is_quorate(self) -> bool:
         return not self._read().get("no_quorum")

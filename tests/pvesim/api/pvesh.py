@@ -31,9 +31,14 @@ def install(home: Path) -> None:
 
 
 def main(home: Path, arguments: list[str]) -> int:
+    sim = settings.load(home)
+    if not sim.faults.has_pmxcfs():
+        refused = "ipcc_send_rec[1] failed: Connection refused\n" * 3
+        print(f"{refused}Unable to load access control list: Connection refused", file=sys.stderr)
+        return 111
     try:
         method, path, given = _parse(arguments)
-        data = routes.call(settings.load(home), ROOT_USER, method, path, given, is_cli=True)
+        data = routes.call(sim, ROOT_USER, method, path, given, is_cli=True)
     except UsageError as error:
         print(error, file=sys.stderr)
         return 255

@@ -88,6 +88,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, url: urllib.parse.SplitResult, path: str, body: bytes) -> tuple[int, str, dict[str, Any]]:
         begun, sim = time.monotonic(), self.server.sim
         try:
+            if not sim.faults.has_pmxcfs():
+                time.sleep(sim.refusal_delay)
+                raise Failure(500, "RPCEnvironment init request failed: Unable to load access control list: "
+                              "Connection refused\n")  # fmt: skip
             if not url.path.startswith(f"{_BASE}/"):
                 raise Failure(501, "no such uri")
             given = {**self._parameters(body), **decode_form(url.query)}

@@ -8,6 +8,7 @@ from tests.pvesim.api.failure import die
 from tests.pvesim.api.formats import parse_size, print_size
 from tests.pvesim.api.lxc import properties, runtime
 from tests.pvesim.api.lxc.guest import store_of
+from tests.pvesim.api.lxc.snapshots import can_snapshot
 from tests.pvesim.api.privileges import require
 
 
@@ -33,7 +34,7 @@ def show_feature(call: Call) -> Any:
     points = properties.volumes(guest.values)
     feature, snapshot = call["feature"], call.get("snapname")
     can = {
-        "snapshot": all(volumes.can_snapshot(point.volume) for point in points),
+        "snapshot": can_snapshot(guest),
         "clone": all(volumes.can_link(point.volume, snapshot) for point in points),
         "copy": bool(snapshot) or not runtime.is_running(call.vmid),
     }

@@ -79,7 +79,7 @@ def create(store: Store, name: str, description: str | None = None) -> None:
         if name in guest.snapshots:
             die(f"snapshot name '{name}' already used")
         points = properties.volumes(guest.values)
-        if not all(volumes.can_snapshot(point.volume) for point in points):
+        if not can_snapshot(guest, backup=name == "vzdump"):
             die("snapshot feature is not available")
         copied = {key: value for key, value in guest.values.items() if key not in _NOT_COPIED}
         parent = {"parent": guest.get("parent")} if guest.get("parent") else {}
@@ -96,6 +96,16 @@ def create(store: Store, name: str, description: str | None = None) -> None:
             guest.values.pop("lock", None)
             guest.values["parent"] = name
         store.write(guest)
+
+
+def can_snapshot(guest: GuestConfig, *, backup: bool = False) -> bool:
+    """has_feature: a bind or device mount point prevents it, but not for a `backup` that leaves it out."""
+    points = [
+        point
+        for point in properties.mount_points(guest.values)
+        if not backup or point.key == "rootfs" or point.parts.get("backup") == "1"
+    ]
+    return all(point.type == "volume" and volumes.can_snapshot(point.volume) for point in points)
 
 
 def delete(store: Store, name: str) -> None:
