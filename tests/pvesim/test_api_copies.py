@@ -153,9 +153,10 @@ def test_snapshot_freezes(sound: Api, pve: Pve, container: MakeContainer) -> Non
 @pytest.mark.parametrize("mode", ["snapshot", "suspend", "stop"])
 def test_backup_and_restore(pve: Pve, container: MakeContainer, mode: str) -> None:
     """A real archive, listed with its guest, whose configuration can be read and whose content comes back."""
-    vmid = container(start=1, mp0="local-lvm:1,mp=/data", rootfs="local-lvm:1", tags="kept")
+    mounts = {"mp0": "local-lvm:1,mp=/data,backup=1", "mp1": "local-lvm:1,mp=/scratch"}
+    vmid = container(start=1, rootfs="local-lvm:1", tags="kept", **mounts)
     until(lambda: pve.do("GET", f"{LXC}/{vmid}/status/current")["status"] == "running")
-    inside(vmid, "sh", "-c", "echo saved >/root/mark; chown 33:33 /root/mark")
+    inside(vmid, "sh", "-c", "echo saved | tee /root/mark /data/mark /scratch/mark; chown 33:33 /root/mark")
     pve.run("POST", "/nodes/pve1/vzdump", vmid=vmid, storage="local", mode=mode, compress="zstd")
     assert pve.do("GET", f"{LXC}/{vmid}/status/current")["status"] == "running"
     found = pve.do("GET", "/nodes/pve1/storage/local/content", content="backup", vmid=vmid)
@@ -164,7 +165,9 @@ def test_backup_and_restore(pve: Pve, container: MakeContainer, mode: str) -> No
         assert "tags: kept" in pve.do("GET", "/nodes/pve1/vzdump/extractconfig", volume=backup)
         pve.run("POST", LXC, vmid=7055, ostemplate=backup, restore=1, storage="local-lvm", start=1)
         until(lambda: pve.do("GET", f"{LXC}/7055/status/current")["status"] == "running")
-        assert inside(7055, "sh", "-c", "cat /root/mark; stat -c %u:%g /root/mark") == "saved\n33:33\n"
+        assert inside(7055, "sh", "-c", "cat /root/mark /data/mark; stat -c %u:%g /root/mark; ls /scratch") == (
+            "saved\nsaved\n33:33\n"
+        ), "what is not marked for backups is empty"
         shown = pve.do("GET", f"{LXC}/7055/config")
         assert (shown["tags"], shown["unprivileged"]) == ("kept", 1) and shown["mp0"].startswith("local-lvm:vm-7055-")
         taken = pve.ask("POST", LXC, vmid=7055, ostemplate=backup, restore=1, force=1)

@@ -23,7 +23,7 @@ A method is a function in `lxc/`, `qemu/` or beside them, a line in that place's
 All state is in /etc/pve and /run/pvesim, so that several APIs in one node show the same guests, and `pvesh` too.
 
 What is simpler than PVE: linked clones are copies that know their base; VMs and their disks are on paper; CRIU does
-nothing; backups hold the root volume alone; a busybox is `unmanaged` without being told; `.members` knows no peer;
+nothing; a busybox is `unmanaged` without being told; `.members` knows no peer;
 addresses by DHCP are given by the API. Firewall, replication, SDN, PBS and RRD do not exist.
 
 Sources: pve-container 6.1.10, qemu-server, pve-manager 9.2.11, pve-storage, pve-access-control, pve-guest-common,

@@ -8,6 +8,7 @@ import fcntl
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.pvesim import config, debian, templates
@@ -18,6 +19,8 @@ BUSYBOX = "busybox-1.36-sim_1_amd64.tar.gz"
 DEBIAN = "debian-13-standard_13.1-2_amd64.tar.zst"
 _MAPPING = f"0:{config.UID_SHIFT}:65536"
 _FLAGS = {".gz": "--gzip", ".zst": "--zstd", ".xz": "--xz"}
+
+_BIND = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@"'
 
 # What GET aplinfo lists: name, os, section, what it is made from.
 APPLIANCES = {
@@ -52,26 +55,27 @@ def download(name: str, target: Path) -> None:
     part.rename(target)
 
 
-def unpack(archive: Path, rootfs: Path, *, unprivileged: bool) -> None:
-    """Fill an empty tree; raises Failure in the words of PVE and tar."""
+def unpack(archive: Path, rootfs: Path, *, unprivileged: bool, mounts: Mapping[str, Path]) -> None:
+    """Fill an empty tree; raises Failure in the words of PVE and tar. `mounts`: what is mounted where in it."""
     if unprivileged:
         shutil.chown(rootfs, config.UID_SHIFT, config.UID_SHIFT)
     print(f"extracting archive '{archive}'", flush=True)
-    command = [*_as_guest(unprivileged), "tar", "xpf", "-", *_compression(archive), "--numeric-owner", "--xattrs",
+    before = [*_with_mounts(rootfs, mounts, unprivileged), *_as_guest(unprivileged)]
+    command = [*before, "tar", "xpf", "-", *_compression(archive), "--numeric-owner", "--xattrs",
                "--totals", "-C", str(rootfs), "--skip-old-files", "--anchored", "--exclude", "./dev/*"]  # fmt: skip
     with archive.open("rb") as source:
         _run(command, source=source.fileno())
 
 
-def pack(rootfs: Path, archive: Path, *, unprivileged: bool, extra: Path | None = None) -> None:
-    """Write a backup of a tree, with the files of `extra` over it; raises Failure."""
+def pack(rootfs: Path, archive: Path, *, unprivileged: bool, extra: Path, mounts: Mapping[str, Path]) -> None:
+    """Write a backup of a tree with its `mounts`, and `etc/vzdump` of `extra` over it; raises Failure."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     part = archive.with_name(f"{archive.name}.dat")
-    command = [*_as_guest(unprivileged), "tar", "cpf", "-", *_compression(archive), "--numeric-owner", "--xattrs",
-               "--one-file-system", "--sparse", f"--directory={extra}", *(["./etc/vzdump"] if extra else []),
-               f"--directory={rootfs}", "./"]  # fmt: skip
+    before = [*_with_mounts(rootfs, mounts, unprivileged), *_as_guest(unprivileged)]
+    command = [*before, "tar", "cpf", "-", *_compression(archive), "--numeric-owner", "--xattrs", "--sparse",
+               f"--directory={extra}", "./etc/vzdump", f"--directory={rootfs}", "./"]  # fmt: skip
     with part.open("wb") as target:
-        _run([word for word in command if word != "--directory=None"], target=target.fileno())
+        _run(command, target=target.fileno())
     part.rename(archive)
 
 
@@ -82,6 +86,23 @@ def read_member(archive: Path, name: str) -> str | None:
             ["tar", "xOf", "-", *_compression(archive), name], check=False, stdin=source, capture_output=True
         )
     return done.stdout.decode() if done.returncode == 0 else None
+
+
+def _with_mounts(rootfs: Path, mounts: Mapping[str, Path], unprivileged: bool) -> list[str]:
+    """Words before a command that let it see `mounts` below `rootfs`, in a mount namespace of its own."""
+    pairs: list[str] = []
+    for name, source in mounts.items():
+        target = rootfs / name.lstrip("/")
+        if not target.resolve().is_relative_to(rootfs.resolve()):
+            die(f"mount point '{name}' leads out of the container")
+        if not target.exists():
+            target.mkdir(parents=True)
+            if unprivileged:
+                shutil.chown(target, config.UID_SHIFT, config.UID_SHIFT)
+        pairs += [str(source), str(target)]
+    return (
+        ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", _BIND, "sh", *pairs, "--"] if pairs else []
+    )
 
 
 def _as_guest(unprivileged: bool) -> list[str]:

@@ -4,9 +4,11 @@ One guest's failure is `job errors` for the task. A guest on another node is pas
 no UPID. One backup runs at a time on a node.
 """
 
+import contextlib
 import fcntl
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,7 @@ def _backup(call: Call, vmid: int, storage: storages.Storage) -> None:
         if kind == "lxc":
             _pack_container(call, store, guest, archive)
         else:
-            _pack(archive, storages.ROOT, GuestConfig(dict(guest.values)), store, unprivileged=False, is_empty=True)
+            _pack(archive, guest)
     finally:
         store.remove_lock("backup")
     if call.get("notes-template"):
@@ -113,52 +115,63 @@ def _backup(call: Call, vmid: int, storage: storages.Storage) -> None:
 def _pack_container(call: Call, store: Store, guest: GuestConfig, archive: Path) -> None:
     """Of the mode that the storages allow: snapshot, else suspend; `stop` starts the container again."""
     mode, running = call.get("mode", "snapshot"), runtime.is_running(store.vmid)
-    root = next(iter(properties.volumes(guest.values))).volume
-    unprivileged = guest.get("unprivileged") == "1"
     print(f"INFO: status = {'running' if running else 'stopped'}")
     if mode == "snapshot" and running and not snapshots.can_snapshot(guest, backup=True):
         print("INFO: mode failure - some volumes do not support snapshots")
         print("INFO: trying 'suspend' mode instead")
         mode = "suspend"
-    if not running or mode == "stop":
-        if running:
-            print("INFO: stopping vm")
-            runtime.stop(store.vmid, timeout=60)
-        _pack(archive, volumes.tree(root), guest, store, unprivileged=unprivileged)
-        if running:
+    with _at_rest(call, store, guest, mode) if running else contextlib.nullcontext():
+        _pack(archive, guest, is_snapshot=running and mode == "snapshot")
+
+
+@contextlib.contextmanager
+def _at_rest(call: Call, store: Store, guest: GuestConfig, mode: str) -> Iterator[None]:
+    """Nothing of a running container changes meanwhile, or it does not matter."""
+    if mode == "stop":
+        print("INFO: stopping vm")
+        runtime.stop(store.vmid, timeout=60)
+        try:
+            yield
+        finally:
             print("INFO: restarting vm")
             runtime.start(store.vmid, guest, dhcp_delay=call.sim.dhcp_delay)
     elif mode == "suspend":
         print("INFO: suspend vm to make final copy")
         runtime.freeze(store.vmid)
         try:
-            _pack(archive, volumes.tree(root), guest, store, unprivileged=unprivileged)
+            yield
         finally:
             runtime.thaw(store.vmid)
     else:
         print("INFO: create storage snapshot 'vzdump'")
         snapshots.create(store, "vzdump")
         try:
-            source = volumes.snapshot_tree(root, "vzdump")
-            _pack(archive, source, guest, store, unprivileged=unprivileged)
+            yield
         finally:
             print("INFO: cleanup temporary 'vzdump' snapshot")
             snapshots.delete(store, "vzdump")
 
 
-def _pack(
-    archive: Path, root: Path, guest: GuestConfig, store: Store, *, unprivileged: bool, is_empty: bool = False
-) -> None:
-    """The tree, and the configuration as it is without its lock, pending changes and snapshots."""
+def _pack(archive: Path, guest: GuestConfig, *, is_snapshot: bool = False) -> None:
+    """The root, the volumes with `backup=1`, and the configuration without lock, pending changes and snapshots."""
     print(f"INFO: creating vzdump archive '{archive}'")
     values = {key: value for key, value in guest.values.items() if key not in ("lock", "parent")}
+    trees = {
+        point.parts.get("mp", "/"): volumes.snapshot_tree(point.volume, "vzdump")
+        if is_snapshot
+        else volumes.tree(point.volume)
+        for point in properties.volumes(guest.values)
+        if point.key == "rootfs" or point.parts.get("backup") == "1"
+    }
+    unprivileged = guest.get("unprivileged") == "1"
     with tempfile.TemporaryDirectory(prefix="vzdump-", dir=storages.ROOT) as place:
         extra = Path(place)
         extra.chmod(0o755)
         (extra / "etc/vzdump").mkdir(parents=True)
         (extra / "etc/vzdump/pct.conf").write_text(config_text.print_config(GuestConfig(values, raw=guest.raw)))
         (extra / "empty").mkdir()
-        archives.pack(extra / "empty" if is_empty else root, archive, unprivileged=unprivileged, extra=extra)
+        root = trees.pop("/", extra / "empty")  # a machine's disks are on paper
+        archives.pack(root, archive, unprivileged=unprivileged, extra=extra, mounts=trees)
 
 
 ROUTES: dict[tuple[str, str], Handler] = {

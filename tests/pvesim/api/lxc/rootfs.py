@@ -59,7 +59,9 @@ def fill(guest: GuestConfig, archive: Volume, call: Call, *, is_restore: bool) -
     call.sim.faults.stall("unpack")
     if call.sim.faults.is_full(point.volume.partition(":")[0]):
         _fill_up(root)
-    archives.unpack(archive.path, root, unprivileged=unprivileged)
+    points = [one for one in properties.volumes(guest.values) if one.key != "rootfs"]
+    mounts = {one.parts["mp"]: volumes.tree(one.volume) for one in points}
+    archives.unpack(archive.path, root, unprivileged=unprivileged, mounts=mounts)
     if is_restore:
         print("merging backed-up and given configuration..")
         _remove_config(root)
