@@ -44,7 +44,7 @@ def build(config: Config) -> Flask:
     """The application as it runs: with the real supervisor, audit log and token store."""
     audit, pve = AuditClient(config.audit.socket), connect(config.pve)
     changes = _build_changes(config, audit, pve)
-    changes.recover()
+    changes.keep_recovering()
     return create_app(
         config,
         supervisor=SupervisorClient(config.supervisor.socket, GuestMap(config.pve.etc, config.node)),

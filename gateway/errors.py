@@ -54,6 +54,12 @@ class MalformedRequest(GatewayError):
     code, status, title = "malformed_request", 400, "Malformed request"
 
 
+class ConfirmationMissing(GatewayError):
+    """What cannot be undone is asked for without `?confirm=` and the guest's vmid."""
+
+    code, status, title = "confirmation_missing", 400, "Not confirmed"
+
+
 class Unauthenticated(GatewayError):
     """No token, or none that is valid now; one body for every cause."""
 

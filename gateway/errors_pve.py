@@ -59,12 +59,6 @@ class TaskNotFound(GatewayError):
 # ---- it cannot be done as things stand
 
 
-class ConfirmationMissing(GatewayError):
-    """What cannot be undone is asked for without `?confirm=` and the guest's vmid."""
-
-    code, status, title = "confirmation_missing", 400, "Not confirmed"
-
-
 class GuestExists(GatewayError):
     """The vmid is taken, on this node or another."""
 

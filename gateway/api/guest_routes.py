@@ -26,6 +26,7 @@ from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.errors import (
     AuditUnavailable,
+    ConfirmationMissing,
     Forbidden,
     GatewayError,
     GuestAgentUnavailable,
@@ -35,7 +36,6 @@ from gateway.errors import (
     SupervisorUnavailable,
 )
 from gateway.errors_pve import (
-    ConfirmationMissing,
     GuestChanged,
     GuestHaManaged,
     GuestIsTemplate,

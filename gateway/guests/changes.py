@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +26,12 @@ from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.tasks import Task, Tasks
 from gateway.pve.waiting import TaskWatcher, Watch
 
-_RECOVER_SECONDS = 60.0
+_RECOVER_SECONDS = 5.0
 _LOST = (TaskNotFound, PveDenied, PveTokenRefused, PveFailed, PveRejected, PveUnsupported)
 """What the watcher says when it can no longer tell how a task ends."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,21 +52,19 @@ class Changes:
         tasks: Tasks,
         watcher: TaskWatcher,
         unfinished: UnfinishedChanges,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = Ledger(audit, unfinished)
         self._tasks = tasks
         self._watcher = watcher
-        self._monotonic = monotonic
-        self._recovered = float("-inf")
+        self._pid = 0
 
     def announce(self, asker: Asker, change: Change) -> Intent:
         """Its intent, durable now: for a change of several steps, whose ends its maker tells.
 
         Raises AuditUnavailable or NodeNotReady, and then nothing may be done.
         """
-        if self._monotonic() - self._recovered > _RECOVER_SECONDS:
-            self.recover()  # another process of ours may have ended since, and left something
+        if self._pid not in (0, os.getpid()):  # the thread is the parent's
+            self.keep_recovering()
         return Intent.announce(self._ledger, asker, change)
 
     def make(self, asker: Asker, change: Change, act: Callable[[], Upid | None]) -> Made:
@@ -87,9 +91,21 @@ class Changes:
         intent.note_task(upid)
         self._watcher.follow(upid, intent.end_with)
 
+    def keep_recovering(self) -> None:
+        """Has a thread of this process recover now, and every five seconds: other processes of ours end, too."""
+        self._pid = os.getpid()
+        threading.Thread(target=self._keep_recovering, name="recover", daemon=True).start()
+
+    def _keep_recovering(self) -> None:
+        while True:
+            try:
+                self.recover()
+            except Exception:
+                log.exception("cannot look for changes that another process has left")
+            time.sleep(_RECOVER_SECONDS)
+
     def recover(self) -> None:
         """Goes on with what an earlier process of ours had in hand: tasks that go on, or have ended meanwhile."""
-        self._recovered = self._monotonic()
         for unfinished in self._ledger.adopt():
             intent = Intent(self._ledger, unfinished)
             if unfinished.upid is None:

@@ -18,7 +18,7 @@ _HARMLESS = frozenset((
     "startup", "tablet", "tags", "tdf", "template", "vcpus", "vga", "vmgenid", "vmstate", "vmstatestorage", "watchdog",
 ))  # fmt: skip
 _DISK = re.compile(r"(?:ide|sata|scsi|virtio)[0-9]{1,2}|efidisk0|tpmstate0|unused[0-9]{1,3}|vmstate")
-_IMAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*:iso/[^,]+")
+_IMAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*:iso/[^,/]+")
 _NUMBERED = re.compile(r"[0-9]{1,3}$")
 
 

@@ -85,23 +85,36 @@ class Caller:
             raise OutcomeUnknown("PVE's answer names no task; look at the guest before asking again", **about)
         return upid
 
+    def start_unnamed_task(self, type_: str, method: str, *path: str | int, about: Evidence) -> Upid:
+        """The same, of a change whose task PVE begins and does not name: it is looked for by its type."""
+        began = int(self._clock())
+        upid = self.change(method, *path, about=about) or self._find_task(about, began, type_)
+        if upid is None:
+            raise OutcomeUnknown("PVE has begun it, and its task cannot be found; look at the guest", **about)
+        return upid
+
     def _name_task(self, error: OutcomeUnknown, began: int) -> OutcomeUnknown:
         """The error with the task that our token has begun for this guest since, if there is one and PVE tells."""
-        vmid, node = error.evidence.get("vmid"), error.evidence.get("node")
-        if vmid is None or node is None:
+        found = self._find_task(error.evidence, began)
+        if found is None:
             return error
+        detail = f"{error.detail}; its task may be {found}: see GET /tasks/{{upid}}"
+        return OutcomeUnknown(detail, **{**error.evidence, "upid": str(found)})
+
+    def _find_task(self, about: Evidence, began: int, type_: str | None = None) -> Upid | None:
+        """The last task that our token has begun for this guest since, if there is one and PVE tells."""
+        vmid, node = about.get("vmid"), about.get("node")
+        if vmid is None or node is None:
+            return None
         options = {"source": "all", "vmid": vmid, "since": began - _CLOCK_SLACK, "limit": 20}
         try:
             tasks = self._api.call("GET", ("nodes", NodeName(node), "tasks"), options, timeout=_LOOK_SECONDS)
             ours = self._api.token_id
             upids = [parse_upid(task["upid"]) for task in tasks]
         except (PveFailure, GatewayError, TypeError, KeyError):
-            return error
-        found = max((upid for upid in upids if upid.user == ours), key=lambda upid: upid.start, default=None)
-        if found is None:
-            return error
-        detail = f"{error.detail}; its task may be {found}: see GET /tasks/{{upid}}"
-        return OutcomeUnknown(detail, **{**error.evidence, "upid": str(found)})
+            return None
+        fitting = (upid for upid in upids if upid.user == ours and type_ in (None, upid.type))
+        return max(fitting, key=lambda upid: upid.start, default=None)
 
 
 def encode(options: Options) -> dict[str, str | int | float]:

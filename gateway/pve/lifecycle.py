@@ -121,9 +121,10 @@ class Lifecycle:
         }
         return self._act(guest, "POST", "clone", options, source=guest.vmid)
 
-    def make_template(self, guest: GuestRef) -> Upid | None:
-        """Makes it a template, for good: a machine's is a task, a container's is done when this returns."""
-        return self._caller.change("POST", *path(guest), "template", about=about(guest))
+    def make_template(self, guest: GuestRef) -> Upid:
+        """Begins to make it a template, for good. A container's task PVE does not name (API2/LXC.pm, template)."""
+        type_ = "vztemplate" if guest.kind is GuestKind.LXC else "qmtemplate"
+        return self._caller.start_unnamed_task(type_, "POST", *path(guest), "template", about=about(guest))
 
     # ---- changing
 

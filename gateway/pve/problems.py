@@ -53,7 +53,11 @@ MEANINGS = (
     ),
     _says("", pve.PveDenied, "run `pve-exec-gateway setup` on the node: it gives the token what it needs", 403),
     # -- the cluster and its nodes
-    _says(r"no quorum|cluster not ready", pve.NoQuorum, "see `pvecm status` on the node"),
+    _says(
+        r"no quorum|cluster not ready|unable to open file '/etc/pve/[^']*\.tmp\.\d+' - Permission denied",
+        pve.NoQuorum,
+        "see `pvecm status` on the node",
+    ),
     _says(
         r"ipcc_send_rec|unable to read file '/etc/pve|Transport endpoint is not connected|connection to pmxcfs",
         pve.PveUnavailable,

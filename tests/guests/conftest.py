@@ -74,7 +74,7 @@ def records(gateway: Gateway) -> Callable[[str], list[dict[str, Any]]]:
             found = gateway.records(audit_id=audit_id)
             return found if any(":" in r["event"] and r["event"].split(":")[1] in ENDS for r in found) else []
 
-        return until(ended, why="the outcome's record")
+        return until(ended, within=20, why="the outcome's record")
 
     return find
 

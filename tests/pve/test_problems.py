@@ -88,6 +88,12 @@ WORDS: list[tuple[int, str, type[GatewayError], dict[str, Any]]] = [
     (403, "no\n", pve.PveDenied, {}),
     (500, "cluster not ready - no quorum?\n", pve.NoQuorum, {}),
     (500, "cfs-lock 'file-user_cfg' error: no quorum!\n", pve.NoQuorum, {}),
+    (
+        500,
+        "unable to open file '/etc/pve/nodes/pve1/lxc/101.conf.tmp.4711' - Permission denied\n",
+        pve.NoQuorum,
+        {},
+    ),
     (500, "ipcc_send_rec[1] failed: Connection refused\n", pve.PveUnavailable, {}),
     (500, "ipcc_send_rec[4] failed: Transport endpoint is not connected\n", pve.PveUnavailable, {}),
     (595, "No route to host", pve.NodeUnreachable, {}),
@@ -155,7 +161,7 @@ def test_words(status: int, words: str, error: type[GatewayError], named: dict[s
     assert type(found) is error
     assert found.evidence == {"vmid": 101, "node": "pve1", **found.evidence, **named}
     assert clean(words) in found.detail and "; " in found.detail
-    assert found.status in (404, 409, 423, 502, 503, 504, 507)
+    assert found.status in (404, 409, 423, 429, 502, 503, 504, 507)
 
 
 def test_every_line_of_the_table_is_held() -> None:

@@ -23,8 +23,8 @@ from gateway.api.services import Services
 from gateway.api.work import asker, change_guest
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
-from gateway.errors import Forbidden, GatewayError, PreconditionFailed
-from gateway.errors_pve import ConfirmationMissing, GuestChanged
+from gateway.errors import ConfirmationMissing, Forbidden, GatewayError, PreconditionFailed
+from gateway.errors_pve import GuestChanged, VolumeNotFound
 from gateway.exec.order import GuestKind
 from gateway.guests.addresses import are_ready, find_addresses
 from gateway.guests.edit import Edit
@@ -142,6 +142,8 @@ def delete_guest(services: Services, call: Call) -> Reply:
 def resize_disk(services: Services, call: Call) -> Reply:
     asked: ResizeDisk = call.body
     guest = services.guests.find(call.vmid)
+    if asked.disk not in services.pve.guests.config(guest, pending=False).options:
+        raise VolumeNotFound(f"guest {guest.vmid} has no disk {asked.disk}; see its `config`", vmid=guest.vmid)
     return change_guest(
         services,
         call,
