@@ -42,7 +42,6 @@ def make_gateway(node: None) -> Iterator[Callable[..., Gateway]]:
     made: list[Gateway] = []
 
     def make(**settings: Any) -> Gateway:
-        settings["supervisor"] = {"instance": f"other{len(made)}", **settings.get("supervisor", {})}
         made.append(Gateway(**settings))
         return made[-1]
 

@@ -74,17 +74,17 @@ class Driver:
         return not self.cannot & abilities
 
 
-def _open_gateway(stack: ExitStack, instance: str, **settings: dict[str, Any]) -> tuple[Gateway, Api]:
-    gateway = Gateway(supervisor={"instance": instance}, **settings)
+def _open_gateway(stack: ExitStack, **settings: dict[str, Any]) -> tuple[Gateway, Api]:
+    gateway = Gateway(**settings)
     stack.callback(gateway.close)
     api = gateway.api(gateway.token(f"conformance-{new_mark()}", actions="exec:run,exec:terminal"))
     stack.callback(api.close)
     return gateway, api
 
 
-def _container(instance: str, **settings: dict[str, Any]) -> Callable[[ExitStack], Guest]:
+def _container(**settings: dict[str, Any]) -> Callable[[ExitStack], Guest]:
     def open_guest(stack: ExitStack) -> Guest:
-        gateway, api = _open_gateway(stack, instance, **settings)
+        gateway, api = _open_gateway(stack, **settings)
         return Guest(gateway, api, vmid=104, stopped=103, root=guests.get(104).rootfs)
 
     return open_guest
@@ -96,7 +96,7 @@ def _machine(stack: ExitStack) -> Guest:
     token_file = Path(directory, "pve.token")
     write_token(token_file)
     pve = stack.enter_context(running_api())
-    gateway, api = _open_gateway(stack, "agent", pve={"api": pve.url, "agent_token_file": str(token_file)})
+    gateway, api = _open_gateway(stack, pve={"api": pve.url, "agent_token_file": str(token_file)})
     running, stopped = machines.create(311), machines.create(312, start=False)
     stack.callback(stopped.destroy)
     stack.callback(running.destroy)
@@ -104,7 +104,7 @@ def _machine(stack: ExitStack) -> Guest:
 
 
 DRIVERS = (
-    Driver("lxc-attach", _container("attach")),
-    Driver("pct", _container("pct", exec={"driver": "pct"})),
+    Driver("lxc-attach", _container()),
+    Driver("pct", _container(exec={"driver": "pct"})),
     Driver("agent", _machine, cannot=frozenset(Ability)),
 )

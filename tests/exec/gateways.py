@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
 import shutil
 import socket
 import sys
@@ -19,10 +21,13 @@ from tests.auth.changes import issue_token
 from tests.exec.api import Api
 from tests.pvesim.services import Services
 
+_NUMBERS = itertools.count(1)
+
 
 class Gateway:
     """One running gateway. `settings` go over the configuration that the services make, section by section.
 
+    It is an instance with a name of its own: other processes of tests have theirs on the same node.
     The path by which it runs Python is its own: `without_python` takes it from nobody else.
     """
 
@@ -33,6 +38,8 @@ class Gateway:
         **settings: dict[str, Any],
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pveg-"))
+        self.instance = f"p{os.getpid()}n{next(_NUMBERS)}"
+        settings["supervisor"] = {**settings.get("supervisor", {}), "instance": self.instance}
         self._python = self.directory / "python"
         self._python.symlink_to(sys.prefix)
         address = settings.get("listen", {}).get("address", "127.0.0.1")
@@ -44,7 +51,6 @@ class Gateway:
             settings=settings,
             environment=environment,
         )
-        self.instance: str = settings.get("supervisor", {}).get("instance", "default")
         self.spool = self.services.spool
         self.audit_log = self.services.audit / "audit.log"
         try:

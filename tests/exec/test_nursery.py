@@ -19,7 +19,7 @@ from tests.pvesim import guests
 @pytest.fixture
 def own(node: None) -> Iterator[Gateway]:
     """A gateway whose processes may be killed."""
-    gateway = Gateway(supervisor={"instance": "nursery"}, exec={"spawn_timeout": 2})
+    gateway = Gateway(exec={"spawn_timeout": 2})
     yield gateway
     gateway.close()
 

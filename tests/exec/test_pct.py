@@ -72,7 +72,7 @@ from tests.pvesim.pct import PMXCFS_DOWN, SECONDS
 def gateway(node: None) -> Iterator[Gateway]:
     """A gateway that enters containers by pct, with variables in its environment that pct would hand on."""
     canaries = {"PVE_CANARY": "CANARY", "LC_CANARY": "CANARY", "SSL_CERT_FILE": "CANARY"}
-    running = Gateway(environment=canaries, exec={"driver": "pct"}, supervisor={"instance": "pct"})
+    running = Gateway(environment=canaries, exec={"driver": "pct"})
     yield running
     running.close()
 

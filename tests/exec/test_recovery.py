@@ -95,7 +95,7 @@ def test_survivors_outlive_a_killed_supervisor(api: Api, gateway: Gateway, vmid:
 
 def test_neighbours_of_the_guest_outlive_it_all(api: Api, gateway: Gateway, small_vmid: int) -> None:
     """Another gateway's execs and the guest's own processes are not touched by a recovery."""
-    other = Gateway(supervisor={"instance": "neighbour"})
+    other = Gateway()
     try:
         theirs = other.api()
         with neighbours(theirs, small_vmid):
