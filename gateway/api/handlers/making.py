@@ -12,7 +12,7 @@ from gateway.exec.permit import Ranges
 from gateway.guests import origins
 from gateway.guests.background import Work
 from gateway.guests.making import Caller, MadeGuest
-from gateway.guests.wish import CloneRequest, GuestRequest, Making
+from gateway.guests.wish import CloneRequest, GuestRequest, Wish
 from gateway.policy.change import GuestChange
 
 
@@ -47,16 +47,16 @@ def clone_guest(services: Services, call: Call) -> Reply:
     return _answer(call, services.maker.clone(_caller(call, wish), source, wish))
 
 
-def _caller(call: Call, wish: Making) -> Caller:
+def _caller(call: Call, wish: Wish) -> Caller:
     return Caller(asker(call), _reach(call, wish), call.origin)
 
 
-def _reach(call: Call, wish: Making) -> Ranges:
+def _reach(call: Call, wish: Wish) -> Ranges:
     """The vmids that it may be made under. Raises GuestNotFound, Forbidden, before anything is looked up."""
     if wish.vmid is not None:
         _require_create(call, wish.vmid)
     reach = call.actor.reach(Action.GUEST_CREATE)
-    if not isinstance(wish, GuestRequest) or not wish.root_options():
+    if not isinstance(wish, GuestRequest) or not wish.for_root:
         return reach
     rooted = call.actor.reach(Action.GUEST_ROOT_CONFIG)
     reach = tuple(
@@ -67,7 +67,7 @@ def _reach(call: Call, wish: Making) -> Ranges:
     )
     if not any(low <= (wish.vmid or low) <= high for low, high in reach):
         action = Action.GUEST_ROOT_CONFIG
-        named = ", ".join(sorted(wish.root_options()))
+        named = ", ".join(wish.for_root)
         raise Forbidden(f"this token may not {action}, which these need: {named}; see GET /tokens/self", action=action)
     return reach
 
