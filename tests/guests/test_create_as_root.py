@@ -76,10 +76,13 @@ def test_directory_of_the_node(api: Api, gateway: Gateway, shared: Path) -> None
 
 
 def test_set_up_that_fails(api: Api, pve: PveProcess, shared: Path) -> None:
-    """PVE refuses what comes after the making: nothing stays."""
-    pve.faults.add("status", "/nodes/[^/]+/lxc/[0-9]+/config", method="PUT", text="injected fault", times=1)
-    answer = create(api, vmid=7285, mounts=[{"path": "/shared", "source": str(shared)}])
-    assert (answer.status, answer.json()["undone"]) == (502, True), answer.body
+    """It was made, and what comes after cannot be done: nothing stays."""
+    away = pve.pvesh.rename(pve.pvesh.with_name("away"))
+    try:
+        answer = create(api, vmid=7285, mounts=[{"path": "/shared", "source": str(shared)}])
+    finally:
+        away.rename(pve.pvesh)
+    assert (answer.status, answer.code, answer.json()["undone"]) == (502, "pve_failed", True), answer.body
     assert_nothing_left(7285)
 
 
