@@ -82,7 +82,7 @@ def test_set_up_that_fails(api: Api, pve: PveProcess, shared: Path) -> None:
         answer = create(api, vmid=7285, mounts=[{"path": "/shared", "source": str(shared)}])
     finally:
         away.rename(pve.pvesh)
-    assert (answer.status, answer.code, answer.json()["undone"]) == (502, "pve_failed", True), answer.body
+    assert (answer.status, answer.code, answer.json()["undone"]) == (503, "pve_unavailable", True), answer.body
     assert_nothing_left(7285)
 
 
