@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ from gateway.errors_pve import GuestExists, GuestWithoutAddress, OutcomeUnknown,
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.permit import Ranges
+from gateway.guests.addresses import NOT_YET, are_ready, find_addresses
 from gateway.guests.background import Begun, Work
 from gateway.guests.blame import explain
 from gateway.guests.trail import Asker, Change, Intent, Reason
@@ -27,7 +28,7 @@ from gateway.pve.models import Address, GuestRef
 _MAX_TRIES = 20
 _STEP_SECONDS = 300.0
 _STOP_SECONDS = 60.0
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -193,20 +194,18 @@ class Making(ABC):
         seconds = self._wish.wait_for_address or 0
         deadline = time.monotonic() + seconds
         while True:
-            try:
-                found = [address for address in self._pve.guests.addresses(guest) if not _is_local(address)]
-            except GatewayError as error:
-                if not error.retryable:
-                    raise
-                found = []
-            if found:
+            left = max(0.0, deadline - time.monotonic())
+            found: list[Address] = []
+            with suppress(*NOT_YET):
+                found = find_addresses(self._pve.guests, self._workshop.pace, guest, min(_LOOK_SECONDS, left))
+            if are_ready(found):
                 return tuple(found)
             if not self._pve.guests.status(guest).running:
                 raise GuestNotRunning("it stopped before it had an address; see its console", vmid=guest.vmid)
-            if not self._workshop.pace.wait(deadline, None, _LOOK_SECONDS):
+            if left <= _LOOK_SECONDS:
                 raise GuestWithoutAddress(
                     f"it runs, and had no address after {seconds:g} s (`wait_for_address`); is there a DHCP server on "
-                    "its bridge?",
+                    "its bridge, or a guest agent in the machine?",
                     vmid=guest.vmid,
                 )
 
@@ -228,7 +227,3 @@ class Making(ABC):
         if upid is not None:
             words.evidence.setdefault("upid", str(upid))
         raise words from None
-
-
-def _is_local(address: Address) -> bool:
-    return address.address.lower().startswith(("fe80:", "127.", "169.254.")) or address.address == "::1"
