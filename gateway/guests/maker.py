@@ -26,11 +26,11 @@ class Maker:
 
     def create(self, caller: Caller, wish: GuestRequest) -> Work[MadeGuest]:
         """Begins to make a container of a template or a backup. Raises TooManyChanges."""
-        return self._workers.start(_Creation(self._workshop, caller, wish).make)
+        return self._workers.start(caller.asker.token_id, _Creation(self._workshop, caller, wish).make)
 
     def clone(self, caller: Caller, source: GuestRef, wish: CloneRequest) -> Work[MadeGuest]:
         """Begins to copy a guest, when those who copy it already have done so. Raises TooManyChanges."""
-        return self._workers.start(_Cloning(self._workshop, caller, wish, source).make)
+        return self._workers.start(caller.asker.token_id, _Cloning(self._workshop, caller, wish, source).make)
 
 
 class _Creation(Making):
@@ -50,8 +50,8 @@ class _Creation(Making):
     def sets_up(self) -> bool:
         return bool(self._wish.root_options())
 
-    def turn(self) -> Iterator[None]:
-        yield
+    def turn(self) -> Iterator[bool]:
+        yield False
 
     def ask(self, vmid: int) -> Upid:
         node, wish = self._workshop.node, self._wish
@@ -103,9 +103,9 @@ class _Cloning(Making):
     def sets_up(self) -> bool:
         return bool(self._wish.common())
 
-    def turn(self) -> Iterator[None]:
-        with self._workshop.turns.take(self._source.vmid):
-            yield
+    def turn(self) -> Iterator[bool]:
+        with self._workshop.turns.take(self._source.vmid) as waited:
+            yield waited
 
     def ask(self, vmid: int) -> Upid:
         wish = self._wish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -43,11 +43,14 @@ class MadeGuest:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and the vmids that it may make guests under."""
+    """Who asks, and the vmids that it may make guests under. `again` decides anew about one who has waited: grants,
+    and node policy."""
 
     asker: Asker
     reach: Ranges
     origin: Origin
+    again: Callable[[int], None]
+    """Raises GatewayError when it may not make that vmid any more."""
 
 
 class Making(ABC):
@@ -60,8 +63,8 @@ class Making(ABC):
         self._wish = wish
 
     @abstractmethod
-    def turn(self) -> Iterator[None]:
-        """Held until PVE's task has ended."""
+    def turn(self) -> Iterator[bool]:
+        """Held until PVE's task has ended; whether it was waited for."""
 
     @abstractmethod
     def ask(self, vmid: int) -> Upid:
@@ -102,7 +105,9 @@ class Making(ABC):
 
     def _make(self, work: Work[MadeGuest], guest: GuestRef) -> MadeGuest:
         turn = contextmanager(self.turn)
-        with turn():
+        with turn() as waited:
+            if waited:
+                self._caller.again(guest.vmid)
             intent, upid = self._begin(guest)
             intent.note_task(upid)
             work.begin(Begun(guest, upid, intent.audit_id))
@@ -215,8 +220,10 @@ class Making(ABC):
         """Undoes it, records that, and raises the error with what became of it."""
         kept = self._wish.on_failure == "keep"
         end = Undone(False) if kept else undo(self._pve, self._workshop.guests, guest, upid if made else None)
-        words = explain(error, self._wish, vmid=guest.vmid, kept=kept, undone=end)
         unknown = isinstance(error, OutcomeUnknown)
+        if unknown and end.clean:
+            end = Undone(False, f"there is no guest {guest.vmid} at this moment")
+        words = explain(error, self._wish, vmid=guest.vmid, kept=kept, undone=end)
         intent.end(
             Reason.UNKNOWN if unknown else Reason.FAILED,
             upid=str(upid) if upid is not None else None,

@@ -41,19 +41,27 @@ class Workshop:
     @contextmanager
     def reserve(self, reach: Ranges, wanted: int | None, tried: set[int]) -> Iterator[int]:
         """A vmid that no other making here uses meanwhile. Raises GuestExists, NoFreeVmid, PVE's own errors."""
-        with self._lock:
-            if wanted is None:
-                vmid = pick_vmid(self.pve.inventory, self.guests, reach, self._reserved | tried)
-            elif wanted in self._reserved or wanted in self.guests.vmids():
-                raise GuestExists(f"vmid {wanted} is taken; see GET /nextid", vmid=wanted)
-            else:
-                vmid = wanted
-            self._reserved.add(vmid)
+        vmid = self._take(reach, wanted, tried)
         try:
             yield vmid
         finally:
             with self._lock:
                 self._reserved.discard(vmid)
+
+    def _take(self, reach: Ranges, wanted: int | None, tried: set[int]) -> int:
+        while True:
+            with self._lock:
+                reserved = set(self._reserved)
+            if wanted is None:  # asks PVE, so nobody may have to wait for it
+                vmid = pick_vmid(self.pve.inventory, self.guests, reach, reserved | tried)
+            elif wanted in reserved or wanted in self.guests.vmids():
+                raise GuestExists(f"vmid {wanted} is taken; see GET /nextid", vmid=wanted)
+            else:
+                vmid = wanted
+            with self._lock:
+                if vmid not in self._reserved:
+                    self._reserved.add(vmid)
+                    return vmid
 
     def begun(self, upid: Upid) -> bool:
         """Remembers a task as that of one guest's making; False if it is another's already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,6 +106,47 @@ def test_parallel_clones_of_one_template(api: Api) -> None:
         thread.join()
     assert [answer.status for answer in answers] == [201] * 4, [answer.body for answer in answers]
     assert len({answer.json()["vmid"] for answer in answers}) == 4
+
+
+def begin_and_queue(api: Api, other: Api, pve: PveProcess) -> tuple[list[Answer], list[threading.Thread]]:
+    """A clone that takes its time, and a second one of the same source, by `other`, that has been let in and waits."""
+    pve.faults.add("stall", "copy", seconds=3, times=1)
+    answers: list[Answer] = []
+    threads = [threading.Thread(target=lambda: answers.append(clone(api, SOURCE, vmid=7255)))]
+    threads[0].start()
+    until(lambda: 7255 in known())
+    pve.faults.add("slow", f"/nodes/[^/]+/lxc/{SOURCE}/config", method="GET", seconds=0, times=1)
+    threads.append(threading.Thread(target=lambda: answers.append(clone(other, SOURCE, vmid=7256))))
+    threads[1].start()
+    until(lambda: all(rule["times"] == 0 for rule in json.loads(pve.faults.file.read_text())["rules"]))
+    return answers, threads
+
+
+def test_policy_is_asked_again_after_the_queue(api: Api, pve: PveProcess) -> None:
+    """C11: what the source is given while a clone of it waits for its turn is not copied either."""
+    answers, threads = begin_and_queue(api, api, pve)
+    path = config.pve_path(SOURCE)
+    text = path.read_text()
+    path.write_text(f"{text.rstrip()}\ndev0: /dev/kmsg\n")
+    for thread in threads:
+        thread.join()
+    path.write_text(path.read_text().replace("dev0: /dev/kmsg\n", ""))
+    assert [(answer.status, answer.code) for answer in answers] == [(201, None), (403, "policy_refused")]
+    assert 7256 not in known()
+
+
+def test_token_is_asked_again_after_the_queue(api: Api, gateway: Gateway, pve: PveProcess) -> None:
+    """A token that was revoked while its clone waited for its turn makes nothing."""
+    text = gateway.token("short", actions="guest:create", guests=f"{FIRST}-{LAST}")
+    other = gateway.api(text)
+    answers, threads = begin_and_queue(api, other, pve)
+    gateway.services.command("token", "revoke", text.split(".")[0].removeprefix("pveg_"))
+    for thread in threads:
+        thread.join()
+    other.close()
+    assert {(answer.status, answer.code) for answer in answers} == {(201, None), (401, "unauthenticated")}
+    assert clone(api, SOURCE, vmid=7257).status == 201  # which came after it
+    assert 7256 not in known()
 
 
 def test_clone_that_takes_too_long(api: Api, pve: PveProcess) -> None:

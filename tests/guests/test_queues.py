@@ -67,18 +67,34 @@ def test_only_so_many_are_made_at_once() -> None:
         go.wait()
         raise GuestLocked("locked")
 
-    work = workers.start(make)
+    work = workers.start("tk", make)
     with pytest.raises(TooManyChanges):
-        workers.start(make)
+        workers.start("tk", make)
     go.set()
     with pytest.raises(GuestLocked):
         work.wait(5, None)
     until(lambda: _starts(workers))
 
 
+def test_one_token_leaves_places_to_others() -> None:
+    """Past its share one token is refused, and another is not."""
+    workers, go = Workers(most=2, each=1), threading.Event()
+
+    def make(work: Work[int]) -> int:
+        go.wait()
+        return 1
+
+    works = [workers.start("a", make)]
+    with pytest.raises(TooManyChanges):
+        workers.start("a", make)
+    works.append(workers.start("b", make))
+    go.set()
+    assert [work.wait(5, None) for work in works] == [1, 1]
+
+
 def _starts(workers: Workers) -> bool:
     try:
-        return workers.start(lambda work: 1).wait(5, None) == 1
+        return workers.start("tk", lambda work: 1).wait(5, None) == 1
     except TooManyChanges:
         return False
 
@@ -93,7 +109,7 @@ def test_waiting_ends_when_it_has_begun() -> None:
         go.wait()
         return "made"
 
-    work = Workers().start(make)
+    work = Workers().start("tk", make)
     began.set()
     assert work.wait(0, None) is None and work.began is BEGUN
     go.set()
@@ -115,7 +131,7 @@ def test_a_client_that_leaves_ends_the_waiting_alone() -> None:
         done.set()
         return "made"
 
-    work = Workers().start(make)
+    work = Workers().start("tk", make)
     with pytest.raises(ClientGone):
         work.wait(5, Gone())
     go.set()

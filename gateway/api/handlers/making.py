@@ -30,7 +30,7 @@ def describe_guest(services: Services, call: Call) -> GuestChange:
 def create_guest(services: Services, call: Call) -> Reply:
     """Makes it, whole or not at all, whether the caller waits or not."""
     wish: GuestRequest = call.body
-    return _answer(call, services.maker.create(_caller(call, wish), wish))
+    return _answer(call, services.maker.create(_caller(services, call, wish), wish))
 
 
 def describe_copy(services: Services, call: Call) -> GuestChange:
@@ -44,11 +44,18 @@ def clone_guest(services: Services, call: Call) -> Reply:
     """Copies the path's guest, when those who copy it already have done so."""
     wish: CloneRequest = call.body
     source = services.guests.find(call.vmid)
-    return _answer(call, services.maker.clone(_caller(call, wish), source, wish))
+    return _answer(call, services.maker.clone(_caller(services, call, wish), source, wish))
 
 
-def _caller(call: Call, wish: Wish) -> Caller:
-    return Caller(asker(call), _reach(call, wish), call.origin)
+def _caller(services: Services, call: Call, wish: Wish) -> Caller:
+    def again(vmid: int) -> None:
+        """The token as it is now, and the source."""
+        if call.standing.renew().decide(Action.GUEST_CREATE, vmid) is not None:
+            raise GuestNotFound.for_vmid(vmid)
+        describe = describe_copy if isinstance(wish, CloneRequest) else describe_guest
+        services.policy.require(describe(services, call))
+
+    return Caller(asker(call), _reach(call, wish), call.origin, again)
 
 
 def _reach(call: Call, wish: Wish) -> Ranges:
