@@ -28,8 +28,9 @@ from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
 from gateway.guests.changes import Changes
-from gateway.guests.making import Maker
+from gateway.guests.maker import Maker
 from gateway.guests.pace import Pace
+from gateway.guests.workshop import Workshop
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
 from gateway.pve.pools import PoolFile
@@ -81,7 +82,7 @@ def create_app(
         pve=pve,
         guests=guests,
         changes=changes,
-        maker=Maker(pve, guests, changes, pace, supervisor, config.node, alone=config.web.workers == 1),
+        maker=Maker(Workshop(pve, guests, changes, pace, supervisor, config.node, alone=config.web.workers == 1)),
         pools=PoolFile(config.pve.etc / "user.cfg"),
         pace=pace,
         openapi=cache(_dump_openapi),

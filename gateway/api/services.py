@@ -16,7 +16,7 @@ from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.guests.changes import Changes
-from gateway.guests.making import Maker
+from gateway.guests.maker import Maker
 from gateway.guests.pace import Pace
 from gateway.policy.node import NodePolicy
 from gateway.policy.root import RootChange

@@ -23,7 +23,8 @@ _MAX_BYTES = 64 << 10
 
 @dataclass
 class Unfinished:
-    """One change: its announcement as a record, without its data, and the task that makes it, once that is known."""
+    """One change: its announcement as a record, without its data but for `then` (its further steps), and the task that
+    makes it, once that is known."""
 
     record: Mapping[str, Any]
     upid: str | None
@@ -56,6 +57,8 @@ class UnfinishedChanges:
     def begin(self, record: Mapping[str, Any]) -> Unfinished:
         """Remembers a change before it is made. Raises OSError; then it must not be made."""
         kept = {name: value for name, value in record.items() if name != "data"}
+        if "then" in record.get("data", {}):
+            kept["data"] = {"then": record["data"]["then"]}
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{record['audit_id']}.json"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -14,7 +14,7 @@ from gateway.pve.models import Address, GuestRef
 from gateway.pve.waiting import Watch
 
 _LOOK_SECONDS = 0.5
-_NOT_YET = (GuestNotRunning, GuestAgentUnavailable, PveFailed)
+NOT_YET = (GuestNotRunning, GuestAgentUnavailable, PveFailed)
 """What a guest that has just been started may be answered with for a while."""
 
 
@@ -36,7 +36,7 @@ def find_addresses(
         found: list[Address] = []
         try:
             found = guests.addresses(guest)
-        except _NOT_YET as exc:
+        except NOT_YET as exc:
             error = exc
         if are_ready(found) or not pace.wait(deadline, watch, _LOOK_SECONDS):
             if error is not None:

@@ -8,6 +8,7 @@ import os
 import select
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -108,23 +109,29 @@ class Work(Generic[T]):
 
 
 class Workers:
-    """The threads: at most `most` at once."""
+    """The threads: at most `most` at once, and `each` of one token."""
 
-    def __init__(self, most: int = 64) -> None:
-        self._places = threading.BoundedSemaphore(most)
+    def __init__(self, most: int = 64, each: int = 48) -> None:
         self._most = most
+        self._each = each
+        self._lock = threading.Lock()
+        self._busy: Counter[str] = Counter()
 
-    def start(self, make: Callable[[Work[T]], T]) -> Work[T]:
+    def start(self, token_id: str, make: Callable[[Work[T]], T]) -> Work[T]:
         """Begins it. Raises TooManyChanges."""
-        if not self._places.acquire(blocking=False):
-            raise TooManyChanges(f"{self._most} guests are being made; wait for one of them", retry_after=5)
+        with self._lock:
+            if self._busy.total() >= self._most or self._busy[token_id] >= self._each:
+                raise TooManyChanges("as many guests are being made as may be; wait for one of them", retry_after=5)
+            self._busy[token_id] += 1
         work: Work[T] = Work()
 
         def go() -> None:
             try:
                 work.run(make)
             finally:
-                self._places.release()
+                with self._lock:
+                    self._busy[token_id] -= 1
+                    self._busy += Counter()  # drops those that have none
 
         threading.Thread(target=go, name="guest-making", daemon=True).start()
         return work

@@ -6,11 +6,11 @@ from typing import Any
 
 from gateway.errors import GatewayError
 from gateway.guests.undo import Undone
-from gateway.guests.wish import GuestRequest, Making, show
+from gateway.guests.wish import GuestRequest, Wish, show
 
 
 def explain(
-    error: GatewayError, wish: Making, *, vmid: int | None = None, kept: bool = False, undone: Undone | None = None
+    error: GatewayError, wish: Wish, *, vmid: int | None = None, kept: bool = False, undone: Undone | None = None
 ) -> GatewayError:
     """The same error, its words complete: `request` holds what was asked for, `undone` whether nothing is left."""
     said = error.detail
@@ -31,7 +31,7 @@ def explain(
     return type(error)(_without(said, secrets), **evidence)
 
 
-def _secrets(wish: Making) -> tuple[str, ...]:
+def _secrets(wish: Wish) -> tuple[str, ...]:
     if not isinstance(wish, GuestRequest):
         return ()
     password = wish.password.get_secret_value() if wish.password is not None else None

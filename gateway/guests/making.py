@@ -1,14 +1,11 @@
-"""Making guests: created, restored or cloned, set up and started, whole or not at all."""
+"""Making: the steps in which a guest is made, whole or not at all, that are the same for every origin."""
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -18,28 +15,20 @@ from gateway.errors_pve import GuestExists, GuestWithoutAddress, OutcomeUnknown,
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.permit import Ranges
-from gateway.guests.background import Begun, Work, Workers
+from gateway.guests.addresses import NOT_YET, are_ready, find_addresses
+from gateway.guests.background import Begun, Work
 from gateway.guests.blame import explain
-from gateway.guests.changes import Changes
-from gateway.guests.pace import Pace
 from gateway.guests.trail import Asker, Change, Intent, Reason
-from gateway.guests.turns import Turns
 from gateway.guests.undo import Undone, undo
-from gateway.guests.vmids import pick_vmid
-from gateway.guests.wish import CloneRequest, GuestRequest, Making, Options, show
-from gateway.policy.root import RootChange
-from gateway.pve.guests import GuestMap
-from gateway.pve.ids import Upid, VolumeId, parse_upid
+from gateway.guests.wish import Wish, show
+from gateway.guests.workshop import Workshop
+from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.models import Address, GuestRef
-from gateway.pve.root import Root, change_as_root
-from gateway.pve.service import Pve
 
 _MAX_TRIES = 20
 _STEP_SECONDS = 300.0
 _STOP_SECONDS = 60.0
-_LOOK_SECONDS = 0.5
-
-log = logging.getLogger(__name__)
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,81 +43,28 @@ class MadeGuest:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and the vmids that it may make guests under."""
+    """Who asks, and the vmids that it may make guests under. `again` decides anew about one who has waited: grants,
+    and node policy."""
 
     asker: Asker
     reach: Ranges
     origin: Origin
+    again: Callable[[int], None]
+    """Raises GatewayError when it may not make that vmid any more."""
 
 
-class Maker:
-    """Makes guests on this node, each in a thread of its own that goes on without its client. Safe in many threads.
-
-    `alone`: no other process uses PVE's token, so that a task of it which nobody announced is surely ours.
-    """
-
-    def __init__(
-        self, pve: Pve, guests: GuestMap, changes: Changes, pace: Pace, root: Root, node: str, *, alone: bool
-    ) -> None:
-        self.pve = pve
-        self.pace = pace
-        self.guests = guests
-        self.changes = changes
-        self.root = root
-        self.node = node
-        self.alone = alone
-        self.turns = Turns()
-        self._workers = Workers()
-        self._lock = threading.Lock()
-        self._reserved: set[int] = set()
-        self._begun: deque[str] = deque(maxlen=1000)
-
-    def create(self, caller: Caller, wish: GuestRequest) -> Work[MadeGuest]:
-        """Begins to make a container of a template or a backup. Raises TooManyChanges."""
-        return self._workers.start(_Creation(self, caller, wish).make)
-
-    def clone(self, caller: Caller, source: GuestRef, wish: CloneRequest) -> Work[MadeGuest]:
-        """Begins to copy a guest, when those who copy it already have done so. Raises TooManyChanges."""
-        return self._workers.start(_Cloning(self, caller, wish, source).make)
-
-    @contextmanager
-    def reserve(self, reach: Ranges, wanted: int | None, tried: set[int]) -> Iterator[int]:
-        """A vmid that no other making here uses meanwhile. Raises GuestExists, NoFreeVmid, PVE's own errors."""
-        with self._lock:
-            if wanted is None:
-                vmid = pick_vmid(self.pve.inventory, self.guests, reach, self._reserved | tried)
-            elif wanted in self._reserved or wanted in self.guests.vmids():
-                raise GuestExists(f"vmid {wanted} is taken; see GET /nextid", vmid=wanted)
-            else:
-                vmid = wanted
-            self._reserved.add(vmid)
-        try:
-            yield vmid
-        finally:
-            with self._lock:
-                self._reserved.discard(vmid)
-
-    def begun(self, upid: Upid) -> bool:
-        """Remembers a task as that of one guest's making; False if it is another's already."""
-        with self._lock:
-            if str(upid) in self._begun:
-                return False
-            self._begun.append(str(upid))
-            return True
-
-
-class _Making(ABC):
+class Making(ABC):
     """One guest's: the steps that are the same for every origin."""
 
-    def __init__(self, maker: Maker, caller: Caller, wish: Making) -> None:
-        self._maker = maker
-        self._pve = maker.pve
+    def __init__(self, workshop: Workshop, caller: Caller, wish: Wish) -> None:
+        self._workshop = workshop
+        self._pve = workshop.pve
         self._caller = caller
         self._wish = wish
 
     @abstractmethod
-    def turn(self) -> Iterator[None]:
-        """Held until PVE's task has ended."""
+    def turn(self) -> Iterator[bool]:
+        """Held until PVE's task has ended; whether it was waited for."""
 
     @abstractmethod
     def ask(self, vmid: int) -> Upid:
@@ -137,6 +73,11 @@ class _Making(ABC):
     @abstractmethod
     def task(self, vmid: int) -> tuple[str, int]:
         """What PVE calls the task of that: its type, and which guest it is about."""
+
+    @property
+    @abstractmethod
+    def sets_up(self) -> bool:
+        """Whether there is anything for `set_up` to do."""
 
     @abstractmethod
     def set_up(self, guest: GuestRef) -> None:
@@ -155,8 +96,8 @@ class _Making(ABC):
         tried: set[int] = set()
         while True:
             try:
-                with self._maker.reserve(self._caller.reach, self._wish.vmid, tried) as vmid:
-                    return self._make(work, GuestRef(vmid, self.kind, self._maker.node))
+                with self._workshop.reserve(self._caller.reach, self._wish.vmid, tried) as vmid:
+                    return self._make(work, GuestRef(vmid, self.kind, self._workshop.node))
             except GuestExists as error:
                 if self._wish.vmid is not None or work.began is not None or len(tried) >= _MAX_TRIES:
                     raise explain(error, self._wish) from None
@@ -164,7 +105,9 @@ class _Making(ABC):
 
     def _make(self, work: Work[MadeGuest], guest: GuestRef) -> MadeGuest:
         turn = contextmanager(self.turn)
-        with turn():
+        with turn() as waited:
+            if waited:
+                self._caller.again(guest.vmid)
             intent, upid = self._begin(guest)
             intent.note_task(upid)
             work.begin(Begun(guest, upid, intent.audit_id))
@@ -181,13 +124,14 @@ class _Making(ABC):
         return MadeGuest(guest, upid, intent.audit_id, addresses)
 
     def _begin(self, guest: GuestRef) -> tuple[Intent, Upid]:
-        data = {"request": show(self._wish), **self.origin}
+        then = [*(["set-up"] if self.sets_up else []), *(["start"] if self._wish.start else [])]
+        data = {"request": show(self._wish), **self.origin, **({"then": then} if then else {})}
         change = Change(self.event, "guest:create", guest.node, guest.vmid, data)
-        intent = self._maker.changes.announce(self._caller.asker, change)
+        intent = self._workshop.changes.announce(self._caller.asker, change)
         began = int(time.time())
         try:
             upid = self.ask(guest.vmid)
-            self._maker.begun(upid)
+            self._workshop.begun(upid)
             return intent, upid
         except OutcomeUnknown as error:
             found = self._find_task(error, guest, began)
@@ -214,7 +158,7 @@ class _Making(ABC):
         it is copied, by us too (turn), and a vmid is made by one only.
         """
         named = error.evidence.get("upid")
-        if named is None or not self._maker.alone:
+        if named is None or not self._workshop.alone:
             return None
         kind, vmid = self.task(guest.vmid)
         try:
@@ -227,7 +171,7 @@ class _Making(ABC):
             if task.upid.type == kind
             and task.upid.vmid == vmid
             and task.upid.user == parse_upid(named).user
-            and self._maker.begun(task.upid)
+            and self._workshop.begun(task.upid)
         ]
         return found[0] if len(found) == 1 else None
 
@@ -255,20 +199,18 @@ class _Making(ABC):
         seconds = self._wish.wait_for_address or 0
         deadline = time.monotonic() + seconds
         while True:
-            try:
-                found = [address for address in self._pve.guests.addresses(guest) if not _is_local(address)]
-            except GatewayError as error:
-                if not error.retryable:
-                    raise
-                found = []
-            if found:
+            left = max(0.0, deadline - time.monotonic())
+            found: list[Address] = []
+            with suppress(*NOT_YET):
+                found = find_addresses(self._pve.guests, self._workshop.pace, guest, min(_LOOK_SECONDS, left))
+            if are_ready(found):
                 return tuple(found)
             if not self._pve.guests.status(guest).running:
                 raise GuestNotRunning("it stopped before it had an address; see its console", vmid=guest.vmid)
-            if not self._maker.pace.wait(deadline, None, _LOOK_SECONDS):
+            if left <= _LOOK_SECONDS:
                 raise GuestWithoutAddress(
                     f"it runs, and had no address after {seconds:g} s (`wait_for_address`); is there a DHCP server on "
-                    "its bridge?",
+                    "its bridge, or a guest agent in the machine?",
                     vmid=guest.vmid,
                 )
 
@@ -277,9 +219,11 @@ class _Making(ABC):
     ) -> NoReturn:
         """Undoes it, records that, and raises the error with what became of it."""
         kept = self._wish.on_failure == "keep"
-        end = Undone(False) if kept else undo(self._pve, self._maker.guests, guest, upid if made else None)
-        words = explain(error, self._wish, vmid=guest.vmid, kept=kept, undone=end)
+        end = Undone(False) if kept else undo(self._pve, self._workshop.guests, guest, upid if made else None)
         unknown = isinstance(error, OutcomeUnknown)
+        if unknown and end.clean:
+            end = Undone(False, f"there is no guest {guest.vmid} at this moment")
+        words = explain(error, self._wish, vmid=guest.vmid, kept=kept, undone=end)
         intent.end(
             Reason.UNKNOWN if unknown else Reason.FAILED,
             upid=str(upid) if upid is not None else None,
@@ -290,86 +234,3 @@ class _Making(ABC):
         if upid is not None:
             words.evidence.setdefault("upid", str(upid))
         raise words from None
-
-
-class _Creation(_Making):
-    """A container of a template or a backup."""
-
-    _wish: GuestRequest
-
-    @property
-    def kind(self) -> GuestKind:
-        return GuestKind.LXC
-
-    @property
-    def event(self) -> Event:
-        return Event.GUEST_RESTORE if self._wish.backup is not None else Event.GUEST_CREATE
-
-    def turn(self) -> Iterator[None]:
-        yield
-
-    def ask(self, vmid: int) -> Upid:
-        node, wish = self._maker.node, self._wish
-        if wish.backup is None:
-            return self._pve.guests.create(node, self.kind, vmid, wish.options())
-        return self._pve.guests.restore(node, self.kind, vmid, VolumeId(wish.backup), wish.options())
-
-    def task(self, vmid: int) -> tuple[str, int]:
-        return "vzcreate" if self._wish.backup is None else "vzrestore", vmid
-
-    def set_up(self, guest: GuestRef) -> None:
-        options = self._wish.root_options()
-        if options:
-            change = RootChange(node=guest.node, vmid=guest.vmid, options=options)
-            change_as_root(self._maker.root, change, self._caller.origin)
-
-
-class _Cloning(_Making):
-    """A copy of a guest."""
-
-    _wish: CloneRequest
-
-    def __init__(self, maker: Maker, caller: Caller, wish: CloneRequest, source: GuestRef) -> None:
-        super().__init__(maker, caller, wish)
-        self._source = source
-
-    @property
-    def event(self) -> Event:
-        return Event.GUEST_CLONE
-
-    @property
-    def kind(self) -> GuestKind:
-        return self._source.kind
-
-    @property
-    def origin(self) -> dict[str, object]:
-        return {"source": self._source.vmid}
-
-    def turn(self) -> Iterator[None]:
-        with self._maker.turns.take(self._source.vmid):
-            yield
-
-    def ask(self, vmid: int) -> Upid:
-        wish = self._wish
-        return self._pve.guests.clone(
-            self._source,
-            vmid,
-            name=wish.name,
-            full=wish.full,
-            storage=wish.storage,
-            pool=wish.pool,
-            snapshot=wish.snapshot,
-            description=wish.notes,
-        )
-
-    def task(self, vmid: int) -> tuple[str, int]:
-        return "vzclone" if self.kind is GuestKind.LXC else "qmclone", self._source.vmid
-
-    def set_up(self, guest: GuestRef) -> None:
-        options: Options = self._wish.common()
-        if options:
-            self._pve.guests.set_config(guest, options)
-
-
-def _is_local(address: Address) -> bool:
-    return address.address.lower().startswith(("fe80:", "127.", "169.254.")) or address.address == "::1"

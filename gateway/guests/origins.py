@@ -70,8 +70,18 @@ def describe_restored(pve: Pve, node: str, wish: GuestRequest) -> GuestChange:
 
 def describe_clone(pve: Pve, source: GuestRef, wish: CloneRequest) -> GuestChange:
     """The same of a copy: all that the source has, its own volumes among it. Raises SnapshotNotFound, PolicyRefused."""
+    if source.kind is GuestKind.QEMU:
+        _require_machines(wish)
     options = read_options(pve, source, wish.snapshot)
     return describe(source, {**options, **wish.common()})
+
+
+def _require_machines(wish: CloneRequest) -> None:
+    for name in ("networks", "swap"):
+        if getattr(wish, name) is not None:
+            rule = "containers alone take this; change the machine's own network cards afterwards"
+            error = FieldError(name, "not_of_a_machine", rule)
+            raise InvalidRequest(f"`{name}` cannot be taken: {rule}", errors=[error.to_json()])
 
 
 def describe_rollback(pve: Pve, guest: GuestRef, snapshot: str) -> GuestChange:

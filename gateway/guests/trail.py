@@ -95,10 +95,16 @@ class Intent:
         self._ledger.settle(self._unfinished, {**self._unfinished.record, "event": f"{subject}:outcome", "data": told})
 
     def end_with(self, told: Task | GatewayError) -> None:
-        """Its task has ended, or nobody can tell any more."""
+        """Its task has ended, or nobody can tell any more. Of a change of several steps (`then` in its data) that is
+        all that who comes later knows."""
         if isinstance(told, GatewayError):
             upid = told.evidence.get("upid") or self._unfinished.upid
             self.end(Reason.UNKNOWN, upid=upid, code=told.code, words=told.detail[:_MAX_WORDS])
+            return
+        then = (self._unfinished.record.get("data") or {}).get("then")
+        if told.ok and then:
+            missed = f"made by its task; whether what follows was done ({', '.join(then)}) is not known"
+            self.end(Reason.UNKNOWN, upid=str(told.upid), words=missed)
             return
         reason = Reason.FAILED if not told.ok else Reason.REQUESTED if told.only_requested else Reason.OK
         words = None if told.exitstatus == "OK" else clean(told.exitstatus or "")[:_MAX_WORDS]

@@ -21,26 +21,30 @@ class Turns:
         self._queues: dict[int, deque[object]] = {}
 
     @contextmanager
-    def take(self, vmid: int) -> Iterator[None]:
-        """Waits for the turn, and has it for as long as the context lasts. Raises TooManyChanges."""
+    def take(self, vmid: int) -> Iterator[bool]:
+        """Waits for the turn, and has it for as long as the context lasts; whether it had to be waited for. Raises
+        TooManyChanges."""
         me = object()
-        self._join(vmid, me)
+        waited = self._join(vmid, me)
         try:
-            yield
+            yield waited
         finally:
             self._leave(vmid, me)
 
-    def _join(self, vmid: int, me: object) -> None:
+    def _join(self, vmid: int, me: object) -> bool:
         with self._changed:
             queue = self._queues.setdefault(vmid, deque())
             if len(queue) > self._waiting:
                 raise _too_many(vmid, f"{self._waiting} clones of guest {vmid} wait for their turn")
             queue.append(me)
+            if queue[0] is me:
+                return False
             deadline = time.monotonic() + self._seconds
             ready = self._changed.wait_for(lambda: queue[0] is me, deadline - time.monotonic())
         if not ready:
             self._leave(vmid, me)
             raise _too_many(vmid, f"the clones of guest {vmid} before this one took {self._seconds:.0f} s")
+        return True
 
     def _leave(self, vmid: int, me: object) -> None:
         with self._changed:

@@ -1,185 +1,38 @@
-"""What a caller asks to be made: the one definition of a new container's fields, and what PVE is told of them."""
+"""What a caller asks to be made: the one definition of a new guest's fields, and what PVE is told of them."""
 
 from __future__ import annotations
 
 import ipaddress
-import re
-from collections.abc import Sequence
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from gateway.errors import GatewayError
 from gateway.exec.spec import Strict
-from gateway.policy.paths import is_plain
-from gateway.pve.ids import MAX_VMID, MIN_VMID, PathText, VolumeId, parse_pool, parse_tag, parse_volume
+from gateway.guests.fields import (
+    Feature,
+    GuestPath,
+    HostName,
+    Notes,
+    PoolName,
+    PublicKey,
+    Seconds,
+    Size,
+    SnapshotName,
+    StorageName,
+    TagName,
+    Vmid,
+    VolumeName,
+    gibibytes,
+    mebibytes,
+    mistake,
+)
+from gateway.guests.network import NetworkSpec
+from gateway.pve.ids import PathText, VolumeId, parse_volume
 
 Options = dict[str, str | int | bool]
 
-_SIZE = re.compile(r"([1-9][0-9]{0,6})([MGT])")
-_MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
-_KEY = re.compile(r"(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]{1,64} [A-Za-z0-9+/]{16,12000}={0,3}(?: [ -~]{0,256})?")
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _MAX_MOUNTS, _MAX_NETWORKS = 32, 8
-
-
-def _mistake(code: str, message: str, field: str | None = None) -> PydanticCustomError:
-    """`field`: which one it is about, where a whole model is looked at."""
-    return PydanticCustomError(code, message, {"field": field} if field else None)
-
-
-def _check(rule: Any, message: str) -> AfterValidator:
-    """A validator by one of pve.ids, or any function that raises for what cannot be."""
-
-    def judge(value: Any) -> Any:
-        try:
-            rule(value)
-        except (ValueError, GatewayError) as exc:
-            raise _mistake("impossible", message) from exc
-        return value
-
-    return AfterValidator(judge)
-
-
-def _require_size(text: str) -> None:
-    if not _SIZE.fullmatch(text):
-        raise ValueError
-
-
-def _require_path(text: str) -> None:
-    if not is_plain(text) or text == "/":
-        raise ValueError
-
-
-def _require_key(text: str) -> None:
-    if not _KEY.fullmatch(text):
-        raise ValueError
-
-
-Size = Annotated[
-    str,
-    StringConstraints(max_length=8),
-    _check(_require_size, "a size is a whole number with M, G or T (powers of 1024), like `8G`"),
-    Field(json_schema_extra={"pattern": f"^{_SIZE.pattern}$"}),
-]
-Vmid = Annotated[int, Field(ge=MIN_VMID, le=MAX_VMID)]
-HostName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(?:\.{_LABEL})*$", max_length=253)]
-StorageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,98}[A-Za-z0-9]$")]
-SnapshotName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,39}$")]
-TagName = Annotated[str, _check(parse_tag, "a tag is made of letters, digits, _ + . - and begins with none of + . -")]
-PoolName = Annotated[str, _check(parse_pool, "a pool's name is made of letters, digits, . _ -; at most three deep")]
-VolumeName = Annotated[
-    str, _check(parse_volume, "a volume's name is STORAGE:NAME, as in local:vztmpl/debian-13.tar.zst")
-]
-Notes = Annotated[str, StringConstraints(max_length=8192)]
-GuestPath = Annotated[
-    str,
-    StringConstraints(max_length=255),
-    _check(_require_path, "an absolute path without `.`, `..`, commas, quotes or a slash at its end"),
-]
-PublicKey = Annotated[
-    str,
-    StringConstraints(max_length=16384),
-    _check(_require_key, "one OpenSSH public key on one line: its type, its base64, and a comment if any"),
-]
-Feature = Annotated[
-    str, StringConstraints(pattern=r"^(?:nesting|keyctl|fuse|mknod|force_rw_sys|mount=[a-z0-9_.-]{1,32})$")
-]
-Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
-
-
-def mebibytes(size: str) -> int:
-    """A Size in MiB."""
-    return int(size[:-1]) * _MIB[size[-1]]
-
-
-def _gibibytes(size: str) -> str:
-    """A Size as PVE writes that of a new volume: in GiB, with as many digits as it takes."""
-    return format(Decimal(mebibytes(size)) / 1024, "f")
-
-
-class NetworkSpec(Strict):
-    """One network interface, on a bridge of the node."""
-
-    bridge: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,14}$")] = "vmbr0"
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,14}$")] | None = Field(
-        default=None, description="In the guest. Default: eth0, eth1, ..."
-    )
-    ipv4: Annotated[str, StringConstraints(max_length=18)] | None = Field(
-        default="dhcp", description="`dhcp`, an address with its prefix like `10.0.0.5/24`, or null."
-    )
-    gateway: Annotated[str, StringConstraints(max_length=15)] | None = Field(
-        default=None, description="Its IPv4 gateway; for a static address alone."
-    )
-    ipv6: Annotated[str, StringConstraints(max_length=43)] | None = Field(
-        default=None, description="`auto` (SLAAC), `dhcp`, an address with its prefix, or null."
-    )
-    gateway6: Annotated[str, StringConstraints(max_length=39)] | None = Field(
-        default=None, description="Its IPv6 gateway; for a static address alone."
-    )
-    vlan: int | None = Field(default=None, ge=1, le=4094, description="VLAN tag.")
-    mac: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f][02468ACEace](?::[0-9A-Fa-f]{2}){5}$")] | None = Field(
-        default=None, description="Its hardware address. Default: a new one."
-    )
-    firewall: bool = Field(default=False, description="Whether PVE's firewall looks at it.")
-
-    @model_validator(mode="after")
-    def _addresses(self) -> NetworkSpec:
-        _check_address(self.ipv4, ("dhcp",), 4, "ipv4")
-        _check_address(self.ipv6, ("auto", "dhcp"), 6, "ipv6")
-        _check_gateway(self.gateway, self.ipv4, 4, "gateway")
-        _check_gateway(self.gateway6, self.ipv6, 6, "gateway6")
-        return self
-
-    def value(self, number: int) -> str:
-        """As PVE's `net[n]`."""
-        parts = {
-            "name": self.name or f"eth{number}",
-            "bridge": self.bridge,
-            "firewall": 1 if self.firewall else None,
-            "gw": self.gateway,
-            "gw6": self.gateway6,
-            "hwaddr": self.mac.upper() if self.mac else None,
-            "ip": self.ipv4,
-            "ip6": self.ipv6,
-            "tag": self.vlan,
-            "type": "veth",
-        }
-        return ",".join(f"{name}={value}" for name, value in parts.items() if value is not None)
-
-
-def _check_address(text: str | None, words: Sequence[str], version: int, field: str) -> None:
-    if text is None or text in words:
-        return
-    try:
-        found = ipaddress.ip_interface(text)
-    except ValueError:
-        found = None
-    network = found.network if found is not None else None
-    if found is None or network is None or "/" not in text or found.version != version:
-        said = " or ".join(f"`{word}`" for word in words)
-        raise _mistake("bad_address", f"{said}, or an IPv{version} address with its prefix length", field)
-    if network.prefixlen < network.max_prefixlen - 1 and found.ip == network.network_address:
-        raise _mistake("bad_address", "this is the network's address, not one in it", field)
-    if version == 4 and network.prefixlen < 31 and found.ip == network.broadcast_address:
-        raise _mistake("bad_address", "this is the network's broadcast address", field)
-
-
-def _check_gateway(text: str | None, address: str | None, version: int, field: str) -> None:
-    if text is None:
-        return
-    try:
-        gateway = ipaddress.ip_address(text)
-    except ValueError:
-        raise _mistake("bad_address", f"an IPv{version} address without a prefix", field) from None
-    if gateway.version != version:
-        raise _mistake("bad_address", f"an IPv{version} address without a prefix", field)
-    if address is None or "/" not in address:
-        raise _mistake("not_static", "a gateway belongs to a static address; DHCP and SLAAC tell their own", field)
-    if ipaddress.ip_interface(address).ip == gateway:
-        raise _mistake("bad_address", "the gateway is the guest's own address", field)
 
 
 class MountSpec(Strict):
@@ -198,19 +51,19 @@ class MountSpec(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> MountSpec:
         if (self.source is None) is (self.size is None):
-            raise _mistake("size_or_source", "give `size` for a new volume, or `source` for a directory of the node")
+            raise mistake("size_or_source", "give `size` for a new volume, or `source` for a directory of the node")
         if self.source is not None and (self.storage is not None or self.backup):
-            raise _mistake("not_of_a_source", "`storage` and `backup` are for new volumes")
+            raise mistake("not_of_a_source", "`storage` and `backup` are for new volumes")
         return self
 
     def value(self, storage: str) -> str:
         """As PVE's `mp[n]`."""
-        volume = self.source or f"{self.storage or storage}:{_gibibytes(self.size or '')}"
+        volume = self.source or f"{self.storage or storage}:{gibibytes(self.size or '')}"
         more = [*(["ro=1"] if self.read_only else []), *(["backup=1"] if self.backup else [])]
         return ",".join([volume, f"mp={self.path}", *more])
 
 
-class Making(Strict):
+class Wish(Strict):
     """What new guests of every origin have in common, and how far their making goes."""
 
     vmid: Vmid | None = Field(default=None, description="Default: the next free one within the token's grants.")
@@ -236,9 +89,9 @@ class Making(Strict):
     )
 
     @model_validator(mode="after")
-    def _address_of_what_runs(self) -> Making:
+    def _address_of_what_runs(self) -> Wish:
         if self.wait_for_address is not None and not self.start:
-            raise _mistake("needs_start", "only a guest that is started gets an address", "wait_for_address")
+            raise mistake("needs_start", "only a guest that is started gets an address", "wait_for_address")
         return self
 
     def common(self) -> Options:
@@ -257,7 +110,7 @@ class Making(Strict):
         return options
 
 
-class GuestRequest(Making):
+class GuestRequest(Wish):
     """A new container, of a template or of a backup."""
 
     template: Annotated[str, StringConstraints(max_length=512)] | None = Field(
@@ -290,23 +143,25 @@ class GuestRequest(Making):
     @model_validator(mode="after")
     def _one_origin(self) -> GuestRequest:
         if (self.template is None) is (self.backup is None):
-            raise _mistake("template_or_backup", "give either a `template` or a `backup`")
+            raise mistake("template_or_backup", "give either a `template` or a `backup`")
         given = self.model_fields_set
         if self.backup is not None:
             for name in ("disk", "mounts", "ssh_public_keys", "password", "features"):
                 if name in given and getattr(self, name):
-                    raise _mistake("not_of_a_backup", "a backup brings its own; change it afterwards", name)
+                    raise mistake("not_of_a_backup", "a backup brings its own; change it afterwards", name)
         elif self.unique:
-            raise _mistake("not_of_a_template", "a new container has addresses of its own anyway", "unique")
+            raise mistake("not_of_a_template", "a new container has addresses of its own anyway", "unique")
         if self.template is not None and not self.template.startswith("/"):
             _require_volume(self.template)
         for address in self.nameservers:
             try:
                 ipaddress.ip_address(address)
             except ValueError:
-                raise _mistake("bad_address", "IP addresses of name servers", "nameservers") from None
+                raise mistake("bad_address", "IP addresses of name servers", "nameservers") from None
+        if self.made_by_root and self.password is not None:  # pvesh's argument list is seen by every user of the node
+            raise mistake("not_with_a_file", "a guest of a template's path is made without one", "password")
         if self.password is not None and not _is_text(self.password.get_secret_value()):
-            raise _mistake("bad_password", "at least 5 characters, none of them a control character", "password")
+            raise mistake("bad_password", "at least 5 characters, none of them a control character", "password")
         return self
 
     def options(self) -> Options:
@@ -329,7 +184,7 @@ class GuestRequest(Making):
         if self.backup is not None:
             return {**options, "storage": self.storage, **({"unique": True} if self.unique else {})}
         options["ostemplate"] = PathText(self.template or "")
-        options["rootfs"] = f"{self.storage}:{_gibibytes(self.disk)}"
+        options["rootfs"] = f"{self.storage}:{gibibytes(self.disk)}"
         options |= {key: value for key, value in self._mount_points().items() if not value.startswith("/")}
         if self.features and not self._features_are_roots:
             options["features"] = self._feature_text
@@ -348,6 +203,16 @@ class GuestRequest(Making):
             options["hookscript"] = self.hookscript
         return options
 
+    @property
+    def made_by_root(self) -> bool:
+        """Whether PVE lets root@pam alone make it: of a file of the node, which is no volume."""
+        return (self.template or "").startswith("/")
+
+    @property
+    def for_root(self) -> list[str]:
+        """What of it needs guest:root-config, by PVE's names."""
+        return sorted([*self.root_options(), *(["ostemplate"] if self.made_by_root else [])])
+
     def _mount_points(self) -> dict[str, str]:
         return {f"mp{number}": mount.value(self.storage) for number, mount in enumerate(self.mounts)}
 
@@ -363,7 +228,7 @@ class GuestRequest(Making):
         return ",".join([*words, *([f"mount={';'.join(mounts)}"] if mounts else [])])
 
 
-class CloneRequest(Making):
+class CloneRequest(Wish):
     """A copy of a guest: linked to a template, or whole."""
 
     full: bool | None = Field(default=None, description="Default: linked of a template, else whole.")
@@ -376,14 +241,14 @@ def _require_volume(text: str) -> VolumeId:
         return parse_volume(text)
     except GatewayError as exc:
         message = "a template is STORAGE:vztmpl/NAME, as in local:vztmpl/debian-13.tar.zst"
-        raise _mistake("impossible", message, "template") from exc
+        raise mistake("impossible", message, "template") from exc
 
 
 def _is_text(text: str) -> bool:
     return len(text) >= 5 and not any(ord(char) < 32 or ord(char) == 127 for char in text)
 
 
-def show(wish: Making) -> dict[str, Any]:
+def show(wish: Wish) -> dict[str, Any]:
     """The request as it may be repeated, in a problem or a record: what was given, a password and keys left out."""
     shown: dict[str, Any] = wish.model_dump(mode="json", exclude_unset=True)
     if shown.get("password") is not None:

@@ -41,7 +41,7 @@ MEANINGS = (
     # -- who the gateway is to PVE
     _says("", pve.PveTokenRefused, "run `pve-exec-gateway setup` on the node: it makes a new token", 401),
     _says(
-        r"root@pam|only root can",
+        r"root@pam|only root can|only possible for root",
         pve.PveRootOnly,
         "PVE allows it to no API token; it needs guest:root-config and the leave of node policy",
     ),

@@ -21,8 +21,9 @@ from gateway.auth.grants import Grant, parse_guests
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.guests.changes import Changes
-from gateway.guests.making import Maker
+from gateway.guests.maker import Maker
 from gateway.guests.pace import Pace
+from gateway.guests.workshop import Workshop
 from gateway.policy.change import GuestChange, describe_options
 from gateway.policy.node import NodePolicy
 from gateway.pve.guests import GuestMap
@@ -86,7 +87,7 @@ def test_policy_stands_before_every_grant(
     services = Services(
         config=config, supervisor=FakeSupervisor(), audit=audit, tokens=store, policy=NodePolicy(config.policy),
         pve=pve, guests=guests, changes=changes, pace=pace, pools=PoolFile(tmp_path),
-        maker=Maker(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=True),
+        maker=Maker(Workshop(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=True)),
         openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
     )  # fmt: skip
     reached: list[Call] = []

@@ -37,6 +37,10 @@ def sweep(first: int, last: int) -> None:
                 guests.get(vmid).destroy()
             config.pve_path(vmid).unlink(missing_ok=True)
             pmxcfs.unregister(vmid)
+        machine = pmxcfs.ROOT / "local/qemu-server" / f"{vmid}.conf"
+        if machine.exists():
+            machine.unlink()
+            pmxcfs.unregister(vmid)
         for storage in storages.every_storage().values():
             for volume in volumes.used_by(storage, vmid):
                 volumes.free(volume)

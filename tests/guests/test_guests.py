@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -254,10 +255,40 @@ def test_delete_of_what_may_not_go(api: Api, guest: Guest, make_guest: Callable[
     try:
         answer = api.request("DELETE", f"/guests/{SECOND}?confirm={SECOND}&wait=20")
         assert (answer.status, answer.code) == (409, "guest_ha_managed"), answer.body
+        assert config.pve_path(SECOND).exists()
     finally:
         ha.manage("lxc", SECOND, None)
     answer = api.request("DELETE", f"/guests/{PROTECTED}?confirm={PROTECTED}")
     assert (answer.status, answer.code) == (404, "guest_not_found")
+
+
+def test_purge_of_what_ha_manages(api: Api, make_guest: Callable[..., Guest]) -> None:
+    """HA forgets it, and it is gone."""
+    make_guest(SECOND, start=False)
+    ha.manage("lxc", SECOND, "stopped")
+    try:
+        answer = api.request("DELETE", f"/guests/{SECOND}?confirm={SECOND}&purge=true&wait=30")
+        assert answer.status == 200, answer.body
+        assert not config.pve_path(SECOND).exists() and not ha.is_managed("lxc", SECOND)
+    finally:
+        ha.manage("lxc", SECOND, None)
+
+
+def test_changes_of_many_at_once(api: Api, guest: Guest) -> None:
+    """Each is made whole, one after another, or told that the guest is locked: no change is lost."""
+
+    def tag(number: int) -> None:
+        answers[number] = patch(api, {"tags": [f"t{number}"]})
+
+    answers: dict[int, Any] = {}
+    threads = [threading.Thread(target=tag, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    good = {number for number, answer in answers.items() if answer.status == 200}
+    assert good and {answer.code for answer in answers.values()} <= {None, "guest_locked"}
+    assert read(api)["tags"] in [[f"t{number}"] for number in good]
 
 
 # ---- resized, moved, made a template

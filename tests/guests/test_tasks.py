@@ -176,6 +176,35 @@ def test_revoked_token_waits_no_longer(gateway: Gateway, api: Api, pve: PveProce
     assert outcome[0]["data"]["reason"] == "ok"
 
 
+def test_client_that_leaves(gateway: Gateway, api: Api, pve: PveProcess) -> None:
+    """Its change goes on, and the end of it is recorded."""
+    pve.faults.add("stall", "vzstart", seconds=1.5, times=1)
+    before = len(gateway.records(event="guest:start"))
+    connection = api.connect()
+    connection.request("POST", f"/guests/{VMID}/start?wait=30", headers={"Authorization": f"Bearer {api.token}"})
+    intents = until(lambda: gateway.records(event="guest:start")[before:])
+    connection.close()
+    audit_id = intents[0]["audit_id"]
+    outcome = until(lambda: gateway.records(event="guest:outcome", audit_id=audit_id))
+    assert outcome[0]["data"]["reason"] == "ok"
+
+
+def test_many_at_once(api: Api, guest: Guest) -> None:
+    """Of those who start one guest at the same time one does it at least, and all others are told why not."""
+    answers: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(api.request("POST", f"/guests/{VMID}/start?wait=30")))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(40)
+    told = {(answer.status, answer.code) for answer in answers}
+    assert (200, None) in told and told <= {(200, None), (409, "guest_running"), (423, "guest_locked")}, told
+    assert guest.state() == "RUNNING"
+
+
 def test_web_that_dies(gateway: Gateway, api: Api, pve: PveProcess, records: Records) -> None:
     """The next web process finds what was under way and records its end."""
     pve.faults.add("stall", "vzstart", seconds=3, times=1)

@@ -12,7 +12,7 @@ from gateway.exec.permit import Ranges
 from gateway.guests import origins
 from gateway.guests.background import Work
 from gateway.guests.making import Caller, MadeGuest
-from gateway.guests.wish import CloneRequest, GuestRequest, Making
+from gateway.guests.wish import CloneRequest, GuestRequest, Wish
 from gateway.policy.change import GuestChange
 
 
@@ -30,7 +30,7 @@ def describe_guest(services: Services, call: Call) -> GuestChange:
 def create_guest(services: Services, call: Call) -> Reply:
     """Makes it, whole or not at all, whether the caller waits or not."""
     wish: GuestRequest = call.body
-    return _answer(call, services.maker.create(_caller(call, wish), wish))
+    return _answer(call, services.maker.create(_caller(services, call, wish), wish))
 
 
 def describe_copy(services: Services, call: Call) -> GuestChange:
@@ -44,19 +44,26 @@ def clone_guest(services: Services, call: Call) -> Reply:
     """Copies the path's guest, when those who copy it already have done so."""
     wish: CloneRequest = call.body
     source = services.guests.find(call.vmid)
-    return _answer(call, services.maker.clone(_caller(call, wish), source, wish))
+    return _answer(call, services.maker.clone(_caller(services, call, wish), source, wish))
 
 
-def _caller(call: Call, wish: Making) -> Caller:
-    return Caller(asker(call), _reach(call, wish), call.origin)
+def _caller(services: Services, call: Call, wish: Wish) -> Caller:
+    def again(vmid: int) -> None:
+        """The token as it is now, and the source."""
+        if call.standing.renew().decide(Action.GUEST_CREATE, vmid) is not None:
+            raise GuestNotFound.for_vmid(vmid)
+        describe = describe_copy if isinstance(wish, CloneRequest) else describe_guest
+        services.policy.require(describe(services, call))
+
+    return Caller(asker(call), _reach(call, wish), call.origin, again)
 
 
-def _reach(call: Call, wish: Making) -> Ranges:
+def _reach(call: Call, wish: Wish) -> Ranges:
     """The vmids that it may be made under. Raises GuestNotFound, Forbidden, before anything is looked up."""
     if wish.vmid is not None:
         _require_create(call, wish.vmid)
     reach = call.actor.reach(Action.GUEST_CREATE)
-    if not isinstance(wish, GuestRequest) or not wish.root_options():
+    if not isinstance(wish, GuestRequest) or not wish.for_root:
         return reach
     rooted = call.actor.reach(Action.GUEST_ROOT_CONFIG)
     reach = tuple(
@@ -67,7 +74,7 @@ def _reach(call: Call, wish: Making) -> Ranges:
     )
     if not any(low <= (wish.vmid or low) <= high for low, high in reach):
         action = Action.GUEST_ROOT_CONFIG
-        named = ", ".join(sorted(wish.root_options()))
+        named = ", ".join(wish.for_root)
         raise Forbidden(f"this token may not {action}, which these need: {named}; see GET /tokens/self", action=action)
     return reach
 

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from gateway.api.models.execs import PAGE_MAX, Query
 from gateway.api.models.work import Work, WorkQuery
 from gateway.exec.spec import Strict
-from gateway.guests.wish import SnapshotName, StorageName, VolumeName
+from gateway.guests.fields import SnapshotName, StorageName, VolumeName
 
 _After = Annotated[str, StringConstraints(max_length=512)]
 

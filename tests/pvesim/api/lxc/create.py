@@ -1,6 +1,7 @@
 """Create a container from a template, or restore one from a backup (pve-container, API2/LXC.pm, create_vm)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.pvesim.api import ha, storages, tasks, users, volumes
@@ -104,7 +105,14 @@ def _plan(call: Call, store: Store, config: Parameters) -> Wish:
     rest = {key: value for key, value in config.items() if key not in mounts and not key.startswith("unused")}
     pending.queue(store, guest, rest, [], [])
     pending.apply(guest)
-    return Wish(call, store, guest, mounts, storage, storages.parse(call["ostemplate"]))
+    return Wish(call, store, guest, mounts, storage, _find_template(call["ostemplate"]))
+
+
+def _find_template(name: str) -> storages.Volume:
+    """A volume, or for root@pam any file (PVE::Storage, abs_filesystem_path)."""
+    if name.startswith("/"):
+        return storages.Volume(storages.Storage("", "dir", {}), name, "vztmpl", Path(name))
+    return storages.parse(name)
 
 
 def _check_storage(call: Call, name: str) -> None:

@@ -1,0 +1,129 @@
+"""Maker: guests of templates, of backups and of other guests, each made in a thread that goes on without its client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gateway.audit.record import Event
+from gateway.errors_pve import OutcomeUnknown
+from gateway.exec.order import GuestKind
+from gateway.guests.background import Work, Workers
+from gateway.guests.making import Caller, MadeGuest, Making
+from gateway.guests.wish import CloneRequest, GuestRequest, Options
+from gateway.guests.workshop import Workshop
+from gateway.policy.root import RootChange
+from gateway.pve.ids import Upid, VolumeId
+from gateway.pve.models import GuestRef
+from gateway.pve.root import change_as_root
+
+
+class Maker:
+    """Makes guests on this node. Safe in many threads."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+        self._workers = Workers()
+
+    def create(self, caller: Caller, wish: GuestRequest) -> Work[MadeGuest]:
+        """Begins to make a container of a template or a backup. Raises TooManyChanges."""
+        return self._workers.start(caller.asker.token_id, _Creation(self._workshop, caller, wish).make)
+
+    def clone(self, caller: Caller, source: GuestRef, wish: CloneRequest) -> Work[MadeGuest]:
+        """Begins to copy a guest, when those who copy it already have done so. Raises TooManyChanges."""
+        return self._workers.start(caller.asker.token_id, _Cloning(self._workshop, caller, wish, source).make)
+
+
+class _Creation(Making):
+    """A container of a template or a backup."""
+
+    _wish: GuestRequest
+
+    @property
+    def kind(self) -> GuestKind:
+        return GuestKind.LXC
+
+    @property
+    def event(self) -> Event:
+        return Event.GUEST_RESTORE if self._wish.backup is not None else Event.GUEST_CREATE
+
+    @property
+    def sets_up(self) -> bool:
+        return bool(self._wish.root_options())
+
+    def turn(self) -> Iterator[bool]:
+        yield False
+
+    def ask(self, vmid: int) -> Upid:
+        node, wish = self._workshop.node, self._wish
+        if wish.made_by_root:
+            made = change_as_root(
+                self._workshop.root,
+                RootChange(node=node, vmid=vmid, create=True, options=wish.options()),
+                self._caller.origin,
+            )
+            if made is None:
+                raise OutcomeUnknown("pvesh named no task; look at the guest before asking again", vmid=vmid)
+            return made
+        if wish.backup is None:
+            return self._pve.guests.create(node, self.kind, vmid, wish.options())
+        return self._pve.guests.restore(node, self.kind, vmid, VolumeId(wish.backup), wish.options())
+
+    def task(self, vmid: int) -> tuple[str, int]:
+        return "vzcreate" if self._wish.backup is None else "vzrestore", vmid
+
+    def set_up(self, guest: GuestRef) -> None:
+        options = self._wish.root_options()
+        if options:
+            change = RootChange(node=guest.node, vmid=guest.vmid, options=options)
+            change_as_root(self._workshop.root, change, self._caller.origin)
+
+
+class _Cloning(Making):
+    """A copy of a guest."""
+
+    _wish: CloneRequest
+
+    def __init__(self, workshop: Workshop, caller: Caller, wish: CloneRequest, source: GuestRef) -> None:
+        super().__init__(workshop, caller, wish)
+        self._source = source
+
+    @property
+    def event(self) -> Event:
+        return Event.GUEST_CLONE
+
+    @property
+    def kind(self) -> GuestKind:
+        return self._source.kind
+
+    @property
+    def origin(self) -> dict[str, object]:
+        return {"source": self._source.vmid}
+
+    @property
+    def sets_up(self) -> bool:
+        return bool(self._wish.common())
+
+    def turn(self) -> Iterator[bool]:
+        with self._workshop.turns.take(self._source.vmid) as waited:
+            yield waited
+
+    def ask(self, vmid: int) -> Upid:
+        wish = self._wish
+        return self._pve.guests.clone(
+            self._source,
+            vmid,
+            name=wish.name,
+            full=wish.full,
+            storage=wish.storage,
+            pool=wish.pool,
+            snapshot=wish.snapshot,
+            description=wish.notes,
+        )
+
+    def task(self, vmid: int) -> tuple[str, int]:
+        return "vzclone" if self.kind is GuestKind.LXC else "qmclone", self._source.vmid
+
+    def set_up(self, guest: GuestRef) -> None:
+        options: Options = self._wish.common()
+        if options:
+            self._pve.guests.set_config(guest, options)

@@ -1,0 +1,72 @@
+"""Workshop: what all who make guests on this node share: PVE, the vmids in use, the turns at a source, tasks begun."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gateway.errors_pve import GuestExists
+from gateway.exec.permit import Ranges
+from gateway.guests.changes import Changes
+from gateway.guests.pace import Pace
+from gateway.guests.turns import Turns
+from gateway.guests.vmids import pick_vmid
+from gateway.pve.guests import GuestMap
+from gateway.pve.ids import Upid
+from gateway.pve.root import Root
+from gateway.pve.service import Pve
+
+
+class Workshop:
+    """Safe in many threads. `alone`: no other process uses PVE's token, so that a task of it which nobody announced is
+    surely ours."""
+
+    def __init__(
+        self, pve: Pve, guests: GuestMap, changes: Changes, pace: Pace, root: Root, node: str, *, alone: bool
+    ) -> None:
+        self.pve = pve
+        self.pace = pace
+        self.guests = guests
+        self.changes = changes
+        self.root = root
+        self.node = node
+        self.alone = alone
+        self.turns = Turns()
+        self._lock = threading.Lock()
+        self._reserved: set[int] = set()
+        self._begun: deque[str] = deque(maxlen=1000)
+
+    @contextmanager
+    def reserve(self, reach: Ranges, wanted: int | None, tried: set[int]) -> Iterator[int]:
+        """A vmid that no other making here uses meanwhile. Raises GuestExists, NoFreeVmid, PVE's own errors."""
+        vmid = self._take(reach, wanted, tried)
+        try:
+            yield vmid
+        finally:
+            with self._lock:
+                self._reserved.discard(vmid)
+
+    def _take(self, reach: Ranges, wanted: int | None, tried: set[int]) -> int:
+        while True:
+            with self._lock:
+                reserved = set(self._reserved)
+            if wanted is None:  # asks PVE, so nobody may have to wait for it
+                vmid = pick_vmid(self.pve.inventory, self.guests, reach, reserved | tried)
+            elif wanted in reserved or wanted in self.guests.vmids():
+                raise GuestExists(f"vmid {wanted} is taken; see GET /nextid", vmid=wanted)
+            else:
+                vmid = wanted
+            with self._lock:
+                if vmid not in self._reserved:
+                    self._reserved.add(vmid)
+                    return vmid
+
+    def begun(self, upid: Upid) -> bool:
+        """Remembers a task as that of one guest's making; False if it is another's already."""
+        with self._lock:
+            if str(upid) in self._begun:
+                return False
+            self._begun.append(str(upid))
+            return True

@@ -1,0 +1,105 @@
+"""What PVE allows to root@pam alone, in a new container: where node policy names it and the token may, it is there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.exec.api import Answer, Api
+from tests.exec.gateways import Gateway
+from tests.guests import made
+from tests.guests.conftest import PRIVILEGES, SECRET, TOKEN_ID
+from tests.guests.made import TEMPLATE, assert_nothing_left, known
+from tests.pvesim import config
+from tests.pvesim.api import access, archives, storages
+from tests.pvesim.api.process import Api as PveProcess
+
+FIRST, LAST = 7280, 7289
+
+
+@pytest.fixture(scope="module")
+def shared(node: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of the node that guests may have."""
+    path = tmp_path_factory.mktemp("shared")
+    for place in (path, *path.parents):
+        place.chmod(place.stat().st_mode | 0o755)
+    (path / "greeting").write_text("from the node\n")
+    shutil.copy(storages.find("local").place("vztmpl") / archives.BUSYBOX, path / archives.BUSYBOX)
+    return path
+
+
+@pytest.fixture(scope="module")
+def gateway(make_gateway: Callable[..., Gateway], pve: PveProcess, shared: Path) -> Gateway:
+    """A gateway whose policy lets guests have that directory, a feature and a template of it."""
+    token = shared.parent / "pve.token"
+    access.add_token(TOKEN_ID, SECRET, privileges=PRIVILEGES)
+    token.touch(0o600)
+    token.write_text(f"{TOKEN_ID}={SECRET}\n")
+    return make_gateway(
+        pve={"api": pve.url, "token_file": str(token), "pvesh": str(pve.pvesh)},
+        policy={"bind_sources": [str(shared)], "features": ["nesting", "fuse"], "template_paths": [str(shared)]},
+    )
+
+
+@pytest.fixture(scope="module")
+def api(gateway: Gateway) -> Iterator[Api]:
+    opened = gateway.api(gateway.token("root", actions="all", guests=f"{FIRST}-{LAST}"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def sweep(node: None) -> Iterator[None]:
+    """No test leaves a guest of this module's range behind."""
+    yield
+    made.sweep(FIRST, LAST)
+
+
+def create(api: Api, **wish: object) -> Answer:
+    return api.request("POST", "/guests?wait=100", {"template": TEMPLATE, **wish}, timeout=120)
+
+
+def test_directory_of_the_node(api: Api, gateway: Gateway, shared: Path) -> None:
+    """A mount point and a feature that only root@pam may give: set before it starts, and the guest has them."""
+    mounts = [{"path": "/shared", "source": str(shared), "read_only": True}]
+    answer = create(api, mounts=mounts, features=["nesting", "fuse"], password="not-in-any-argv", start=True)
+    assert answer.status == 201, answer.body
+    vmid = answer.json()["vmid"]
+    text = config.pve_path(vmid).read_text()
+    assert f"mp0: {shared},mp=/shared,ro=1" in text and "fuse=1" in text
+    assert api.run(vmid, ["cat", "/shared/greeting"])["stdout"] == "from the node\n"
+    events = [record["event"] for record in gateway.records(vmid=vmid) if record["event"].startswith("guest:")]
+    assert events[:2] == ["guest:create", "guest:root-config"]
+
+
+def test_set_up_that_fails(api: Api, pve: PveProcess, shared: Path) -> None:
+    """It was made, and what comes after cannot be done: nothing stays."""
+    away = pve.pvesh.rename(pve.pvesh.with_name("away"))
+    try:
+        answer = create(api, vmid=7285, mounts=[{"path": "/shared", "source": str(shared)}])
+    finally:
+        away.rename(pve.pvesh)
+    assert (answer.status, answer.code, answer.json()["undone"]) == (503, "pve_unavailable", True), answer.body
+    assert_nothing_left(7285)
+
+
+def test_template_of_a_path(api: Api, gateway: Gateway, shared: Path) -> None:
+    """A file of the node is a template where policy names its directory: pvesh makes the guest."""
+    answer = create(api, vmid=7286, template=f"{shared}/{archives.BUSYBOX}", start=True)
+    assert answer.status == 201, answer.body
+    assert api.run(7286, ["true"])["exit_code"] == 0
+    assert create(api, template=f"{shared}/x.tar.gz", password="secret").code == "invalid_request"
+
+
+def test_without_the_action(gateway: Gateway, shared: Path) -> None:
+    """A token without guest:root-config is refused, and nothing is made."""
+    before = known()
+    client = gateway.api(gateway.token("plain", actions="guest:create", guests=f"{FIRST}-{LAST}"))
+    for wish in ({"mounts": [{"path": "/x", "source": str(shared)}]}, {"template": f"{shared}/{archives.BUSYBOX}"}):
+        answer = create(client, **wish)
+        assert (answer.status, answer.code, answer.json()["action"]) == (403, "forbidden", "guest:root-config")
+    client.close()
+    assert known() == before
