@@ -21,10 +21,14 @@ def make_upid(vmid: int | str = 101, type_: str = "vzstart") -> str:
 
 @dataclass
 class FakePveApi:
-    """Stands for `PveApi`. `calls`: method and path of each; every task has ended well; guests are containers."""
+    """Stands for `PveApi`. `calls`: method and path of each; every task has ended well; guests are containers.
+
+    `says`: what it says instead of a path that ends so.
+    """
 
     vmids: tuple[int, ...]
     calls: list[tuple[str, str]] = field(default_factory=list)
+    says: dict[str, Any] = field(default_factory=dict)
     token_id: str = TOKEN_ID
 
     def call(
@@ -38,6 +42,9 @@ class FakePveApi:
         return self._tell(text, parameters)
 
     def _tell(self, path: str, parameters: Mapping[str, Any]) -> Any:
+        for end, answer in self.says.items():
+            if path.endswith(end):
+                return answer
         if path == "/cluster/resources":
             return [{"vmid": vmid, "type": "lxc", "node": "pve1", "status": "running"} for vmid in self.vmids]
         if path == "/cluster/nextid":

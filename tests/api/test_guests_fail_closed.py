@@ -1,0 +1,41 @@
+"""No record, no change: without the audit log nothing that changes guests asks PVE or root@pam for anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.api.guest_routes import GUEST_ROUTES
+from gateway.api.making_routes import MAKING_ROUTES
+from gateway.api.route import Route
+
+from .fakes import Api, assert_problem
+from .test_access import BODIES, fill
+
+CHANGES = [route for route in (*GUEST_ROUTES, *MAKING_ROUTES) if route.event is not None]
+CONFIRMED = {"deleteGuest": "?confirm=101"}
+
+
+def ask(api: Api, route: Route) -> Any:
+    """Asks for the change, of a node where it can be made."""
+    config = {"rootfs": "local:101/vm-101-disk-0.raw,size=1G", "unprivileged": 1}
+    api.pve.says = {"/101/config": config, "/status": {"status": "running"}}
+    path = fill(route) + CONFIRMED.get(route.operation_id, "")
+    return api.request(route.method, path, api.token("all", "101-199"), json=BODIES[route.body])
+
+
+@pytest.mark.parametrize("route", CHANGES, ids=lambda route: route.operation_id)
+def test_nothing_is_changed_without_a_record(api: Api, route: Route) -> None:
+    """503, and PVE has been asked questions at most."""
+    api.audit.down = True
+    assert_problem(ask(api, route), 503, "audit_unavailable")
+    assert {method for method, _ in api.pve.calls} <= {"GET"}
+
+
+@pytest.mark.parametrize("route", CHANGES, ids=lambda route: route.operation_id)
+def test_the_same_is_done_with_one(api: Api, route: Route) -> None:
+    """What the test above holds back would have been done: it is the record that is missing, nothing else."""
+    response = ask(api, route)
+    assert response.status_code in (200, 201, 202), response.json
+    assert {method for method, _ in api.pve.calls} - {"GET"}
