@@ -69,6 +69,21 @@ def test_ha_is_only_asked(pve: Pve, container: MakeContainer) -> None:
     assert ha.state_of("lxc", vmid) is None
 
 
+def test_ha_does_not_act_on_an_old_wish(pve: Pve, container: MakeContainer) -> None:
+    """A start that is taken back before the manager gets to it never happens; the later wish counts."""
+    vmid = container()
+    path = f"{LXC}/{vmid}/status"
+    ha.manage("lxc", vmid, "stopped")
+    begun = int(time.time())
+    pve.run("POST", f"{path}/start")
+    ha.manage("lxc", vmid, "stopped")
+    other = container()  # takes longer than the manager
+    ha.manage("lxc", other, "stopped")
+    pve.run("POST", f"{LXC}/{other}/status/start")
+    until(lambda: pve.do("GET", f"{LXC}/{other}/status/current")["status"] == "running")
+    assert pve.do("GET", "/nodes/pve1/tasks", vmid=vmid, typefilter="vzstart", since=begun) == []
+
+
 def test_without_quorum(sound: Api, pve: Pve, container: MakeContainer) -> None:
     """Reading goes on; whatever writes to /etc/pve is a 500, and nothing has changed."""
     vmid = container()

@@ -44,9 +44,17 @@ def show(kind: Kind, vmid: int) -> dict[str, object]:
 
 
 def request(sim: Simulation, kind: Kind, vmid: int, state: str, act: Callable[[], None]) -> None:
-    """`ha-manager set`: the wish is written down and `act` follows when the manager gets to it, in another task."""
+    """`ha-manager set`: the wish is written down, and `act` follows in another task when the manager gets to it.
+
+    By then the wish may be another, or the guest no longer the manager's: it does not act then.
+    """
     manage(kind, vmid, state)
-    tasks.run_later(sim.ha_delay, act)
+
+    def attend() -> None:
+        if state_of(kind, vmid) == state:
+            act()
+
+    tasks.run_later(sim.ha_delay, attend)
 
 
 def _read() -> dict[str, str]:
