@@ -88,6 +88,17 @@ def test_copies(pve: Pve, machine: str) -> None:
     assert pve.do("GET", f"/nodes/pve2/qemu/{VMID + 1}/status/current")["status"] == "stopped"
 
 
+def test_backup_and_restore(pve: Pve, machine: str) -> None:
+    """Its configuration comes back with a disk of the same size."""
+    pve.run("POST", "/nodes/pve1/vzdump", vmid=VMID, storage="local")
+    found = pve.do("GET", "/nodes/pve1/storage/local/content", content="backup", vmid=VMID)
+    assert found[0]["volid"].endswith(".vma") and found[0]["subtype"] == "qemu"
+    pve.run("POST", QEMU, vmid=VMID + 2, archive=found[0]["volid"])
+    restored = pve.do("GET", f"{QEMU}/{VMID + 2}/config")
+    assert (restored["name"], restored["scsi0"]) == ("vm", f"local-lvm:vm-{VMID + 2}-disk-0,size=2G")
+    assert pve.do("DELETE", f"/nodes/pve1/storage/local/content/{found[0]['volid']}", delay=10) is None
+
+
 def test_taken_vmid(pve: Pve, machine: str) -> None:
     """Guests of both kinds share their numbers."""
     assert pve.ask("POST", QEMU, vmid=101).reason == "CT 101 already exists on node 'pve1'"

@@ -17,6 +17,8 @@ from tests.pvesim.api.failure import Failure, die
 
 BUSYBOX = "busybox-1.36-sim_1_amd64.tar.gz"
 DEBIAN = "debian-13-standard_13.1-2_amd64.tar.zst"
+CONFIG = "./etc/vzdump/pct.conf"
+"""A guest's configuration in its backup; for a machine, too, where PVE has another place."""
 _MAPPING = f"0:{config.UID_SHIFT}:65536"
 _FLAGS = {".gz": "--gzip", ".zst": "--zstd", ".xz": "--xz"}
 

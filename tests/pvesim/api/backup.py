@@ -51,7 +51,7 @@ def extract_config(call: Call) -> Any:
     if not may(call.user, f"/storage/{volume.storage.id}", "Datastore.Allocate"):
         require(call.user, f"/storage/{volume.storage.id}", "Datastore.AllocateSpace")
         require(call.user, f"/vms/{volume.owner}", "VM.Backup")
-    text = archives.read_member(volume.path, "./etc/vzdump/pct.conf") if volume.path.exists() else None
+    text = archives.read_member(volume.path, archives.CONFIG) if volume.path.exists() else None
     if text is None:
         die(f"unable to extract configuration: volume '{volume.id}' does not exist")
     return text
@@ -168,7 +168,7 @@ def _pack(archive: Path, guest: GuestConfig, *, is_snapshot: bool = False) -> No
         extra = Path(place)
         extra.chmod(0o755)
         (extra / "etc/vzdump").mkdir(parents=True)
-        (extra / "etc/vzdump/pct.conf").write_text(config_text.print_config(GuestConfig(values, raw=guest.raw)))
+        (extra / archives.CONFIG).write_text(config_text.print_config(GuestConfig(values, raw=guest.raw)))
         (extra / "empty").mkdir()
         root = trees.pop("/", extra / "empty")  # a machine's disks are on paper
         archives.pack(root, archive, unprivileged=unprivileged, extra=extra, mounts=trees)

@@ -18,7 +18,6 @@ from tests.pvesim.api.lxc import pending, properties
 from tests.pvesim.api.storages import Volume
 
 _SYSTEMS = {"debian": "debian", "ubuntu": "ubuntu", "alpine": "alpine", "busybox": "unmanaged"}
-CONFIG_IN_BACKUP = "./etc/vzdump/pct.conf"
 # What sanitize_and_merge_config leaves to the request and to the new container.
 _NOT_RESTORED = ("lock", "parent", "snapstate", "snaptime", "digest", "template")
 
@@ -28,7 +27,7 @@ def recover(guest: GuestConfig, mounts: dict[str, str], backup: Volume, *, stora
     if not backup.path.exists():
         die(f"ERROR: file '{backup.path}' does not exist")
     print(f"recovering backed-up configuration from '{backup.id}'")
-    text = archives.read_member(backup.path, CONFIG_IN_BACKUP)
+    text = archives.read_member(backup.path, archives.CONFIG)
     if text is None:
         die("unable to find configuration in backup archive")
     old = config_text.parse(text)
@@ -142,4 +141,4 @@ def _write(root: Path, name: str, text: str, owner: int, mode: int = 0o644) -> N
 
 
 def _remove_config(root: Path) -> None:
-    (root / CONFIG_IN_BACKUP).unlink(missing_ok=True)
+    (root / archives.CONFIG).unlink(missing_ok=True)

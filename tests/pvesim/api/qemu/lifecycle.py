@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from tests.pvesim.api import ha, storages, tasks, users, volumes
+from tests.pvesim.api import archives, config_text, ha, storages, tasks, users, volumes
 from tests.pvesim.api.call import Call
 from tests.pvesim.api.config_text import GuestConfig
 from tests.pvesim.api.failure import Failure, die, forbid
 from tests.pvesim.api.guest_store import Store, check_unused
 from tests.pvesim.api.lxc.pending import random_mac
+from tests.pvesim.api.lxc.permissions import check_volume_access
 from tests.pvesim.api.privileges import may, require
 from tests.pvesim.api.qemu import configuration, pending, power, process
 from tests.pvesim.api.qemu.guest import store_of
@@ -32,6 +33,8 @@ def create(call: Call) -> Any:
     for key, value in values.items():
         if pending.DRIVE.fullmatch(key) and ":" in value:
             require(call.user, f"/storage/{value.partition(':')[0]}", "Datastore.AllocateSpace")
+    if call.get("archive"):
+        check_volume_access(call, call["archive"], "backup")
     call.require_quorum()
     if not call.get("force"):
         check_unused(call.vmid)
@@ -122,6 +125,8 @@ def _make(call: Call, store: Store, values: dict[str, str], title: str) -> None:
         for storage in {volume.partition(":")[0] for volume in pending.disks(values).values()}:
             if call.sim.faults.is_full(storage):
                 die(f"lvcreate 'pve/vm-{call.vmid}-disk-0' error: insufficient free space on '{storage}'")
+        if call.get("archive"):
+            values = {**_recover(call), **values}
         pending.queue(guest, values, [], [])
         pending.apply(guest, call.vmid)
         with store.locked():
@@ -135,6 +140,19 @@ def _make(call: Call, store: Store, values: dict[str, str], title: str) -> None:
         users.add_to_pool(call.vmid, call["pool"])
     if call.get("start"):
         power.start(Call(call.sim, call.user, call.node, {"vmid": call.vmid}, call.is_cli))
+
+
+def _recover(call: Call) -> dict[str, str]:
+    """The configuration out of a backup, its disks asked for anew on `storage`, or where they were."""
+    volume = storages.parse(call["archive"])
+    text = archives.read_member(volume.path, archives.CONFIG) if volume.path.exists() else None
+    if text is None:
+        die(f"volume '{volume.id}' does not exist")
+    old = config_text.parse(text).values
+    for key, disk in pending.disks(old).items():
+        size = pending.size_of(old[key]) / (1 << 30)
+        old[key] = f"{call.get('storage') or disk.partition(':')[0]}:{size:g}"
+    return {key: value for key, value in old.items() if not key.startswith("unused")}
 
 
 def _copy(call: Call, values: dict[str, str], target: Store, *, is_full: bool) -> None:
