@@ -10,9 +10,8 @@ from collections.abc import Callable
 from gateway.errors import ClientGone
 from gateway.pve.waiting import Watch
 
-_SECONDS = 0.2
-"""Between two questions of all who wait: five a second, half of what waiting may cost PVE (pve.waiting takes the rest
-when tasks are waited for)."""
+_SECONDS = 0.1
+"""Between two turns of all who wait: ten a second, beside what waiting for tasks may cost (pve.waiting)."""
 
 
 class Pace:

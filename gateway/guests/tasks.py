@@ -16,7 +16,7 @@ from gateway.pve.waiting import TaskWatcher, Watch
 
 _PAGE = 500
 _MAX_PAGES = 4
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 1.0
 
 
 class VisibleTasks:

@@ -30,7 +30,9 @@ def init_pid(vmid: int) -> int:
 
 
 def start(vmid: int, guest: GuestConfig, *, dhcp_delay: float) -> None:
-    """Start it as `systemctl start pve-container@<vmid>` does. Raises Failure."""
+    """Start it as `systemctl start pve-container@<vmid>` does: nothing happens to one that runs. Raises Failure."""
+    if is_running(vmid):
+        return
     runtime_config.write_lxc_config(vmid, guest)
     for top in (_CGROUPS / "lxc" / str(vmid), _CGROUPS / "lxc.monitor" / str(vmid)):
         for directory, _, _ in os.walk(top, topdown=False):
