@@ -113,6 +113,18 @@ def test_client_that_leaves(api: Api, gateway: Gateway, pve: PveProcess, records
     assert guests.get(vmid).state() == "RUNNING"
 
 
+def test_web_that_dies_meanwhile(api: Api, gateway: Gateway, pve: PveProcess, records: Records) -> None:
+    """B3: the next web process finds what was begun; that nobody knows of the start is what is recorded."""
+    pve.faults.add("stall", "unpack", seconds=3, times=1)
+    told = create(api, wait=0, start=True).json()
+    gateway.services.kill("web")
+    gateway.services.restart("web")
+    end = records(told["audit_id"])[-1]
+    assert (end["event"], end["data"]["reason"], end["data"]["upid"]) == ("guest:outcome", "unknown", told["upid"])
+    assert "start" in end["data"]["words"]
+    assert told["vmid"] in known()
+
+
 def test_next_vmid_within_the_grant(api: Api, gateway: Gateway, as_token: Callable[..., Api]) -> None:
     """The next free one is the lowest that the grant reaches; when all are taken it is said so."""
     narrow = as_token("guest:create", "7210-7211")
