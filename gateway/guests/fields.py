@@ -84,11 +84,6 @@ Feature = Annotated[
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 
 
-def mebibytes(size: str) -> int:
-    """A Size in MiB."""
-    return int(size[:-1]) * _MIB[size[-1]]
-
-
 def gibibytes(size: str) -> str:
     """A Size as PVE writes that of a new volume: in GiB, with as many digits as it takes."""
-    return format(Decimal(mebibytes(size)) / 1024, "f")
+    return format(Decimal(int(size[:-1]) * _MIB[size[-1]]) / 1024, "f")

@@ -24,7 +24,6 @@ from gateway.guests.fields import (
     Vmid,
     VolumeName,
     gibibytes,
-    mebibytes,
     mistake,
 )
 from gateway.guests.network import NetworkSpec
@@ -69,8 +68,8 @@ class Wish(Strict):
     vmid: Vmid | None = Field(default=None, description="Default: the next free one within the token's grants.")
     name: HostName | None = Field(default=None, description="Its host name.")
     cores: int | None = Field(default=None, ge=1, le=8192, description="Processors. Default: all, or the origin's.")
-    memory: Size | None = Field(default=None, description="Like `2G`. Default: 512M, or the origin's.")
-    swap: Size | Literal["0"] | None = Field(default=None, description="Like `512M`; `0` for none.")
+    memory: int | None = Field(default=None, ge=16, le=1 << 24, description="MiB. Default: 512, or the origin's.")
+    swap: int | None = Field(default=None, ge=0, le=1 << 24, description="MiB; containers only.")
     networks: list[NetworkSpec] | None = Field(
         default=None, max_length=_MAX_NETWORKS, description="All of its interfaces. Default: none, or the origin's."
     )
@@ -100,9 +99,9 @@ class Wish(Strict):
         if self.cores is not None:
             options["cores"] = self.cores
         if self.memory is not None:
-            options["memory"] = mebibytes(self.memory)
+            options["memory"] = self.memory
         if self.swap is not None:
-            options["swap"] = mebibytes(self.swap) if self.swap != "0" else 0
+            options["swap"] = self.swap
         for number, network in enumerate(self.networks or ()):
             options[f"net{number}"] = network.value(number)
         if self.tags:
@@ -137,7 +136,7 @@ class GuestRequest(Wish):
     hookscript: VolumeName | None = Field(
         default=None, description="A volume of `policy.hookscripts`; needs guest:root-config."
     )
-    on_boot: bool = Field(default=False, description="Start it when the node starts.")
+    onboot: bool = Field(default=False, description="Start it when the node starts.")
     unique: bool = Field(default=False, description="Of a backup: give its interfaces new hardware addresses.")
 
     @model_validator(mode="after")
@@ -177,7 +176,7 @@ class GuestRequest(Wish):
             options["nameserver"] = " ".join(self.nameservers)
         if self.search_domain is not None:
             options["searchdomain"] = self.search_domain
-        if self.on_boot:
+        if self.onboot:
             options["onboot"] = True
         if self.privileged is not None or self.backup is None:
             options["unprivileged"] = not self.privileged

@@ -58,7 +58,12 @@ class FakePveApi:
         if path.endswith("/status/current"):
             return {"status": "running", "name": "one"}
         if path.endswith("/config"):
-            return {"hostname": "one", "unprivileged": 1, "digest": "a" * 40}
+            return {
+                "hostname": "one",
+                "rootfs": "local:101/vm-101-disk-0.raw,size=1G",
+                "unprivileged": 1,
+                "digest": "a" * 40,
+            }
         return []
 
 

@@ -70,7 +70,7 @@ def test_linked_clone_starts(api: Api, records: Records) -> None:
         BASE,
         name="runner1",
         tags=["ci"],
-        memory="96M",
+        memory=96,
         networks=[{"ipv4": "10.77.1.5/24"}],
         start=True,
         wait_for_address=30,
@@ -277,7 +277,7 @@ def machine(node: None) -> Iterator[Machine]:
 
 def test_clone_of_a_machine(api: Api, machine: Machine) -> None:
     """The same request, in a machine's words; what is for containers alone is refused by name."""
-    answer = clone(api, MACHINE, vmid=7251, name="copy", full=True, memory="256M", tags=["ci"])
+    answer = clone(api, MACHINE, vmid=7251, name="copy", full=True, memory=256, tags=["ci"])
     assert answer.status == 201, answer.body
     text = (pmxcfs.ROOT / "local/qemu-server/7251.conf").read_text()
     assert "name: copy" in text and "memory: 256" in text and "tags: ci" in text

@@ -60,7 +60,7 @@ def test_create_start_and_address(api: Api, gateway: Gateway, records: Records) 
         api,
         name="web1",
         cores=1,
-        memory="128M",
+        memory=128,
         networks=[{"ipv4": "10.77.0.5/24", "gateway": "10.77.0.1", "vlan": 12}],
         mounts=[{"path": "/data", "size": "1G"}],
         ssh_public_keys=[KEY],
@@ -111,6 +111,18 @@ def test_client_that_leaves(api: Api, gateway: Gateway, pve: PveProcess, records
     connection.close()
     assert records(gateway.records(event="guest:create")[-1]["audit_id"])[-1]["data"]["reason"] == "ok"
     assert guests.get(vmid).state() == "RUNNING"
+
+
+def test_web_that_dies_meanwhile(api: Api, gateway: Gateway, pve: PveProcess, records: Records) -> None:
+    """B3: the next web process finds what was begun; that nobody knows of the start is what is recorded."""
+    pve.faults.add("stall", "unpack", seconds=3, times=1)
+    told = create(api, wait=0, start=True).json()
+    gateway.services.kill("web")
+    gateway.services.restart("web")
+    end = records(told["audit_id"])[-1]
+    assert (end["event"], end["data"]["reason"], end["data"]["upid"]) == ("guest:outcome", "unknown", told["upid"])
+    assert "start" in end["data"]["words"]
+    assert told["vmid"] in known()
 
 
 def test_next_vmid_within_the_grant(api: Api, gateway: Gateway, as_token: Callable[..., Api]) -> None:
@@ -269,7 +281,7 @@ def test_out_of_the_grant(api: Api, gateway: Gateway, as_token: Callable[..., Ap
         ({"vmid": 1_000_000_000}, "vmid"),
         ({"disk": "8GB"}, "disk"),
         ({"disk": "8"}, "disk"),
-        ({"memory": "-1G"}, "memory"),
+        ({"memory": -1}, "memory"),
         ({"name": "under_score"}, "name"),
         ({"networks": [{"ipv4": "10.0.0.5"}]}, "networks.0.ipv4"),
         ({"networks": [{"ipv4": "10.0.0.0/24"}]}, "networks.0.ipv4"),
