@@ -61,11 +61,14 @@ class UnfinishedChanges:
             kept["data"] = {"then": record["data"]["then"]}
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{record['audit_id']}.json"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        change = Unfinished(kept, None, path, fd)
+        new = path.with_suffix(".new")  # nobody may take up what is not written and locked yet
+        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        change = Unfinished(kept, None, new, fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             change._write()
+            new.rename(path)
+            change._path = path
         except OSError:
             change.close()
             raise

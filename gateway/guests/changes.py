@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.audit.unfinished import UnfinishedChanges
-from gateway.errors import GatewayError, GuestNotFound
+from gateway.errors import GatewayError, GuestNotFound, InvalidRequest
 from gateway.errors_pve import (
     OutcomeUnknown,
     PveDenied,
@@ -110,8 +110,13 @@ class Changes:
             intent = Intent(self._ledger, unfinished)
             if unfinished.upid is None:
                 intent.end(Reason.UNKNOWN, words="the gateway ended while PVE was asked")
+                continue
+            try:
+                upid = parse_upid(unfinished.upid)
+            except InvalidRequest:
+                intent.end(Reason.UNKNOWN, words="what it left names no task")
             else:
-                self._watcher.follow(parse_upid(unfinished.upid), intent.end_with)
+                self._watcher.follow(upid, intent.end_with)
 
     def wait(self, made: Made, seconds: float, watch: Watch | None = None) -> Task | None:
         """The change's task when it has done what it was to do; None when `seconds` are over before, or it has none.
