@@ -81,6 +81,7 @@ class RootChanges:
             except OSError as exc:
                 said = Said(127, "", f"cannot run pvesh: {exc.strerror}")
             outcome = {
+                **_judge(said),
                 "exit_code": said.exit_code,
                 "status": said.status if said.exit_code else None,
                 "words": said.words[:_MAX_WORDS] if said.exit_code != 0 else "",
@@ -105,3 +106,12 @@ class RootChanges:
             node=change.node,
             data=data,
         )
+
+
+def _judge(said: Said) -> dict[str, str]:
+    """The outcome's `reason`; none where pvesh has waited for a task, whose end it does not look at (PVE.md)."""
+    if said.exit_code is None:
+        return {"reason": "unknown"}
+    if said.exit_code:
+        return {"reason": "failed"}
+    return {} if said.upid else {"reason": "ok"}

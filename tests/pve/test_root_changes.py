@@ -117,7 +117,7 @@ def test_change_is_made_and_recorded(root_gateway: Gateway, supervisor: Supervis
     intent = root_gateway.records(event="guest:root-config")[-1]
     assert intent["data"] == made.to_wire() and intent["vmid"] == 150 and intent["actor"]["token_id"] == "tk_1"
     (outcome,) = until(lambda: root_gateway.records(event="guest:outcome", audit_id=intent["audit_id"]))
-    assert outcome["data"]["exit_code"] == 0
+    assert outcome["data"]["exit_code"] == 0 and outcome["data"]["reason"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,7 @@ def test_failures_are_those_of_the_api(
         change_as_root(supervisor, change(root_gateway), ORIGIN)
     audit_id = failed.value.evidence["audit_id"]
     (outcome,) = until(lambda: root_gateway.records(event="guest:outcome", audit_id=audit_id))
+    assert outcome["data"]["reason"] == "failed"
     assert outcome["data"]["exit_code"] == 255 and outcome["data"]["words"] == err.strip()
 
 
@@ -220,7 +221,7 @@ def test_killed_supervisor(make_gateway: Callable[..., Gateway], pvesh: FakePves
     gateway.services.restart("supervisor")
     gateway.services.restart("web")
     (outcome,) = until(lambda: gateway.records(event="guest:outcome"))
-    assert outcome["audit_id"] == intent["audit_id"] and outcome["data"]["result"] == "unknown"
+    assert outcome["audit_id"] == intent["audit_id"] and outcome["data"]["reason"] == "unknown"
 
 
 def test_many_at_once(root_gateway: Gateway, supervisor: SupervisorClient, pvesh: FakePvesh) -> None:
