@@ -190,3 +190,26 @@ def test_bad_values(api: Api, guest: Guest) -> None:
         assert (answer.status, answer.code) == (422, "invalid_request")
         assert answer.json()["errors"][0]["path"] == query.split("=")[0]
     assert guest.state() == "RUNNING"
+
+
+def test_pve_that_is_away(make_gateway: Callable[..., Gateway], stopped: Guest) -> None:
+    """Nobody listens where PVE's API should be: 503 that may be tried again, nothing done, and on record as that."""
+    alone = make_gateway(pve={"api": "https://127.0.0.1:1/api2/json"})
+    api = alone.api(alone.token("guests", actions="all", guests="7100-7199"))
+    for method, path in (
+        ("GET", "/guests"),
+        ("GET", f"/guests/{VMID}"),
+        ("GET", "/tasks"),
+        ("GET", "/nodes"),
+        ("GET", "/nextid"),
+        ("POST", f"/guests/{VMID}/start?wait=5"),
+        ("DELETE", f"/guests/{VMID}?confirm={VMID}"),
+    ):
+        answer = api.request(method, path)
+        assert (answer.status, answer.code) == (503, "pve_unavailable"), (path, answer.body)
+        assert answer.json()["retryable"] and "Retry-After" in answer.headers
+    until(lambda: len(alone.records(event="guest:aborted")) == 2)
+    events = [record["event"] for record in alone.records() if record["event"].startswith("guest:")]
+    assert sorted(events) == ["guest:aborted", "guest:aborted", "guest:delete", "guest:start"]
+    assert api.get(f"/guests/{GONE}").code == "guest_not_found"  # which PVE is not asked for
+    api.close()
