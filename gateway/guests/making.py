@@ -22,7 +22,7 @@ from gateway.guests.trail import Asker, Change, Intent, Reason
 from gateway.guests.undo import Undone, undo
 from gateway.guests.wish import Wish, show
 from gateway.guests.workshop import Workshop
-from gateway.pve.ids import Upid, parse_upid
+from gateway.pve.ids import Upid
 from gateway.pve.models import Address, GuestRef
 
 _MAX_TRIES = 20
@@ -134,7 +134,7 @@ class Making(ABC):
             self._workshop.begun(upid)
             return intent, upid
         except OutcomeUnknown as error:
-            found = self._find_task(error, guest, began)
+            found = self._find_task(guest, began)
             if found is not None:
                 return intent, found
             self._give_up(intent, guest, None, error, made=False)
@@ -151,29 +151,31 @@ class Making(ABC):
         """What the record names beside the request."""
         return {}
 
-    def _find_task(self, error: OutcomeUnknown, guest: GuestRef, began: int) -> Upid | None:
-        """The task that PVE began though its answer was lost, if there is one and it can be no other's.
+    def _find_task(self, guest: GuestRef, began: int) -> Upid | None:
+        """The task that PVE began, or begins yet, though its answer was lost; None if there is none for a while, or it
+        might be another's.
 
         PVE is on this node, so its clock is ours. Nobody else's task can be between: the source is locked by PVE while
         it is copied, by us too (turn), and a vmid is made by one only.
         """
-        named = error.evidence.get("upid")
-        if named is None or not self._workshop.alone:
-            return None
+        deadline = time.monotonic() + self._workshop.find_seconds
+        while self._workshop.alone:
+            found = self._tasks_since(guest, began)
+            if found:
+                return found[0] if len(found) == 1 and self._workshop.begun(found[0]) else None
+            if not self._workshop.pace.wait(deadline, None, 1.0):
+                break
+        return None
+
+    def _tasks_since(self, guest: GuestRef, began: int) -> list[Upid]:
         kind, vmid = self.task(guest.vmid)
         try:
+            ours = self._pve.token_id
             tasks = self._pve.tasks.recent(guest.node, vmid=vmid, since=began, limit=100)
         except GatewayError:
-            return None
-        found = [
-            task.upid
-            for task in tasks
-            if task.upid.type == kind
-            and task.upid.vmid == vmid
-            and task.upid.user == parse_upid(named).user
-            and self._workshop.begun(task.upid)
-        ]
-        return found[0] if len(found) == 1 else None
+            return []
+        upids = [task.upid for task in tasks if (task.upid.type, task.upid.vmid, task.upid.user) == (kind, vmid, ours)]
+        return [upid for upid in upids if not self._workshop.knows(upid)]
 
     def _attend(self, upid: Upid) -> None:
         """Waits for the task that makes it. Raises what its failure means."""

@@ -21,10 +21,19 @@ from gateway.pve.service import Pve
 
 class Workshop:
     """Safe in many threads. `alone`: no other process uses PVE's token, so that a task of it which nobody announced is
-    surely ours."""
+    surely ours; `find_seconds`: for how long such a task is looked for when PVE's answer was lost."""
 
     def __init__(
-        self, pve: Pve, guests: GuestMap, changes: Changes, pace: Pace, root: Root, node: str, *, alone: bool
+        self,
+        pve: Pve,
+        guests: GuestMap,
+        changes: Changes,
+        pace: Pace,
+        root: Root,
+        node: str,
+        *,
+        alone: bool,
+        find_seconds: float = 15.0,
     ) -> None:
         self.pve = pve
         self.pace = pace
@@ -33,6 +42,7 @@ class Workshop:
         self.root = root
         self.node = node
         self.alone = alone
+        self.find_seconds = find_seconds
         self.turns = Turns()
         self._lock = threading.Lock()
         self._reserved: set[int] = set()
@@ -70,3 +80,8 @@ class Workshop:
                 return False
             self._begun.append(str(upid))
             return True
+
+    def knows(self, upid: Upid) -> bool:
+        """Whether the task is that of one guest's making."""
+        with self._lock:
+            return str(upid) in self._begun

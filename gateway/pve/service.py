@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from gateway.config import PveConfig
 from gateway.pve.caller import Caller
-from gateway.pve.client import PveApi
+from gateway.pve.client import PveApi, PveFailure
 from gateway.pve.inventory import Inventory
 from gateway.pve.lifecycle import Lifecycle
+from gateway.pve.problems import explain
 from gateway.pve.snapshots import Snapshots
 from gateway.pve.storages import Storages
 from gateway.pve.tasks import Tasks
@@ -17,6 +18,7 @@ class Pve:
     """The API of one token. Any thread may use it; nothing is asked before it is used."""
 
     def __init__(self, api: PveApi) -> None:
+        self._api = api
         caller = Caller(api)
         self.inventory = Inventory(caller)
         self.guests = Lifecycle(caller)
@@ -24,6 +26,14 @@ class Pve:
         self.storages = Storages(caller)
         self.tasks = Tasks(caller)
         self.watcher = TaskWatcher(self.tasks)
+
+    @property
+    def token_id(self) -> str:
+        """Who the gateway is to PVE: `user@realm!token`, as tasks name it. Raises PveUnavailable without a token."""
+        try:
+            return self._api.token_id
+        except PveFailure as exc:
+            raise explain(exc, {}, change=False) from exc
 
 
 def connect(config: PveConfig) -> Pve:
