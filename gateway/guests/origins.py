@@ -19,7 +19,13 @@ from gateway.pve.service import Pve
 _BACKUP = re.compile(r"backup/(?:vzdump-(lxc|qemu)-([1-9][0-9]{2,8})-[^/]+|(ct|vm)/([1-9][0-9]{2,8})/[^/]+)")
 _KINDS = {"lxc": GuestKind.LXC, "ct": GuestKind.LXC, "qemu": GuestKind.QEMU, "vm": GuestKind.QEMU}
 _MOUNT = re.compile(r"rootfs|(?:mp|unused)[0-9]{1,3}")
-_LINE = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)\s*[:=]\s*(.*?)\s*")
+_VOLUME = re.compile(r"^(?:volume=)?[A-Za-z][A-Za-z0-9._-]*:[^=,]+")
+# PVE::LXC::Config, parse_pct_config: whatever it reads otherwise than we do is a way past us.
+_LINE = re.compile(r"([a-z][a-z_]*[0-9]*):\s*(\S.*?)\s*")
+_RAW = re.compile(r"\s*[:=]")
+_SECTION = re.compile(r"\[(?:pve:(?P<pending>pending)|[a-z][a-z0-9_-]+)\]\s*", re.IGNORECASE)
+
+_NEW_VOLUME = "new:1"
 
 Options = Mapping[str, str | int | bool]
 
@@ -61,9 +67,8 @@ def describe_restored(pve: Pve, node: str, wish: GuestRequest) -> GuestChange:
     except VolumeNotFound:
         raise no_such_backup(backup) from None
     brought = {
-        name: value
+        name: _VOLUME.sub(_NEW_VOLUME, value) if _MOUNT.fullmatch(name) else value
         for name, value in parse_config(text).items()
-        if not _MOUNT.fullmatch(name) or value.startswith("/") or "=/" in value.partition(",")[0]
     }
     return describe_options(owner, {**brought, **wish.options(), **wish.root_options()}, whole=True)
 
@@ -105,18 +110,21 @@ def describe(guest: GuestRef, options: Options) -> GuestChange:
 def read_options(pve: Pve, guest: GuestRef, snapshot: str | None) -> dict[str, str | int | bool]:
     """A guest's configuration as it is or was, raw `lxc.*` keys too."""
     config = pve.guests.config(guest, pending=False) if snapshot is None else pve.snapshots.config(guest, snapshot)
-    return {**config.options, **dict.fromkeys(config.raw_keys, "")}
+    return {**config.options, **config.raw}
 
 
 def parse_config(text: str) -> dict[str, str]:
-    """The options of a configuration file's own part: before its snapshots, without its comments."""
+    """The options of a container's configuration file as PVE reads it, those that are pending too, without snapshots.
+
+    Of what PVE leaves out, or what stands there twice, a name is told that nobody can have allowed.
+    """
     found: dict[str, str] = {}
-    for line in text.splitlines():
-        if line.startswith("["):
-            break
-        parts = _LINE.fullmatch(line.strip())
-        if parts and not line.startswith("#"):
-            found[parts[1]] = parts[2]
-        elif line.strip() and not line.startswith("#"):
-            found[line.strip()[:64]] = ""  # nothing that we know, so nothing that is allowed
+    is_read = True
+    for line in text.split("\n"):
+        if section := _SECTION.fullmatch(line):
+            is_read = section["pending"] is not None
+        elif is_read and line.strip() and not line.startswith("#"):
+            parts = _LINE.fullmatch(line)
+            name, value = (parts[1], parts[2]) if parts else (_RAW.split(line)[0][:64], "")
+            found[f"{name} (twice)" if parts and name in found else name] = value
     return found

@@ -236,11 +236,14 @@ class CloneRequest(Wish):
 
 
 def _require_volume(text: str) -> VolumeId:
+    message = "a template is STORAGE:vztmpl/NAME, as in local:vztmpl/debian-13.tar.zst"
     try:
-        return parse_volume(text)
+        found = parse_volume(text)
     except GatewayError as exc:
-        message = "a template is STORAGE:vztmpl/NAME, as in local:vztmpl/debian-13.tar.zst"
         raise mistake("impossible", message, "template") from exc
+    if not found.name.startswith("vztmpl/"):  # a backup is somebody's
+        raise mistake("impossible", message, "template")
+    return found
 
 
 def _is_text(text: str) -> bool:

@@ -44,13 +44,13 @@ def describe_options(vmid: int, options: Options, *, whole: bool) -> GuestChange
     for name, value in options.items():
         kind = re.sub(r"[0-9]{1,3}$", "[n]", name)
         if kind in ("rootfs", "mp[n]", "unused[n]"):
-            parts = _read_property(name, value, "volume", _MOUNT_KEYS)
+            parts = read_property(name, value, "volume", _MOUNT_KEYS)
             mounts.append(parts["volume"])
             raw_keys += ["idmap"] if "idmap" in parts else []
         elif kind == "dev[n]":
-            devices.append(_read_property(name, value, "path", _DEVICE_KEYS)["path"])
+            devices.append(read_property(name, value, "path", _DEVICE_KEYS)["path"])
         elif name == "features":
-            features += _read_features(_read_property(name, value, None, _FEATURE_KEYS))
+            features += _read_features(read_property(name, value, None, _FEATURE_KEYS))
         elif kind not in _HARMLESS and name not in ("hookscript", "ostemplate", "unprivileged"):
             raw_keys.append(name)
     return GuestChange(
@@ -84,14 +84,23 @@ _MOUNT_KEYS = frozenset((
 ))  # fmt: skip
 _DEVICE_KEYS = frozenset(("path", "mode", "uid", "gid", "deny-write"))
 _FEATURE_KEYS = frozenset(("nesting", "keyctl", "fuse", "mknod", "mount", "force_rw_sys"))
+_NO_ALIASES: Mapping[str, str] = {}
 
 
-def _read_property(name: str, value: object, default: str | None, known: frozenset[str]) -> dict[str, str]:
+def read_property(
+    name: str, value: object, default: str | None, known: frozenset[str], aliases: Mapping[str, str] = _NO_ALIASES
+) -> dict[str, str]:
+    """The parts of option `name`, a property string. `aliases`: other names of known parts; PVE takes the last of
+    those given, so that there may be one only.
+
+    Raises PolicyRefused for what PVE refuses, and for all that some reader of it may take otherwise.
+    """
     parts: dict[str, str] = {}
     for part in str(value).split(","):
         key, equals, text = part.partition("=")
         if not equals:
             key, text = default or "", part
+        key = aliases.get(key, key)
         if key not in known or key in parts or not text or _ODD.search(text):
             raise _unreadable(name)
         parts[key] = text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.policy.change import GuestChange, Options
+from gateway.policy.change import GuestChange, Options, read_property
 
 # Of qemu-server's configurations: what gives nothing of the node away. Not here: args, hostpci, usb, parallel, rng0,
 # virtiofs, cicustom, ivshmem, and whatever comes later.
@@ -13,28 +13,41 @@ _HARMLESS = frozenset((
     "bootdisk", "cdrom", "cipassword", "citype", "ciupgrade", "ciuser", "cores", "cpu", "cpulimit", "cpuunits",
     "description", "digest", "freeze", "hotplug", "hugepages", "ipconfig[n]", "keephugepages", "keyboard", "kvm",
     "localtime", "lock", "machine", "memory", "meta", "migrate_downtime", "migrate_speed", "name", "nameserver",
-    "net[n]", "numa", "numa[n]", "onboot", "ostype", "parent", "pool", "protection", "reboot", "scsihw",
+    "net[n]", "numa", "numa[n]", "onboot", "ostype", "parent", "pool", "protection", "reboot",
+    "running-nets-host-mtu", "runningcpu", "runningmachine", "scsihw",
     "searchdomain", "shares", "smbios1", "smp", "snaptime", "sockets", "spice_enhancements", "sshkeys", "startdate",
     "startup", "tablet", "tags", "tdf", "template", "vcpus", "vga", "vmgenid", "vmstate", "vmstatestorage", "watchdog",
 ))  # fmt: skip
+# PVE::QemuServer::Drive, all formats together.
+_DISK_KEYS = frozenset((
+    "aio", "backup", "bps", "bps_max_length", "bps_rd", "bps_rd_length", "bps_rd_max_length", "bps_wr",
+    "bps_wr_length", "bps_wr_max_length", "cache", "cyls", "detect_zeroes", "discard", "efitype", "file", "format",
+    "heads", "import-from", "iops", "iops_max", "iops_max_length", "iops_rd", "iops_rd_length", "iops_rd_max",
+    "iops_rd_max_length", "iops_wr", "iops_wr_length", "iops_wr_max", "iops_wr_max_length", "iothread", "mbps",
+    "mbps_max", "mbps_rd", "mbps_rd_max", "mbps_wr", "mbps_wr_max", "media", "model", "ms-cert", "pre-enrolled-keys",
+    "product", "queues", "replicate", "rerror", "ro", "scsiblock", "secs", "serial", "shared", "size", "snapshot",
+    "ssd", "trans", "vendor", "version", "werror", "wwn",
+))  # fmt: skip
+_DISK_ALIASES = {"volume": "file"}
 _DISK = re.compile(r"(?:ide|sata|scsi|virtio)[0-9]{1,2}|efidisk0|tpmstate0|unused[0-9]{1,3}|vmstate")
 _IMAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*:iso/[^,/]+")
 _NUMBERED = re.compile(r"[0-9]{1,3}$")
 
 
 def describe_machine(vmid: int, options: Options) -> GuestChange:
-    """The change that giving a machine these options would be: its disks as mounts, and all that is not known as
-    harmless by its name."""
+    """The change that giving a machine these options would be: its disks, and what is copied into them, as mounts, and
+    all that is not known as harmless by its name. Raises PolicyRefused for what cannot be read for certain."""
     mounts: list[str] = []
     raw_keys: list[str] = []
     for name, value in options.items():
-        first = str(value).partition(",")[0].removeprefix("file=").removeprefix("volume=")
         if name in ("unprivileged", "hookscript"):
             continue
         if name == "cdrom" or _DISK.fullmatch(name):
-            if first != "none" and not _IMAGE.fullmatch(first):
-                mounts.append(first)
-        elif re.fullmatch(r"serial[0-3]", name) and first == "socket":
+            parts = read_property(name, value, "file", _DISK_KEYS, _DISK_ALIASES)
+            if parts["file"] != "none" and not _IMAGE.fullmatch(parts["file"]):
+                mounts.append(parts["file"])
+            mounts += [parts["import-from"]] if "import-from" in parts else []
+        elif re.fullmatch(r"serial[0-3]", name) and value == "socket":
             continue
         elif name not in _HARMLESS and _NUMBERED.sub("[n]", name) not in _HARMLESS:
             raw_keys.append(name)

@@ -15,7 +15,7 @@ _STORAGE = r"[A-Za-z][A-Za-z0-9._-]*"
 _NEW_VOLUME = re.compile(rf"{_STORAGE}:[0-9]+(\.[0-9]+)?")
 # PVE::Storage::Plugin, parse_name_dir and its like: a volume's last name says whose it is.
 _OWNED_VOLUME = re.compile(rf"{_STORAGE}:(?:[A-Za-z0-9._-]+/)*(?:vm|subvol|base|basevol)-([1-9][0-9]*)-[A-Za-z0-9._-]+")
-_ARCHIVE = re.compile(rf"{_STORAGE}:(?:vztmpl|backup)/[A-Za-z0-9][A-Za-z0-9._+~:/-]*")
+_ARCHIVE = re.compile(rf"{_STORAGE}:vztmpl/[A-Za-z0-9][A-Za-z0-9._+~:/-]*")
 
 Refusal = tuple[str, str | None]
 """What is not allowed, and the configuration key that could allow it; None where nothing can."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gateway.exec.order import GuestKind
@@ -127,8 +127,8 @@ class GuestConfig:
     digest: str
     pending: Mapping[str, str | None]
     """What will be at the next start; None for an option that will be gone."""
-    raw_keys: tuple[str, ...] = ()
-    """The names of a container's raw `lxc.*` options, of which PVE tells beside the others."""
+    raw: Mapping[str, str] = field(default_factory=dict)
+    """A container's raw `lxc.*` options, of which PVE tells beside the others: a name's values, one a line."""
 
     @property
     def name(self) -> str | None:
@@ -155,8 +155,12 @@ class GuestConfig:
                 waiting[key] = str(item["pending"])
         options = {key: str(value) for key, value in raw.items() if key not in ("digest", "lxc") and value is not None}
         lines = raw.get("lxc")
-        raw_keys = tuple(str(line[0]) for line in lines if line) if isinstance(lines, list) else ()
-        return cls(options=options, digest=text(raw.get("digest")) or "", pending=waiting, raw_keys=raw_keys)
+        more: dict[str, str] = {}
+        for line in lines if isinstance(lines, list) else ():
+            if isinstance(line, list) and line:
+                name = str(line[0])
+                more[name] = "\n".join([*([more[name]] if name in more else []), *map(str, line[1:])])
+        return cls(options=options, digest=text(raw.get("digest")) or "", pending=waiting, raw=more)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,7 @@ def test_ordinary_guests_need_no_policy() -> None:
     mounts = ("local-lvm:8", "local:0.5", *own, "zfs:basevol-9000-disk-0/subvol-101-disk-0")
     template = "local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"
     assert refusals(NOTHING, mounts=mounts, template=template) == []
-    assert refusals(NOTHING, template="pbs:backup/ct/101/2026-01-01T00:00:00Z") == []
+    assert refusals(NOTHING, template="pbs:backup/ct/101/2026-01-01T00:00:00Z") == ["policy.template_paths"]
 
 
 @pytest.mark.parametrize("word", ["0", "off", "NO", "false", 0, False, "0\n", "No\n", "", " ", "2", "maybe", "1\n"])
