@@ -15,15 +15,17 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
-from gateway.auth.actions import GRANTABLE
 from tests.exec.gateways import Gateway
 from tests.fuzz.judging import Footprint, footprints, judge_growth, judge_logs
 from tests.fuzz.running import SETTINGS, Tally, Target, fuzz
 from tests.fuzz.sockets import fuzz_sockets
+from tests.fuzz.stock import stocked, token_of
 from tests.pvesim import alone
 from tests.pvesim.services import REPOSITORY
 
@@ -47,10 +49,12 @@ def run(options: argparse.Namespace) -> int:
     total, seen, began, broken = Tally(), list[dict[str, Footprint]](), time.monotonic(), list[str]()
     context = get_context("spawn")
     with (
-        contextlib.closing(Gateway(**SETTINGS)) as gateway,
+        tempfile.TemporaryDirectory(prefix="fuzz-") as home,
+        stocked(Path(home)) as (stock, pve),
+        contextlib.closing(Gateway(**SETTINGS, pve=pve)) as gateway,
         ProcessPoolExecutor(options.jobs, mp_context=context) as pool,
     ):
-        target = Target.of(gateway, gateway.token("fuzz", actions=",".join(sorted(GRANTABLE))))
+        target = Target.of(gateway, token_of(gateway))
         seed = options.seed * 1_000_000
         while total.requests < options.requests:
             share = min(_ROUND, 1 + _SOCKETS + (options.requests - total.requests) // options.jobs)
@@ -67,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
             print(
                 f"  {total.requests}, {time.monotonic() - began:.0f} s, {len(total.wrong)} wrong: {memory}", flush=True
             )
+            stock.renew()
             ran = gateway.api().run(101, ["true"])
             assert ran["exit_code"] == 0, ran
         broken += judge_logs(gateway, total.secrets)

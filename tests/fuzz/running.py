@@ -20,12 +20,14 @@ from schemathesis import Case
 
 from tests.exec.gateways import Gateway
 from tests.fuzz.judging import judge
-from tests.fuzz.requesting import Known, generate, load_operations, variants
+from tests.fuzz.known import Known
+from tests.fuzz.requesting import generate, load_operations, variants
 from tests.pvesim.services import make_client_context
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "web": {"rate_per_address": None, "rate_per_token": None},
     "spool": {"max_ended": 500},
+    "policy": {"devices": ["/dev/null"], "features": ["nesting"]},
 }
 """Of the gateway that is fuzzed: no limit on the rate, which is what a run is bound by; what it keeps is soon full."""
 CANARY = "canary5ecret"
