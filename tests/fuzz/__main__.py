@@ -31,9 +31,9 @@ from tests.pvesim.services import REPOSITORY
 
 _STATE = REPOSITORY / ".demo/fuzz"
 _REPORT = REPOSITORY / ".demo/fuzz.json"
-_ROUND = 2500
+_ROUND = 1250
 """Requests between two looks at the gateway, of each job."""
-_SOCKETS = 50
+_SOCKETS = 25
 """Of these, WebSockets."""
 _THREADS = 4
 
@@ -96,12 +96,15 @@ def _show(total: Tally, seen: list[dict[str, Footprint]], seconds: float) -> Non
         "slowest s": round(total.slowest, 2),
         **{f"answered {status}": count for status, count in sorted(total.statuses.items())},
     }
+    idle = [label for label, count in total.worked.items() if not count]
+    figures["operations that answered 2xx"] = len(total.worked) - len(idle)
     for name, print_ in seen[-1].items():
         figures[f"{name} MiB, middle"] = round(seen[len(seen) // 2][name].memory / (1 << 20), 1)
         figures[f"{name} MiB, end"] = round(print_.memory / (1 << 20), 1)
         figures[f"{name} descriptors"] = print_.descriptors
     for label, figure in figures.items():
         print(f"    {label:<28}{figure:>14,}")
+    print("\n".join(f"never answered 2xx: {label}" for label in sorted(idle)))
     _REPORT.write_text(json.dumps(figures, indent=2) + "\n")
 
 

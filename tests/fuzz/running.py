@@ -37,13 +37,17 @@ _PER_CASE = 2.4
 
 @dataclass
 class Tally:
-    """What a run saw. `wrong`: how often each thing was; `example`: the first request of each."""
+    """What a run saw. `wrong`: how often each thing was; `example`: the first request of each.
+
+    `worked`: how often each operation answered 2xx.
+    """
 
     requests: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
     example: dict[str, str] = field(default_factory=dict)
     slowest: float = 0.0
+    worked: Counter[str] = field(default_factory=Counter)
     secrets: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
@@ -53,6 +57,7 @@ class Tally:
         self.wrong += other.wrong
         self.example = other.example | self.example
         self.slowest = max(self.slowest, other.slowest)
+        self.worked.update(other.worked)  # += would drop those that never worked
         self.secrets += other.secrets
 
 
@@ -89,6 +94,7 @@ def fuzz(target: Target, *, count: int, seed: int, threads: int = 1) -> Tally:
             seconds = time.monotonic() - began
             with lock:
                 _count(tally, sent.arguments, reply, wrong, seconds)
+                tally.worked[case.operation.label] += reply is not None and reply.ok
                 if reply is not None and reply.headers.get("Content-Type") == "application/json":
                     known.learn(reply.json())
 
