@@ -97,12 +97,23 @@ MEANINGS = (
         pve.GuestProtected,
         "take PVE's protection off first",
     ),
+    # -- what the guest is, or has, stands against it
+    _says(
+        r"because (?:CT|VM) contains snapshots|non-migratable snapshot exists",
+        pve.PveRejected,
+        "remove its snapshots first; see its list of snapshots",
+    ),
+    _says(r"VM is paused", pve.PveRejected, "resume it first"),
+    _says(r"live migration is currently not implemented", pve.PveRejected, "move it with `restart`, or stop it first"),
+    _says(r"HA managed VM", pve.PveRejected, "remove its HA resource first (`ha-manager remove`)"),
     # -- snapshots
     _says(r"snapshot '(?P<snapshot>[^']+)' does not exist", pve.SnapshotNotFound, "see its list of snapshots"),
     _says(r"snapshot name '(?P<snapshot>[^']+)' already used", pve.SnapshotExists, "take another name"),
     _says(
         r"snapshot feature is not available|feature (?:for '[^']*' )?is not available|is not most recent snapshot"
         r"|can't (?:snapshot|resize|rollback snapshot) this image format|snapshots? .*not supported"
+        r"|Linked clone feature is not supported for drive|clone to non-shared storage|CT uses local storage"
+        r"|cannot migrate local \w+ mount point|unable to clone mountpoint"
         r"|parameter 'storage' not allowed for linked clones|Full clone of a running container is only possible",
         pve.StorageUnsuitable,
         "the storage cannot do that with this guest's volumes; a full clone, or another storage, may",
@@ -148,7 +159,7 @@ MEANINGS = (
         "take another storage; see GET /storages",
     ),
     _says(
-        r"volume '[^']*' does not exist|unable to find (?:template|archive)|no such (?:volume|template|file)"
+        r"(?:volume|disk) '[^']*' does not exist|unable to find (?:template|archive)|no such (?:volume|template|file)"
         r"|(?:archive|template|file) '[^']*' does not exist|can't find (?:file|archive|volume)",
         pve.VolumeNotFound,
         "see GET /templates, or the guest's backups",
@@ -160,7 +171,10 @@ MEANINGS = (
     # -- the call itself
     _says("", pve.PveRejected, "change what it names", 400),
     _says(
-        r"unable to shrink|disk is already at|Parameter verification failed", pve.PveRejected, "change what it names"
+        r"unable to shrink|shrinking disks is not supported|disk is already at|Parameter verification failed"
+        r"|(?:read-only|required) option|no such option|no options specified|incomplete snapshot|property: \w",
+        pve.PveRejected,
+        "change what it names",
     ),
     _says("", pve.PveUnsupported, "this gateway needs PVE 9", 501),
 )

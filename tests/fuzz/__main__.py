@@ -15,23 +15,25 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
-from gateway.auth.actions import GRANTABLE
 from tests.exec.gateways import Gateway
 from tests.fuzz.judging import Footprint, footprints, judge_growth, judge_logs
 from tests.fuzz.running import SETTINGS, Tally, Target, fuzz
 from tests.fuzz.sockets import fuzz_sockets
+from tests.fuzz.stock import stocked, token_of
 from tests.pvesim import alone
 from tests.pvesim.services import REPOSITORY
 
 _STATE = REPOSITORY / ".demo/fuzz"
 _REPORT = REPOSITORY / ".demo/fuzz.json"
-_ROUND = 2500
+_ROUND = 1250
 """Requests between two looks at the gateway, of each job."""
-_SOCKETS = 50
+_SOCKETS = 25
 """Of these, WebSockets."""
 _THREADS = 4
 
@@ -47,10 +49,12 @@ def run(options: argparse.Namespace) -> int:
     total, seen, began, broken = Tally(), list[dict[str, Footprint]](), time.monotonic(), list[str]()
     context = get_context("spawn")
     with (
-        contextlib.closing(Gateway(**SETTINGS)) as gateway,
+        tempfile.TemporaryDirectory(prefix="fuzz-") as home,
+        stocked(Path(home)) as (stock, pve),
+        contextlib.closing(Gateway(**SETTINGS, pve=pve)) as gateway,
         ProcessPoolExecutor(options.jobs, mp_context=context) as pool,
     ):
-        target = Target.of(gateway, gateway.token("fuzz", actions=",".join(sorted(GRANTABLE))))
+        target = Target.of(gateway, token_of(gateway))
         seed = options.seed * 1_000_000
         while total.requests < options.requests:
             share = min(_ROUND, 1 + _SOCKETS + (options.requests - total.requests) // options.jobs)
@@ -67,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
             print(
                 f"  {total.requests}, {time.monotonic() - began:.0f} s, {len(total.wrong)} wrong: {memory}", flush=True
             )
+            stock.renew()
             ran = gateway.api().run(101, ["true"])
             assert ran["exit_code"] == 0, ran
         broken += judge_logs(gateway, total.secrets)
@@ -91,12 +96,15 @@ def _show(total: Tally, seen: list[dict[str, Footprint]], seconds: float) -> Non
         "slowest s": round(total.slowest, 2),
         **{f"answered {status}": count for status, count in sorted(total.statuses.items())},
     }
+    idle = [label for label, count in total.worked.items() if not count]
+    figures["operations that answered 2xx"] = len(total.worked) - len(idle)
     for name, print_ in seen[-1].items():
         figures[f"{name} MiB, middle"] = round(seen[len(seen) // 2][name].memory / (1 << 20), 1)
         figures[f"{name} MiB, end"] = round(print_.memory / (1 << 20), 1)
         figures[f"{name} descriptors"] = print_.descriptors
     for label, figure in figures.items():
         print(f"    {label:<28}{figure:>14,}")
+    print("\n".join(f"never answered 2xx: {label}" for label in sorted(idle)))
     _REPORT.write_text(json.dumps(figures, indent=2) + "\n")
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,17 +17,19 @@ from requests import Request
 from schemathesis import APIOperation, Case, GenerationMode
 from schemathesis.core.result import Ok
 
+from tests.fuzz.guests import ground_guest
+from tests.fuzz.known import Known
+from tests.fuzz.stock import MACHINE, RUNNING
 from tests.pvesim.services import REPOSITORY
 
-VMIDS = ("101", "104", "103", "999")
-"""A privileged guest, an unprivileged one, one that is stopped, and none."""
+VMIDS = ("101", "104", "101", "104", "103", "999", str(RUNNING), str(MACHINE))
+"""A privileged guest, an unprivileged one, one that is stopped, none; a container and a machine that come and go."""
 SPEC = REPOSITORY / "openapi/openapi.yaml"
 
 Operation = APIOperation[Any, Any, Any, Any]
 
 _LONGEST = 0.5
 """Seconds that a command may run: nothing waits for long, and nothing is mocked for it."""
-_REMEMBERED = 200
 _WEIGHT = {"POST /exec/{vmid}": 4}
 """Operations that get more cases than others."""
 _COMMANDS: tuple[Any, ...] = (
@@ -44,26 +45,6 @@ _COMMANDS: tuple[Any, ...] = (
 )
 _ACCEPTS = (None, "application/json", "application/x-ndjson", "text/event-stream", "*/*", "text/html", ";q=", "\x7f")
 _GRANT: dict[str, Any] = {"actions": ["exec:run"], "guests": "104"}
-
-
-@dataclass
-class Known:
-    """What there is by now, as the replies told it; and what no log may show."""
-
-    canary: str
-    execs: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-    tokens: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-    secrets: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-
-    def learn(self, reply: Any) -> None:
-        """Takes over what a JSON reply names."""
-        if not isinstance(reply, dict) or not isinstance(reply.get("id"), str):
-            return
-        if reply["id"].startswith("ex_"):
-            self.execs.append(reply["id"])
-        elif isinstance(reply.get("token"), str):
-            self.tokens.append(reply["id"])
-            self.secrets.append(reply["token"])
 
 
 @dataclass(frozen=True)
@@ -142,7 +123,9 @@ def _flattens(arguments: dict[str, Any]) -> bool:
 def _ground(case: Case[Any], known: Known, chance: random.Random) -> None:
     """Puts a guest, an exec, a token and a command that exist in the place of those made up."""
     path = case.path_parameters
-    if "vmid" in path:
+    if case.operation.definition.raw.get("x-action", "").startswith("guest:"):
+        ground_guest(case, known, chance)
+    elif "vmid" in path:
         path["vmid"] = chance.choice(VMIDS)
     if "id" in path and known.execs:
         path["id"] = chance.choice(known.execs)

@@ -20,12 +20,14 @@ from schemathesis import Case
 
 from tests.exec.gateways import Gateway
 from tests.fuzz.judging import judge
-from tests.fuzz.requesting import Known, generate, load_operations, variants
+from tests.fuzz.known import Known
+from tests.fuzz.requesting import generate, load_operations, variants
 from tests.pvesim.services import make_client_context
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "web": {"rate_per_address": None, "rate_per_token": None},
     "spool": {"max_ended": 500},
+    "policy": {"devices": ["/dev/null"], "features": ["nesting"]},
 }
 """Of the gateway that is fuzzed: no limit on the rate, which is what a run is bound by; what it keeps is soon full."""
 CANARY = "canary5ecret"
@@ -35,13 +37,17 @@ _PER_CASE = 2.4
 
 @dataclass
 class Tally:
-    """What a run saw. `wrong`: how often each thing was; `example`: the first request of each."""
+    """What a run saw. `wrong`: how often each thing was; `example`: the first request of each.
+
+    `worked`: how often each operation answered 2xx.
+    """
 
     requests: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
     example: dict[str, str] = field(default_factory=dict)
     slowest: float = 0.0
+    worked: Counter[str] = field(default_factory=Counter)
     secrets: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
@@ -51,6 +57,7 @@ class Tally:
         self.wrong += other.wrong
         self.example = other.example | self.example
         self.slowest = max(self.slowest, other.slowest)
+        self.worked.update(other.worked)  # += would drop those that never worked
         self.secrets += other.secrets
 
 
@@ -87,6 +94,7 @@ def fuzz(target: Target, *, count: int, seed: int, threads: int = 1) -> Tally:
             seconds = time.monotonic() - began
             with lock:
                 _count(tally, sent.arguments, reply, wrong, seconds)
+                tally.worked[case.operation.label] += reply is not None and reply.ok
                 if reply is not None and reply.headers.get("Content-Type") == "application/json":
                     known.learn(reply.json())
 

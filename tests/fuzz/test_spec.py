@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from gateway.auth.actions import GRANTABLE
+import pytest
+
 from tests.exec.gateways import Gateway
 from tests.fuzz.judging import footprints, judge_growth, judge_logs
 from tests.fuzz.running import SETTINGS, Target, fuzz
+from tests.fuzz.stock import stocked, token_of
 
 
-def test_every_answer_is_one_of_those_described(make_gateway: Callable[..., Gateway]) -> None:
+@pytest.fixture(scope="module")
+def pve(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The guests of the fuzz, and a gateway's settings for them."""
+    with stocked(tmp_path_factory.mktemp("fuzz")) as (_, settings):
+        yield settings
+
+
+def test_every_answer_is_one_of_those_described(make_gateway: Callable[..., Gateway], pve: dict[str, Any]) -> None:
     """Good and bad requests to every operation: declared statuses, types and bodies, in time; the logs stay clean."""
-    gateway = make_gateway(**SETTINGS)
-    token = gateway.token("fuzz", actions=",".join(sorted(GRANTABLE)))
+    gateway = make_gateway(**SETTINGS, pve=pve)
+    token = token_of(gateway)
     api = gateway.api()
     for vmid in (101, 104):
         api.run(vmid, ["true"])  # what is kept open of a guest is kept from its first exec on

@@ -77,9 +77,9 @@ def container(api: Api, pve: Pve) -> Iterator[MakeContainer]:
     remove_guests(pve)
 
 
-def remove_guests(pve: Pve) -> None:
+def remove_guests(pve: Pve, vmids: range = VMIDS) -> None:
     """Whatever a test left, locked or not; linked clones before what they come from."""
-    for vmid in sorted((int(vmid) for vmid in _listed(pve) if int(vmid) in VMIDS), reverse=True):
+    for vmid in sorted((int(vmid) for vmid in _listed(pve) if int(vmid) in vmids), reverse=True):
         ha.manage("lxc", vmid, None)
         for entry in pve.do("GET", "/cluster/resources", type="vm"):
             if entry["vmid"] == vmid:
