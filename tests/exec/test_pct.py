@@ -122,10 +122,10 @@ def switch() -> Iterator[Callable[[Path, str], None]]:
         file.unlink()
 
 
-def test_command_has_a_place_of_its_own(run: Run, small_vmid: int) -> None:
+def test_command_has_a_place_of_its_own(gateway: Gateway, run: Run, small_vmid: int) -> None:
     """pct puts it among the guest's own processes; before it begins it is in its own cgroup, and counted there."""
     result = run(small_vmid, "cat /proc/self/cgroup; i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done")
-    assert f"0::/../pveg-pct/{result['id']}" in result["stdout"]
+    assert f"0::/../pveg-{gateway.instance}/{result['id']}" in result["stdout"]
     assert result["usage"]["cpu_ms"] >= 5
 
 
