@@ -1,4 +1,4 @@
-"""C11 for what new guests bring along: a backup's and a snapshot's configuration, read as PVE reads it or not at all."""
+"""C11 for what new guests bring along: a backup's and a snapshot's configuration, read as PVE does or not at all."""
 
 from __future__ import annotations
 
