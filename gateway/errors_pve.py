@@ -226,9 +226,9 @@ class OutcomeUnknown(GatewayError):
 
 
 class TaskUnfinished(GatewayError):
-    """The task still runs when the time to wait for it is over."""
+    """The task did not end in the time that there was for it; whether it was stopped then, `detail` says."""
 
-    code, status, title = "task_unfinished", 504, "The PVE task still runs"
+    code, status, title = "task_unfinished", 504, "The PVE task took too long"
 
 
 class GuestWithoutAddress(GatewayError):

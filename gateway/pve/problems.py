@@ -109,12 +109,13 @@ MEANINGS = (
     # -- snapshots
     _says(r"snapshot '(?P<snapshot>[^']+)' does not exist", pve.SnapshotNotFound, "see its list of snapshots"),
     _says(r"snapshot name '(?P<snapshot>[^']+)' already used", pve.SnapshotExists, "take another name"),
+    _says(r"Full clone of a running container", pve.GuestRunning, "stop it first, or clone one of its snapshots"),
     _says(
         r"snapshot feature is not available|feature (?:for '[^']*' )?is not available|is not most recent snapshot"
         r"|can't (?:snapshot|resize|rollback snapshot) this image format|snapshots? .*not supported"
         r"|Linked clone feature is not supported for drive|clone to non-shared storage|CT uses local storage"
         r"|cannot migrate local \w+ mount point|unable to clone mountpoint"
-        r"|parameter 'storage' not allowed for linked clones|Full clone of a running container is only possible",
+        r"|parameter 'storage' not allowed for linked clones",
         pve.StorageUnsuitable,
         "the storage cannot do that with this guest's volumes; a full clone, or another storage, may",
     ),

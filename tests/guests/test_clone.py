@@ -167,6 +167,15 @@ def test_start_that_fails(api: Api, pve: PveProcess) -> None:
     assert BASE in known()
 
 
+def test_running_source(api: Api) -> None:
+    """A full clone of a guest that runs is a 409 that says what to do; nothing is made."""
+    assert api.request("POST", f"/guests/{SOURCE}/start?wait=30").status == 200
+    answer = clone(api, SOURCE, vmid=7245)
+    assert (answer.status, answer.code) == (409, "guest_running") and "stop it first" in answer.json()["detail"]
+    assert api.request("POST", f"/guests/{SOURCE}/stop?wait=30").status == 200
+    assert_nothing_left(7245)
+
+
 def test_full_storage(api: Api, pve: PveProcess) -> None:
     """507, and nothing stays."""
     pve.faults.fill("local")
