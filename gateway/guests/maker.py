@@ -26,14 +26,14 @@ class Maker:
 
     def create(self, caller: Caller, wish: GuestRequest) -> Work[MadeGuest]:
         """Begins to make a container of a template or a backup. Raises TooManyChanges."""
-        return self._workers.start(caller.asker.token_id, _Creation(self._workshop, caller, wish).make)
+        return self._workers.start(caller.asker.token_id, Creation(self._workshop, caller, wish).make)
 
     def clone(self, caller: Caller, source: GuestRef, wish: CloneRequest) -> Work[MadeGuest]:
         """Begins to copy a guest, when those who copy it already have done so. Raises TooManyChanges."""
-        return self._workers.start(caller.asker.token_id, _Cloning(self._workshop, caller, wish, source).make)
+        return self._workers.start(caller.asker.token_id, Cloning(self._workshop, caller, wish, source).make)
 
 
-class _Creation(Making):
+class Creation(Making):
     """A container of a template or a backup."""
 
     _wish: GuestRequest
@@ -78,7 +78,7 @@ class _Creation(Making):
             change_as_root(self._workshop.root, change, self._caller.origin)
 
 
-class _Cloning(Making):
+class Cloning(Making):
     """A copy of a guest."""
 
     _wish: CloneRequest
@@ -94,6 +94,10 @@ class _Cloning(Making):
     @property
     def kind(self) -> GuestKind:
         return self._source.kind
+
+    @property
+    def node(self) -> str:
+        return self._source.node
 
     @property
     def origin(self) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from gateway.audit.record import Event
-from gateway.errors import GatewayError, GuestNotRunning
+from gateway.errors import GatewayError, GuestNotRunning, InternalError
 from gateway.errors_pve import GuestExists, GuestWithoutAddress, OutcomeUnknown, TaskUnfinished
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
@@ -29,6 +30,8 @@ _MAX_TRIES = 20
 _STEP_SECONDS = 300.0
 _STOP_SECONDS = 60.0
 _LOOK_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,18 @@ class Making(ABC):
     @abstractmethod
     def kind(self) -> GuestKind: ...
 
+    @property
+    def node(self) -> str:
+        """Where PVE makes it."""
+        return self._workshop.node
+
     def make(self, work: Work[MadeGuest]) -> MadeGuest:
         """All of it. Raises GatewayError with what has become of it."""
         tried: set[int] = set()
         while True:
             try:
                 with self._workshop.reserve(self._caller.reach, self._wish.vmid, tried) as vmid:
-                    return self._make(work, GuestRef(vmid, self.kind, self._workshop.node))
+                    return self._make(work, GuestRef(vmid, self.kind, self.node))
             except GuestExists as error:
                 if self._wish.vmid is not None or work.began is not None or len(tried) >= _MAX_TRIES:
                     raise explain(error, self._wish) from None
@@ -113,12 +121,12 @@ class Making(ABC):
             work.begin(Begun(guest, upid, intent.audit_id))
             try:
                 self._attend(upid)
-            except GatewayError as error:
+            except Exception as error:
                 self._give_up(intent, guest, upid, error, made=False)
         try:
             self.set_up(guest)
             addresses = self._start(guest) if self._wish.start else ()
-        except GatewayError as error:
+        except Exception as error:
             self._give_up(intent, guest, upid, error, made=True)
         intent.end(Reason.OK, upid=str(upid))
         return MadeGuest(guest, upid, intent.audit_id, addresses)
@@ -216,10 +224,11 @@ class Making(ABC):
                     vmid=guest.vmid,
                 )
 
-    def _give_up(
-        self, intent: Intent, guest: GuestRef, upid: Upid | None, error: GatewayError, *, made: bool
-    ) -> NoReturn:
-        """Undoes it, records that, and raises the error with what became of it."""
+    def _give_up(self, intent: Intent, guest: GuestRef, upid: Upid | None, error: Exception, *, made: bool) -> NoReturn:
+        """Undoes it, records that, and raises the error with what became of it; a defect of ours undoes it, too."""
+        if not isinstance(error, GatewayError):
+            log.error("guest %d was not made whole", guest.vmid, exc_info=error)
+            error = InternalError("a fault of the gateway; its log tells more")
         kept = self._wish.on_failure == "keep"
         end = Undone(False) if kept else undo(self._pve, self._workshop.guests, guest, upid if made else None)
         unknown = isinstance(error, OutcomeUnknown)

@@ -71,6 +71,8 @@ class VisibleTasks:
         """A page of a node's tasks, and where the next begins, None behind the last. It is short where many are not
         seen."""
         found: list[Task] = []
+        if vmid is not None and not within(vmid, self._reach):
+            return [], None  # without a look: how long it is would tell
         for _ in range(_MAX_PAGES):
             page = self._tasks.recent(node, vmid=vmid, since=since, errors=errors, start=start, limit=_PAGE)
             for task in page:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning
@@ -41,9 +42,7 @@ def undo(pve: Pve, guests: GuestMap, guest: GuestRef, maker: Upid | None) -> Und
                 f"PVE has a guest {guest.vmid} now, half-made or another's: look at it; `pct unlock {guest.vmid}` and "
                 f"`pct destroy {guest.vmid}` on the node remove it",
             )
-        if _may_be_anothers(pve, guest, maker):
-            return Undone(False, f"whether guest {guest.vmid} is still the one that was being made is not sure: look")
-        return _destroy(pve, guests, guest)
+        return _destroy(pve, guests, guest, maker)
     except GatewayError as error:
         log.error("guest %d, whose making failed, could not be removed: %s", guest.vmid, error.detail)
         return Undone(False, f"guest {guest.vmid} could not be removed: {error.detail}")
@@ -64,17 +63,21 @@ def _began(upid: Upid) -> int:
     return int(str(upid).split(":")[3], 16)
 
 
-def _destroy(pve: Pve, guests: GuestMap, guest: GuestRef) -> Undone:
+def _destroy(pve: Pve, guests: GuestMap, guest: GuestRef, maker: Upid) -> Undone:
+    unsure = Undone(False, f"whether guest {guest.vmid} is still the one that was being made is not sure: look")
+    if _may_be_anothers(pve, guest, maker):
+        return unsure
     try:
         if pve.guests.status(guest).running:
-            _finish(pve, pve.guests.stop(guest))
-    except GuestNotRunning:
-        pass  # it stopped by itself
+            with suppress(GuestNotRunning):  # it stopped by itself
+                _finish(pve, pve.guests.stop(guest))
+            if _may_be_anothers(pve, guest, maker):  # stopping it took its time
+                return unsure
+        _finish(pve, pve.guests.delete(guest, force=True))
     except GuestNotFound:
-        return Undone(True)
-    _finish(pve, pve.guests.delete(guest, force=True))
+        pass
     if _exists(guests, guest.vmid):
-        return Undone(False, f"guest {guest.vmid} is still there though PVE has destroyed it")
+        return Undone(False, f"there is still a guest {guest.vmid}: moved to another node, or another's; look")
     return Undone(True)
 
 

@@ -328,7 +328,8 @@ class Pool:
         name = text(raw.get("poolid"))
         if name is None:
             return None
-        members = [member for member in raw.get("members") or [] if isinstance(member, dict)]
+        told = raw.get("members")
+        members = [member for member in told if isinstance(member, dict)] if isinstance(told, list) else []
         vmids = {number(member.get("vmid")) for member in members if read_kind(member.get("type"))}
         storages = {text(member.get("storage")) for member in members if member.get("type") == "storage"}
         return cls(

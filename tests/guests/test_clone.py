@@ -302,3 +302,24 @@ def test_what_a_machine_has_of_the_node(api: Api, machine: Machine, line: str) -
     answer = clone(api, MACHINE, vmid=7253)
     assert (answer.status, answer.code) == (403, "policy_refused"), answer.body
     assert 7253 not in known()
+
+
+def test_a_copy_is_made_where_its_source_is(api: Api, pve: PveProcess, records: Records) -> None:
+    """A guest of another node is copied there; should that fail half-way, it is undone there."""
+    source = machines.create(MACHINE, start=False)
+    there = pmxcfs.ROOT / "nodes/pve2/qemu-server"
+    there.mkdir(parents=True, exist_ok=True)
+    try:
+        source.config.rename(there / source.config.name)
+        pmxcfs.register(MACHINE, node="pve2", kind="qemu")
+        pve.faults.add("status", r".*/qemu/7254/config", method="PUT", text="injected")
+        answer = clone(api, MACHINE, vmid=7254, memory=256)
+        assert (answer.status, answer.json()["undone"]) == (502, True), answer.body
+        assert 7254 not in known() and not list(pmxcfs.ROOT.glob("nodes/*/qemu-server/7254.conf"))
+        assert {record["node"] for record in records(answer.json()["audit_id"])} == {"pve2"}
+        pve.faults.clear()
+        assert clone(api, MACHINE, vmid=7254, memory=256).json()["node"] == "pve2"
+    finally:
+        for vmid in (MACHINE, 7254):
+            (there / f"{vmid}.conf").unlink(missing_ok=True)
+            pmxcfs.unregister(vmid)

@@ -1,4 +1,4 @@
-"""C11 for what new guests bring along: a backup's and a snapshot's configuration, read as PVE does or not at all."""
+"""C11 for what new guests bring along: backups' and snapshots' configurations, read as PVE reads them or refused."""
 
 from __future__ import annotations
 

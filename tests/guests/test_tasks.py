@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.guests.tasks import VisibleTasks
 from tests.auth.changes import root
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
@@ -214,3 +215,10 @@ def test_web_that_dies(gateway: Gateway, api: Api, pve: PveProcess, records: Rec
     trail = records(work["audit_id"])
     assert [record["event"] for record in trail] == ["guest:start", "guest:outcome"]
     assert trail[1]["data"]["reason"] == "ok" and trail[1]["data"]["upid"] == work["upid"]
+
+
+def test_the_tasks_of_a_guest_out_of_reach_are_not_looked_at() -> None:
+    """C2: how many there are, or how long a look takes, would tell that there is such a guest."""
+    unseen: Any = None  # nothing of PVE is asked
+    tasks = VisibleTasks(unseen, unseen, unseen, unseen, ((7100, 7199),))
+    assert tasks.page("pve1", vmid=7200, since=None, errors=False, start=0, limit=50) == ([], None)

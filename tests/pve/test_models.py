@@ -158,3 +158,10 @@ def test_thousand_guests_are_quickly_read() -> None:
 
     took = cost(lambda: [Guest.read(row) for row in read_json([data], 16 << 20)["data"]])
     assert took < 0.05 + 3 * cost(lambda: json.loads(data))
+
+
+@pytest.mark.parametrize("members", [1, True, 1.5, "7101", {"vmid": 7101}, [1, None]])
+def test_members_of_a_pool_that_are_none(members: Any) -> None:
+    """What is no list of objects is no member, and no fault of ours."""
+    found = Pool.read({"poolid": "web", "members": members})
+    assert found is not None and found.guests == ()

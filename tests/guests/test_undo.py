@@ -1,0 +1,132 @@
+"""Undo: what was made is destroyed, nobody else's guest ever is, and what is left is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway.errors import GuestNotFound, GuestNotRunning, InternalError
+from gateway.exec.order import GuestKind
+from gateway.guests.background import Work
+from gateway.guests.maker import Creation
+from gateway.guests.trail import Reason
+from gateway.guests.undo import Undone, undo
+from gateway.guests.wish import GuestRequest
+from gateway.pve.ids import Upid, parse_upid
+from gateway.pve.models import GuestRef
+from gateway.pve.tasks import Task
+
+GUEST = GuestRef(7110, GuestKind.LXC, "pve1")
+MAKER = parse_upid("UPID:pve1:0000C350:00001000:6920A1B2:vzcreate:7110:gateway@pve!web:")
+STOP = parse_upid("UPID:pve1:0000C351:00002000:6920A1C2:vzstop:7110:gateway@pve!web:")
+DESTROY = parse_upid("UPID:pve1:0000C352:00003000:6920A1D2:vzdestroy:7110:gateway@pve!web:")
+THEIRS = parse_upid("UPID:pve1:0000C353:00002800:6920A1C8:vzdestroy:7110:admin@pam:")
+
+
+@dataclass
+class Node:
+    """A node with a running guest 7110. `while_stopping`: what others do meanwhile."""
+
+    while_stopping: Callable[[Node], None] = lambda node: None
+    tasks: list[Upid] = field(default_factory=lambda: [MAKER])
+    vmids: set[int] = field(default_factory=lambda: {GUEST.vmid})
+    here: bool = True
+    did: list[str] = field(default_factory=list)
+
+    def status(self, guest: GuestRef) -> Any:
+        if not self.here:
+            raise GuestNotFound.for_vmid(guest.vmid)
+        return SimpleNamespace(running="stop" not in self.did)
+
+    def stop(self, guest: GuestRef) -> Upid:
+        self.did.append("stop")
+        self.while_stopping(self)
+        return STOP
+
+    def delete(self, guest: GuestRef, *, force: bool) -> Upid:
+        self.did.append("delete")
+        self.vmids.discard(guest.vmid)
+        return DESTROY
+
+    def undo(self) -> Undone:
+        tasks = SimpleNamespace(
+            recent=lambda node, **options: [Task(upid=upid, exitstatus="OK", ended_at=1) for upid in self.tasks],
+            require_ok=lambda task: task,
+        )
+        watcher = SimpleNamespace(wait=lambda upid, seconds: None)
+        pve: Any = SimpleNamespace(guests=self, tasks=tasks, watcher=watcher)
+        guests: Any = SimpleNamespace(vmids=lambda: frozenset(self.vmids))
+        return undo(pve, guests, GUEST, MAKER)
+
+
+def test_what_was_made_is_destroyed() -> None:
+    """Stopped first, where it runs."""
+    node = Node()
+    assert node.undo() == Undone(True) and node.did == ["stop", "delete"]
+
+
+def test_a_guest_that_took_its_place_while_it_was_stopped_stays() -> None:
+    """Stopping takes up to minutes; who destroys it meanwhile, and makes another, keeps that."""
+    node = Node(lambda node: node.tasks.append(THEIRS))
+    assert not node.undo().clean and node.did == ["stop"] and GUEST.vmid in node.vmids
+
+
+def test_a_guest_that_stopped_by_itself_is_destroyed() -> None:
+    """That it needs no stopping any more stops nothing."""
+
+    def stopped(node: Node) -> None:
+        raise GuestNotRunning("stopped", vmid=GUEST.vmid)
+
+    node = Node(stopped)
+    assert node.undo() == Undone(True) and node.did == ["stop", "delete"]
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_what_is_not_on_its_node_any_more_may_be_elsewhere(left: bool) -> None:
+    """PVE knows no such guest on the node: clean only where the cluster knows none either."""
+    node = Node(here=False)
+    node_vmids = {GUEST.vmid} if left else set()
+    node.vmids = node_vmids
+    assert node.undo().clean is not left and node.did == []
+
+
+class Maker(Node):
+    """A node on which `start` meets a defect of ours."""
+
+    def create(self, *_: Any) -> Upid:
+        return MAKER
+
+    def start(self, guest: GuestRef) -> Upid:
+        raise KeyError("a defect")
+
+
+def test_a_defect_of_ours_undoes_too() -> None:
+    """An error that nobody foresaw leaves neither a guest nor a record without an outcome."""
+    node, ends = Maker(), []
+    tasks = SimpleNamespace(
+        recent=lambda node_name, **options: [Task(upid=MAKER, exitstatus="OK", ended_at=1)],
+        require_ok=lambda task: task,
+    )
+    done = Task(upid=MAKER, exitstatus="OK", ended_at=1)
+    pve = SimpleNamespace(guests=node, tasks=tasks, watcher=SimpleNamespace(wait=lambda upid, seconds: done))
+    intent = SimpleNamespace(
+        audit_id="au_1", note_task=lambda upid: None, end=lambda reason, **told: ends.append((reason, told["undone"]))
+    )
+    workshop: Any = SimpleNamespace(
+        pve=pve,
+        node="pve1",
+        guests=SimpleNamespace(vmids=lambda: frozenset(node.vmids)),
+        changes=SimpleNamespace(announce=lambda asker, change: intent),
+        begun=lambda upid: True,
+        reserve=lambda reach, wanted, tried: nullcontext(wanted),
+    )
+    caller: Any = SimpleNamespace(asker=None, reach=())
+    wish = GuestRequest(template="local:vztmpl/x.tar.zst", vmid=GUEST.vmid, start=True)
+    with pytest.raises(InternalError) as caught:
+        Creation(workshop, caller, wish).make(Work())
+    assert caught.value.evidence["undone"] is True and node.vmids == set() and ends == [(Reason.FAILED, True)]
