@@ -2,7 +2,7 @@
 
 One in fifty is a WebSocket that is opened and played on with good and broken frames.
 
-    python -m tests.fuzz [--requests 100000] [--seed 1] [--jobs 2]
+    python -m tests.fuzz [--requests 100000] [--minutes 20] [--seed 1] [--jobs 2]
 
 The exit code is 1 when something did not hold: the table says what, with the first request of each kind.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import sys
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     ):
         target = Target.of(gateway, token_of(gateway))
         seed = options.seed * 1_000_000
-        while total.requests < options.requests:
+        while total.requests < options.requests and time.monotonic() - began < 60 * options.minutes:
             share = min(_ROUND, 1 + _SOCKETS + (options.requests - total.requests) // options.jobs)
             jobs = [
                 pool.submit(what, target, count=count, seed=seed + 1000 * job, threads=_THREADS)
@@ -111,6 +112,7 @@ def _show(total: Tally, seen: list[dict[str, Footprint]], seconds: float) -> Non
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000, help="how many (default: 100000)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round after these (default: none)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="repeats what was random")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that make and send them")
     return parser.parse_args()

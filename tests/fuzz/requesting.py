@@ -30,7 +30,7 @@ Operation = APIOperation[Any, Any, Any, Any]
 
 _LONGEST = 0.5
 """Seconds that a command may run: nothing waits for long, and nothing is mocked for it."""
-_WEIGHT = {"POST /exec/{vmid}": 4}
+_WEIGHT = {"POST /exec/{vmid}": 4, "POST /guests": 2, "POST /guests/{vmid}/clone": 2}
 """Operations that get more cases than others."""
 _COMMANDS: tuple[Any, ...] = (
     ["true"],
