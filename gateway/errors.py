@@ -341,9 +341,9 @@ class TooManyLogins(GatewayError):
 
 
 class Overloaded(GatewayError):
-    """The gateway has as many streams under way as it may (`web.max_streams`)."""
+    """The gateway has as many streams under way as it may (`web.max_streams`), or requests that wait for PVE."""
 
-    code, status, title, retryable = "overloaded", 503, "Too many streams under way", True
+    code, status, title, retryable = "overloaded", 503, "Too much under way", True
 
 
 class AuditUnavailable(GatewayError):

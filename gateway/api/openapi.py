@@ -19,6 +19,7 @@ from gateway.errors import (
     InternalError,
     InvalidRequest,
     MalformedRequest,
+    Overloaded,
     PayloadTooLarge,
     PolicyRefused,
     RateLimited,
@@ -251,6 +252,8 @@ def _pipeline_errors(route: Route) -> list[type[GatewayError]]:
         errors += [Unauthenticated, TooManyLogins, TooManyRequests, TokenStoreError]
     if route.action not in (Action.PUBLIC, Action.ANY_TOKEN):
         errors.append(Forbidden)
+    if route.asks_pve:
+        errors.append(Overloaded)
     if route.change is not None:
         errors.append(PolicyRefused)
     if route.body is not None:

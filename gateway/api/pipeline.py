@@ -20,7 +20,7 @@ from gateway.api.parse import parse_json, parse_query, read_body
 from gateway.api.problems import MEDIA_TYPE, build_problem, problem_headers
 from gateway.api.route import PARAMETERS, Route, check_names
 from gateway.api.services import Services
-from gateway.api.shares import Shares
+from gateway.api.shares import Shares, pve_shares
 from gateway.api.standing import Standing
 from gateway.api.terminal_handshake import find_ticket
 from gateway.auth.actions import Action
@@ -53,7 +53,9 @@ class Pipeline:
         self._door = door
         self._denials = denials
         self._leases = Leases(services.tokens)
-        self._shares = Shares("requests", each=max(2, services.config.web.threads * 3 // 4))
+        threads = services.config.web.threads
+        self._shares = Shares("requests", each=max(2, threads * 3 // 4))
+        self._pve_shares = pve_shares(threads)
 
     def take(self, route: Route, environ: Mapping[str, Any], path: Mapping[str, str]) -> Response:
         """The reply to one request. Raises ClientGone alone: then there is nobody to reply to."""
@@ -125,7 +127,8 @@ class Pipeline:
             if attempt.route.action is Action.PUBLIC:
                 return attempt.route.handler(self._services, call)
             upload = self._door.admit_body(call.actor.token_id, call.environ) if attempt.route.upload else nullcontext()
-            with self._shares.take(call.actor.token_id), upload:
+            to_pve = self._pve_shares.take(call.actor.token_id) if attempt.route.asks_pve else nullcontext()
+            with self._shares.take(call.actor.token_id), to_pve, upload:
                 if attempt.route.change is not None:
                     self._services.policy.require(attempt.route.change(self._services, call))
                 reply = attempt.route.handler(self._services, call)

@@ -15,7 +15,7 @@ from gateway.api.services import Services
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.errors import ExecNotFound, GatewayError, GuestNotFound, TokenNotFound
-from gateway.errors_pve import SnapshotNotFound, TaskNotFound
+from gateway.errors_pve import PveUnavailable, SnapshotNotFound, TaskNotFound
 from gateway.policy.change import GuestChange
 
 PARAMETERS = {
@@ -89,6 +89,11 @@ class Route:
     def parameters(self) -> tuple[str, ...]:
         """The names of the path's parameters."""
         return tuple(re.findall(r"{(\w+)}", self.path))
+
+    @property
+    def asks_pve(self) -> bool:
+        """Whether it may wait for PVE: as long as PVE hangs, it holds a thread."""
+        return PveUnavailable in self.errors
 
     @property
     def upgrades(self) -> bool:

@@ -49,3 +49,9 @@ def start_shares() -> Shares:
 def stream_shares(max_streams: int) -> Shares:
     """The shares of streams, WebSockets and downloads: one token leaves a quarter of them to others."""
     return Shares("streams", each=max(1, max_streams * 3 // 4), total=max_streams)
+
+
+def pve_shares(threads: int) -> Shares:
+    """The shares of requests that wait for PVE: half of the threads, so that execs go on while PVE hangs."""
+    total = max(2, threads // 2)
+    return Shares("requests that wait for PVE", each=max(1, total * 3 // 4), total=total)
