@@ -7,9 +7,11 @@ import shlex
 import shutil
 import socket
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from tests.demo import footprint
 from tests.pvesim import node, sets
+from tests.pvesim.api.process import start_api
 from tests.pvesim.services import REPOSITORY, Services, remove_sockets
 
 HOME = REPOSITORY / ".demo"
@@ -18,6 +20,8 @@ GATEWAY = HOME / "gateway"
 ENVIRONMENT = HOME / "env"
 
 _VMID = 101
+_PVE = Path("/run/pvesim/api")
+_PVE_PORT = 8006
 
 
 class DemoError(Exception):
@@ -42,12 +46,17 @@ def start(port: int) -> None:
     Everything ends with this process, however that ends, until it has succeeded. Raises DemoError, NodeError and
     ServicesError.
     """
+    pve = {
+        "pvesh": str(_PVE / "bin/pvesh"),
+        "token_file": str(GATEWAY / "pve.token"),
+        "agent_token_file": str(GATEWAY / "pve-agent.token"),
+    }
     with _listen(port) as listener, node.locked(NODE):
-        services = Services(GATEWAY, listener=listener)
+        services = Services(GATEWAY, listener=listener, settings={"pve": pve})
         started, lifeline = node.start(NODE, "pve1")
         with lifeline:
             if node.run_inside(started, lambda: sets.create("demo") or _start_services(services)):
-                raise DemoError("the node's guests or the services did not start")
+                raise DemoError("the node's guests, its PVE API or the services did not start")
             token = services.create_token(name="demo", expires="30d")
             services.wait_ready()
             _write_environment(services, token)
@@ -77,7 +86,11 @@ def _listen(port: int) -> socket.socket:
 
 
 def _start_services(services: Services) -> int:
+    """The gateway's own, and the PVE API of the node, to which `setup` makes the gateway known."""
     services.start()
+    _PVE.mkdir()
+    start_api(_PVE, port=_PVE_PORT, log=services.log("pve-api"))
+    services.command("setup")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The API as a process of its own, for tests: `with running_api() as api:`."""
+"""The API as a process of its own: `with running_api() as api:` in tests, `start_api` where it outlives its caller."""
 
 import contextlib
 import subprocess
@@ -67,21 +67,36 @@ def running_api(
             status_age=status_age,
             can_checkpoint=can_checkpoint,
         )
-        pvesh.install(Path(home))
+        api = start_api(Path(home), port=port)
+        try:
+            yield api
+        finally:
+            api.process.kill()
+            api.process.wait()
+
+
+def start_api(home: Path, *, port: int, log: Path | None = None) -> Api:
+    """Runs the API with `home` as its directory until the node ends; returns when it listens. Raises OSError.
+
+    `log`: a file for what it says of itself, for a process that outlives its caller's stderr.
+    """
+    pvesh.install(home)
+    with contextlib.ExitStack() as files:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.pvesim.api", f"--port={port}", f"--home={home}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=None if log is None else files.enter_context(log.open("ab")),
             text=True,
             cwd=REPOSITORY,
+            start_new_session=log is not None,
         )
-        assert process.stdout is not None
-        try:
-            yield Api(int(process.stdout.readline()), process, Path(home))
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+    assert process.stdout is not None
+    with process.stdout as told:
+        line = told.readline()
+    if not line:
+        raise ChildProcessError(f"the simulated PVE API ended with {process.wait()}")
+    return Api(int(line), process, home)
 
 
 def write_token(path: Path, *privileges: str) -> None:
