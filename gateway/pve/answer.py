@@ -17,6 +17,8 @@ _LONG = 64 << 10
 _PIECE = 64 << 10
 _WHOLE = 1 << 20
 _MAX_STRUCTURE = 4 << 20
+_MAX_LONG_TEXTS = 3
+"""Times the most of one: an agent's output is two."""
 _MARK = "\x00long:"
 _MARK_JSON = rb"\u0000long:"
 _MARKED = re.compile(_MARK + r"(\d+)")
@@ -84,6 +86,7 @@ class _Reader:
         self._in_text = False
         self._long: _Long | None = None
         self._found: list[LongText] = []
+        self._kept = 0
 
     def feed(self, piece: bytes) -> None:
         self._buffer += piece
@@ -131,6 +134,9 @@ class _Reader:
         long.add(text)
         self._structure += b'%s%d"' % (_MARK_JSON, len(self._found))
         self._found.append(long.text())
+        self._kept += len(self._found[-1])
+        if self._kept > _MAX_LONG_TEXTS * self._max_text:
+            raise AnswerError("the answer is too large")
 
     def _with_long_texts(self, value: Any) -> Any:
         if isinstance(value, dict):

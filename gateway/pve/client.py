@@ -216,7 +216,8 @@ class _Session:
             stream=True,
         )
         with response:
-            pieces = _until(deadline, response.raw.stream(_PIECE))
+            # As they come: `stream` waits for whole pieces, each byte of which may be as late as the call may take.
+            pieces = _until(deadline, iter(lambda: response.raw.read1(_PIECE), b""))
             is_json = response.headers.get("Content-Type", "").startswith("application/json")
             parsed = read_json(pieces, _MAX_TEXT) if is_json else None
             if parsed is None and response.status_code < 400:

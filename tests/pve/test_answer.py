@@ -58,3 +58,12 @@ def test_structure_is_bounded() -> None:
     """An endless list of short things is no answer of PVE's."""
     with pytest.raises(AnswerError):
         read_json((b"[" + b"1," * 50_000 for _ in range(1000)), 1000)
+
+
+def test_long_texts_are_bounded_together() -> None:
+    """An agent tells two of them; an answer of many ends before they fill the memory."""
+    text = b'"%s"' % (b"x" * (1 << 20))
+    two = b'{"data":[%s,%s]}' % (text, text)
+    assert [len(one) for one in read_json([two], 1 << 20)["data"]] == [1 << 20, 1 << 20]
+    with pytest.raises(AnswerError, match="too large"):
+        read_json([b'{"data":[', *([text, b","] * 50), text, b"]}"], 1 << 20)

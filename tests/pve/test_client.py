@@ -181,6 +181,22 @@ def test_broken_answers_leave_it_open(listen: Listen, token_file: Path, treat: T
         client.post("nodes", NODE, "qemu", VMID, "agent", "exec", command=["true"])
 
 
+def test_an_answer_that_drips_takes_no_longer_than_any(listen: Listen, token_file: Path) -> None:
+    """The time limit is that of the whole call, however often another byte of it comes."""
+
+    def drip(link: ssl.SSLSocket) -> None:
+        link.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n")
+        for _ in range(50):
+            link.sendall(b" ")
+            time.sleep(0.1)
+
+    client = PveApi(f"https://127.0.0.1:{listen(drip)}/api2/json", token_file, CA)
+    begun = time.monotonic()
+    with pytest.raises(PveSilent):
+        client.call("GET", ("version",), {}, timeout=1)
+    assert time.monotonic() - begun < 3
+
+
 def test_bad_parameter_is_named(client: PveApi, machine: Machine) -> None:
     """PVE's 400 tells which."""
     with pytest.raises(PveRefused, match=r"400.*bogus") as refused:
