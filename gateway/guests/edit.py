@@ -16,6 +16,8 @@ Options = Mapping[str, str | int | bool]
 
 _ROOT_ONLY = re.compile(r"dev[0-9]{1,3}|hookscript")
 _MOUNT = re.compile(r"mp[0-9]{1,3}|rootfs")
+_LINE_END = re.compile(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
+_MAX_TEXT = 256 << 10  # a guest's configuration has 1 MiB in all (pmxcfs), a record of the audit log no more
 _SECRET = frozenset(("cipassword", "password", "env", "sshkeys", "ssh-public-keys"))
 
 
@@ -35,6 +37,11 @@ class Edit:
         for name in self.delete:
             if name in self.options:
                 raise _invalid(f"delete.{name}", "contradiction", "it is set and taken back at once")
+        if sum(len(str(value)) for value in self.options.values()) > _MAX_TEXT:
+            raise _invalid("options", "too_much", f"a change has {_MAX_TEXT} characters at most")
+        for name, value in self.options.items():
+            if name != "description" and _LINE_END.search(str(value)):
+                raise _invalid(f"options.{name}", "not_one_line", "PVE's configuration has one line for each option")
 
     def describe(self, vmid: int) -> GuestChange:
         """What node policy decides about. Raises PolicyRefused for what cannot be read for certain."""

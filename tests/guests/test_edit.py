@@ -99,3 +99,18 @@ def test_pools() -> None:
     assert [(pool.name, vmids) for pool, vmids in pools_within(pools, members, ((100, 199),))] == [("web", [101])]
     assert [pool.name for pool, _ in pools_within(pools, members, ((300, 399),))] == []
     assert [pool.name for pool, _ in pools_within(pools, members, ALL)] == ["empty", "web"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x0b", "\x85", "\u2028"])
+def test_an_option_is_one_line(end: str) -> None:
+    """PVE's configuration files have a line for each, and PVE takes names of domains on several; a description has as
+    many as it likes, each of them a comment there."""
+    with pytest.raises(InvalidRequest):
+        Edit(kind=GuestKind.LXC, options={"searchdomain": f"a.example{end}b.example"})
+    Edit(kind=GuestKind.LXC, options={"description": f"one{end}two", "env": "A=1\0B=2"})
+
+
+def test_a_change_is_no_larger_than_its_record() -> None:
+    """What the audit log cannot hold is refused as what it is, and not as a log that is away."""
+    with pytest.raises(InvalidRequest):
+        Edit(kind=GuestKind.QEMU, options={f"net{number}": "x" * 8192 for number in range(64)})
