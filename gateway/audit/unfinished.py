@@ -37,9 +37,14 @@ class Unfinished:
         self._write()
 
     def close(self) -> None:
-        """The outcome is in the log."""
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
+        """The outcome is in the log. Never fails: a file that cannot be removed is emptied, and stays in hand."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as exc:
+            log.error("cannot remove %s, which is finished: %s", self._path, exc.strerror)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            return
         os.close(self._fd)
 
     def _write(self) -> None:
@@ -93,7 +98,8 @@ class UnfinishedChanges:
                     continue
                 except (ValueError, KeyError, TypeError):
                     log.error("%s is damaged: it names no change", path)
-                    path.unlink()
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                     continue
                 undo.pop_all()
             yield change

@@ -134,6 +134,24 @@ def test_done_at_once(place: Place) -> None:
     assert place.log.outcomes() == [{"reason": "ok"}]
 
 
+def test_a_file_that_cannot_be_removed(place: Place) -> None:
+    """It stops neither the outcomes behind it, nor who comes after us, and none is told twice."""
+    changes = place.changes()
+    stuck = start(changes, lambda: UPID)
+    path = place.directory / f"{stuck.audit_id}.json"
+    path.rename(path.with_suffix(".moved"))
+    path.mkdir()  # what no unlink removes
+    start(changes, lambda: None)
+    place.watcher.end(DONE)
+    start(changes, lambda: None)
+    until(lambda: len(place.log.outcomes()) == 3)
+    until(lambda: len(place.left()) == 2)
+    path.rmdir()
+    path.with_suffix(".moved").rename(path)
+    place.changes().recover()
+    assert len(place.log.outcomes()) == 3 and path.read_bytes() == b""
+
+
 @pytest.mark.parametrize(
     ("error", "result"),
     [
