@@ -186,8 +186,12 @@ class Making(ABC):
         return [upid for upid in upids if not self._workshop.knows(upid)]
 
     def _attend(self, upid: Upid) -> None:
-        """Waits for the task that makes it. Raises what its failure means."""
-        task = self._pve.watcher.wait(upid, self._wish.timeout)
+        """Waits for the task that makes it. Raises what its failure means; OutcomeUnknown when PVE tells nothing."""
+        try:
+            task = self._pve.watcher.wait(upid, self._wish.timeout)
+        except GatewayError as exc:
+            words = f"the task has begun, and PVE tells nothing of its end: {exc.detail}"
+            raise OutcomeUnknown(words, upid=str(upid)) from exc
         if task is None:
             self._pve.tasks.stop(upid)
             task = self._pve.watcher.wait(upid, _STOP_SECONDS)

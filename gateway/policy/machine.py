@@ -31,6 +31,8 @@ _DISK_KEYS = frozenset((
 _DISK_ALIASES = {"volume": "file"}
 _DISK = re.compile(r"(?:ide|sata|scsi|virtio)[0-9]{1,2}|efidisk0|tpmstate0|unused[0-9]{1,3}|vmstate")
 _IMAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*:iso/[^,/]+")
+_NETWORK = re.compile(r"net[0-9]{1,2}")
+_BRIDGE = re.compile(r"(?:^|,)bridge=[A-Za-z0-9]")
 _NUMBERED = re.compile(r"[0-9]{1,3}$")
 
 
@@ -49,6 +51,8 @@ def describe_machine(vmid: int, options: Options) -> GuestChange:
             mounts += [parts["import-from"]] if "import-from" in parts else []
         elif re.fullmatch(r"serial[0-3]", name) and value == "socket":
             continue
+        elif _NETWORK.fullmatch(name) and not _BRIDGE.search(str(value)):
+            raw_keys.append(name)  # QEMU's own network, where 10.0.2.2 is the node's loopback
         elif name not in _HARMLESS and _NUMBERED.sub("[n]", name) not in _HARMLESS:
             raw_keys.append(name)
     hookscript = options.get("hookscript")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import GuestNotFound, GuestNotRunning, InternalError
+from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning, InternalError
+from gateway.errors_pve import OutcomeUnknown, PveTokenRefused
 from gateway.exec.order import GuestKind
 from gateway.guests.background import Work
 from gateway.guests.maker import Creation
@@ -105,15 +106,14 @@ class Maker(Node):
         raise KeyError("a defect")
 
 
-def test_a_defect_of_ours_undoes_too() -> None:
-    """An error that nobody foresaw leaves neither a guest nor a record without an outcome."""
-    node, ends = Maker(), []
+def make(node: Node, wait: Callable[..., Task]) -> tuple[GatewayError, list[Any]]:
+    """How the making of a guest fails there, and the ends of its record. `wait`: what the task that makes it tells."""
+    ends: list[Any] = []
     tasks = SimpleNamespace(
         recent=lambda node_name, **options: [Task(upid=MAKER, exitstatus="OK", ended_at=1)],
         require_ok=lambda task: task,
     )
-    done = Task(upid=MAKER, exitstatus="OK", ended_at=1)
-    pve = SimpleNamespace(guests=node, tasks=tasks, watcher=SimpleNamespace(wait=lambda upid, seconds: done))
+    pve = SimpleNamespace(guests=node, tasks=tasks, watcher=SimpleNamespace(wait=wait))
     intent = SimpleNamespace(
         audit_id="au_1", note_task=lambda upid: None, end=lambda reason, **told: ends.append((reason, told["undone"]))
     )
@@ -127,6 +127,26 @@ def test_a_defect_of_ours_undoes_too() -> None:
     )
     caller: Any = SimpleNamespace(asker=None, reach=())
     wish = GuestRequest(template="local:vztmpl/x.tar.zst", vmid=GUEST.vmid, start=True)
-    with pytest.raises(InternalError) as caught:
+    with pytest.raises(GatewayError) as caught:
         Creation(workshop, caller, wish).make(Work())
-    assert caught.value.evidence["undone"] is True and node.vmids == set() and ends == [(Reason.FAILED, True)]
+    return caught.value, ends
+
+
+def test_a_defect_of_ours_undoes_too() -> None:
+    """An error that nobody foresaw leaves neither a guest nor a record without an outcome."""
+    node = Maker()
+    error, ends = make(node, lambda upid, seconds: Task(upid=MAKER, exitstatus="OK", ended_at=1))
+    assert isinstance(error, InternalError) and error.evidence["undone"] is True
+    assert node.vmids == set() and ends == [(Reason.FAILED, True)]
+
+
+def test_a_task_of_which_pve_tells_nothing_any_more_has_not_failed() -> None:
+    """It goes on, and what it makes is not touched: unknown is what is answered and recorded."""
+
+    def refuse(upid: Upid, seconds: float) -> Task:
+        raise PveTokenRefused("the token was replaced")
+
+    node = Maker()
+    error, ends = make(node, refuse)
+    assert isinstance(error, OutcomeUnknown) and error.evidence["upid"] == str(MAKER)
+    assert node.did == [] and node.vmids == {GUEST.vmid} and ends == [(Reason.UNKNOWN, False)]

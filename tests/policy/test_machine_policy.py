@@ -32,11 +32,14 @@ NOTHING = NodePolicy(PolicyConfig())
         {"args": "-device x"},
         {"hostpci0": "01:00"},
         {"cicustom": "user=local:snippets/x"},
+        {"net0": "virtio"},
+        {"net31": "virtio,firewall=1,bridge="},
     ],
 )
 def test_nothing_of_others_is_given_to_a_machine(options: dict[str, str]) -> None:
     """A disk of another guest or of the node neither becomes one of the machine's, nor is copied into one: PVE knows
-    `volume` as another name of `file`, takes the later of both, and fills a new disk from `import-from`."""
+    `volume` as another name of `file`, takes the later of both, and fills a new disk from `import-from`. A network card
+    without a bridge would reach what listens on the node's loopback."""
     with pytest.raises(PolicyRefused):
         NOTHING.require(describe_machine(101, options))
 
@@ -44,7 +47,7 @@ def test_nothing_of_others_is_given_to_a_machine(options: dict[str, str]) -> Non
 @pytest.mark.parametrize(
     "options",
     [
-        {"scsi0": "local:32,iothread=1,discard=on,ssd=1"},
+        {"scsi0": "local:32,iothread=1,discard=on,ssd=1", "net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1"},
         {"scsi0": "local:101/vm-101-disk-0.qcow2,size=32G", "ide2": "none,media=cdrom"},
         {"ide2": "local:iso/debian-13.iso,media=cdrom,size=600M", "serial0": "socket"},
         {"scsi1": "local:0,import-from=local:101/vm-101-disk-0.raw"},
