@@ -17,6 +17,7 @@ _DIGEST = re.compile(r"[0-9a-f]{40}")
 _ODD = re.compile(r"[\x00-\x1f\x7f]")
 _ODD_IN_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SHOWN = frozenset(("password", "env"))
+_LINES = frozenset(("description", "ssh-public-keys"))
 _NEVER = frozenset(("restore", "force"))
 _MAX_OPTIONS, _MAX_VALUE = 600, 8192
 
@@ -57,7 +58,7 @@ class RootChange:
                 raise InvalidRequest(f"`{name[:64]!a}` is no option for root@pam alone")
         for name, value in self.options.items():
             # PVE's patterns let a newline end a value, and its configuration files have a line for each.
-            odd = _ODD_IN_TEXT if name == "description" else _ODD
+            odd = _ODD_IN_TEXT if name in _LINES else _ODD
             if not isinstance(value, str | int) or len(str(value)) > _MAX_VALUE or odd.search(str(value)):
                 raise InvalidRequest(f"`{name}` has a value that cannot be passed on")
 
@@ -77,7 +78,7 @@ class RootChange:
         return words
 
     def to_wire(self) -> dict[str, Any]:
-        """The form that crosses the supervisor's socket, and stands in the audit log."""
+        """The form that crosses the supervisor's socket."""
         return {
             "node": self.node,
             "vmid": self.vmid,
@@ -86,6 +87,11 @@ class RootChange:
             "delete": list(self.delete),
             "digest": self.digest,
         }
+
+    def show(self) -> dict[str, Any]:
+        """The same for the audit log: keys are named there, and not told."""
+        options = {name: None if name == "ssh-public-keys" else value for name, value in self.options.items()}
+        return {**self.to_wire(), "options": options}
 
     @classmethod
     def from_wire(cls, data: object) -> RootChange:

@@ -69,7 +69,7 @@ class RootChanges:
     async def _work(self, change: RootChange, origin: Origin) -> dict[str, Any]:
         async with self._turns:
             audit_id = new_audit_id()
-            intent = self._record(Event.GUEST_ROOT_CONFIG, change, origin, audit_id, change.to_wire())
+            intent = self._record(Event.GUEST_ROOT_CONFIG, change, origin, audit_id, change.show())
             unfinished = self._unfinished.begin(intent)  # if we are killed, web says that its outcome is unknown
             try:
                 await self._trail.commit(intent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,3 +104,16 @@ def test_without_the_action(gateway: Gateway, shared: Path) -> None:
         assert (answer.status, answer.code, answer.json()["action"]) == (403, "forbidden", "guest:root-config")
     client.close()
     assert known() == before
+
+
+def test_keys_of_a_guest_that_root_makes(api: Api, gateway: Gateway, shared: Path) -> None:
+    """Several are passed on, a line each; no record tells one."""
+    key = "AAAAC3NzaC1lZDI1NTE5AAAAIJr0Zb7sXhq2b0a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5"
+    keys = [f"ssh-ed25519 {key} me@{number}" for number in range(2)]
+    answer = create(api, template=str(shared / archives.BUSYBOX), ssh_public_keys=keys, start=True)
+    assert answer.status == 201, answer.body
+    vmid = answer.json()["vmid"]
+    assert api.run(vmid, ["cat", "/root/.ssh/authorized_keys"])["stdout"].split("\n")[:2] == keys
+    records = gateway.records(vmid=vmid)
+    assert {"guest:create", "guest:root-config"} <= {record["event"] for record in records}
+    assert key not in json.dumps(records)
