@@ -59,7 +59,8 @@ MEANINGS = (
         "see `pvecm status` on the node",
     ),
     _says(
-        r"ipcc_send_rec|unable to read file '/etc/pve|Transport endpoint is not connected|connection to pmxcfs",
+        r"ipcc_send_rec|unable to read file '/etc/pve|Transport endpoint is not connected|connection to pmxcfs"
+        r"|Unable to load access control list",
         pve.PveUnavailable,
         "see `systemctl status pve-cluster` on the node",
     ),

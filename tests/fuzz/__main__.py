@@ -23,7 +23,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from tests.exec.gateways import Gateway
-from tests.fuzz.judging import Footprint, footprints, judge_growth, judge_logs
+from tests.exec.waiting import until
+from tests.fuzz.judging import Footprint, footprints, judge_growth, judge_logs, judge_trail
 from tests.fuzz.running import SETTINGS, Tally, Target, fuzz
 from tests.fuzz.sockets import fuzz_sockets
 from tests.fuzz.stock import stocked, token_of
@@ -76,6 +77,9 @@ def run(options: argparse.Namespace) -> int:
             ran = gateway.api().run(101, ["true"])
             assert ran["exit_code"] == 0, ran
         broken += judge_logs(gateway, total.secrets)
+        with contextlib.suppress(AssertionError):
+            until(lambda: not list(judge_trail(gateway)), within=30)
+        broken += judge_trail(gateway)
         broken += judge_growth(seen[len(seen) // 2], seen[-1])
     broken += [f"{count} x {what}\n      {total.example[what]}" for what, count in total.wrong.items()]
     _show(total, seen, time.monotonic() - began)

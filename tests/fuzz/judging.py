@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -126,6 +127,22 @@ def judge_logs(gateway: Gateway, secrets: list[str]) -> Iterator[str]:
                 json.loads(line)
             except ValueError:
                 yield f"{file.name}: a line that is no record: {line[:200]}"
+
+
+def judge_trail(gateway: Gateway) -> Iterator[str]:
+    """Every change of a guest or storage that was announced has one end in the audit log, once PVE is done with it."""
+    changes: dict[str, str] = {}
+    ends: Counter[str] = Counter()
+    for file in gateway.audit_log.parent.glob("audit.log*"):
+        for record in map(json.loads, file.read_text().splitlines()):
+            subject, _, what = record["event"].partition(":")
+            if subject in ("guest", "storage") and what in ("outcome", "aborted"):
+                ends[record["audit_id"]] += 1
+            elif subject in ("guest", "storage"):
+                changes[record["audit_id"]] = record["event"]
+    wrong = Counter((event, ends[name]) for name, event in changes.items() if ends[name] != 1)
+    yield from (f"audit: {count} x {event} with {number} ends" for (event, number), count in wrong.items())
+    yield from ["audit: an end without a beginning" for name in ends if name not in changes][:1]
 
 
 @dataclass(frozen=True)

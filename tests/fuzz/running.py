@@ -75,7 +75,10 @@ class Target:
 
 
 def fuzz(target: Target, *, count: int, seed: int, threads: int = 1) -> Tally:
-    """Sends about `count` requests, from `threads` threads; equal ones for an equal seed with one thread."""
+    """Sends about `count` requests from `threads` threads, while another makes them.
+
+    Equal ones for an equal seed, with one thread.
+    """
     tally, known, chance = Tally(), Known(CANARY), random.Random(seed)
     lock, local, room = threading.Lock(), threading.local(), threading.BoundedSemaphore(2 * threads)
 
@@ -106,7 +109,7 @@ def fuzz(target: Target, *, count: int, seed: int, threads: int = 1) -> Tally:
             sending[-1].add_done_callback(lambda _: room.release())
 
         sending: list[Future[None]] = []
-        generate(load_operations(), round(count / _PER_CASE), seed, send_all if threads == 1 else hand_out)
+        generate(load_operations(), round(count / _PER_CASE), seed, hand_out)
     for done in sending:
         done.result()
     tally.secrets = [target.token, CANARY, *known.secrets]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ _OF_RANGE = frozenset(
     {Action.GUEST_POWER, Action.GUEST_CREATE, Action.GUEST_CONFIG, Action.GUEST_ROOT_CONFIG, Action.GUEST_DESTROY}
 )
 _IDLE_SECONDS = 60.0
+_AT_ONCE = 4
 
 
 class Stock:
@@ -46,13 +48,15 @@ class Stock:
     def renew(self) -> None:
         """Every guest as it was at first, and none else: what PVE still does about them ends before."""
         self.clear()
-        container = {"ostemplate": TEMPLATE, "memory": 64, "unprivileged": 1, "storage": "local-lvm"}
-        for vmid in (RUNNING, MOUNTED, BASE, *SPARE[:2]):
-            self._make(LXC, vmid, **container, hostname=f"c{vmid}")
-        self._make(LXC, STOPPED, **{**container, "storage": "local"}, hostname="plain")
+        container = {"ostemplate": TEMPLATE, "memory": 64, "unprivileged": 1}
         machine = {"memory": 64, "scsi0": "local-lvm:1", "net0": "virtio,bridge=vmbr0", "agent": 1}
-        for vmid in (MACHINE, STOPPED_MACHINE, BASE_MACHINE, SPARE[2]):
-            self._make(QEMU, vmid, **machine, name=f"m{vmid}")
+        wanted = [
+            *((LXC, vmid, {**container, "storage": "local-lvm"}) for vmid in (RUNNING, MOUNTED, BASE, *SPARE[:2])),
+            (LXC, STOPPED, {**container, "storage": "local"}),
+            *((QEMU, vmid, machine) for vmid in (MACHINE, STOPPED_MACHINE, BASE_MACHINE, SPARE[2])),
+        ]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(lambda one: self._pve.run("POST", one[0], vmid=one[1], **one[2]), wanted))
         self._pve.do("PUT", f"{LXC}/{MOUNTED}/config", mp0="local-lvm:1,mp=/srv")
         for path in (f"{LXC}/{RUNNING}", f"{QEMU}/{MACHINE}"):
             self._pve.run("POST", f"{path}/snapshot", snapname=SNAPSHOT)
@@ -71,20 +75,20 @@ class Stock:
         for storage in ("local", "shared"):
             (storages.find(storage).place("vztmpl") / DOWNLOADED).unlink(missing_ok=True)
 
-    def _make(self, path: str, vmid: int, **options: Any) -> None:
-        self._pve.run("POST", path, vmid=vmid, **options)
-
     def _is_idle(self) -> bool:
         return not any(tasks.is_running(task) for task in tasks.every_task() if task.id in map(str, VMIDS))
 
     def _is_empty(self) -> bool:
-        """One by one, and again: a linked clone may have any number, and the gateway may end what it has begun."""
-        for vmid in made.known() & set(VMIDS):
-            try:
-                remove_guests(self._pve, range(vmid, vmid + 1))
-            except (AssertionError, FileNotFoundError) as error:
-                self._why = f"guest {vmid} of the fuzz cannot be removed: {error}"
+        """Again until it holds: a base goes after its linked clones, and the gateway may end what it has begun."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(self._remove, made.known() & set(VMIDS)))
         return not made.known() & set(VMIDS)
+
+    def _remove(self, vmid: int) -> None:
+        try:
+            remove_guests(self._pve, range(vmid, vmid + 1))
+        except (AssertionError, FileNotFoundError) as error:
+            self._why = f"guest {vmid} of the fuzz cannot be removed: {error}"
 
 
 @contextlib.contextmanager

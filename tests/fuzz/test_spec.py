@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.exec.gateways import Gateway
-from tests.fuzz.judging import footprints, judge_growth, judge_logs
+from tests.exec.waiting import until
+from tests.fuzz.judging import footprints, judge_growth, judge_logs, judge_trail
 from tests.fuzz.running import SETTINGS, Target, fuzz
 from tests.fuzz.stock import stocked, token_of
 
@@ -33,6 +34,7 @@ def test_every_answer_is_one_of_those_described(make_gateway: Callable[..., Gate
     assert not tally.wrong, shown
     assert tally.requests > 500 and {200, 202, 400, 401, 404, 409, 422} <= tally.statuses.keys(), tally.statuses
     assert list(judge_logs(gateway, tally.secrets)) == []
+    until(lambda: not list(judge_trail(gateway)), within=30, why="one end of every change in the audit log")
     assert [line for line in judge_growth(before, footprints(gateway)) if "descriptors" in line] == []
     assert api.run(101, ["true"])["exit_code"] == 0
     api.close()

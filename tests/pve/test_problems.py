@@ -96,6 +96,12 @@ WORDS: list[tuple[int, str, type[GatewayError], dict[str, Any]]] = [
     ),
     (500, "ipcc_send_rec[1] failed: Connection refused\n", pve.PveUnavailable, {}),
     (500, "ipcc_send_rec[4] failed: Transport endpoint is not connected\n", pve.PveUnavailable, {}),
+    (
+        500,
+        "RPCEnvironment init request failed: Unable to load access control list: Connection refused\n",
+        pve.PveUnavailable,
+        {},
+    ),
     (595, "No route to host", pve.NodeUnreachable, {}),
     (595, "Connection refused", pve.NodeUnreachable, {}),
     (500, "hostname lookup 'pve9' failed - failed to get address info for: pve9\n", pve.NodeNotFound, {}),
