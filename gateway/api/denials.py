@@ -113,9 +113,12 @@ class DenialLog:
             for name in ("field", "program", "refused", "token_id", "upid", "exceeds")
             if name in error.evidence
         }
+        named = error.evidence.get("vmid", attempt.vmid)
+        if named != attempt.vmid:  # a clone's new one, a backup's old one
+            more["named_vmid"] = named
         audit_id = self.record_actor(attempt, reason, actor, more)
-        if isinstance(error, GuestNotFound) and attempt.vmid is not None:
-            return GuestNotFound.for_vmid(attempt.vmid, audit_id=audit_id)
+        if isinstance(error, GuestNotFound) and named is not None:
+            return GuestNotFound.for_vmid(named, audit_id=audit_id)
         error.evidence["audit_id"] = audit_id
         return error
 

@@ -30,7 +30,7 @@ _DISK_KEYS = frozenset((
 ))  # fmt: skip
 _DISK_ALIASES = {"volume": "file"}
 _DISK = re.compile(r"(?:ide|sata|scsi|virtio)[0-9]{1,2}|efidisk0|tpmstate0|unused[0-9]{1,3}|vmstate")
-_IMAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*:iso/[^,/]+")
+_IMAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*:(?:iso/[^,/]+|cloudinit)")  # the latter is made anew
 _NETWORK = re.compile(r"net[0-9]{1,2}")
 _BRIDGE = re.compile(r"(?:^|,)bridge=[A-Za-z0-9]")
 _NUMBERED = re.compile(r"[0-9]{1,3}$")

@@ -131,7 +131,7 @@ def test_policy_is_asked_again_after_the_queue(api: Api, pve: PveProcess) -> Non
     for thread in threads:
         thread.join()
     path.write_text(path.read_text().replace("dev0: /dev/kmsg\n", ""))
-    assert [(answer.status, answer.code) for answer in answers] == [(201, None), (403, "policy_refused")]
+    assert {(answer.status, answer.code) for answer in answers} == {(201, None), (403, "policy_refused")}
     assert 7256 not in known()
 
 
@@ -193,12 +193,17 @@ def test_lost_answer(api: Api, pve: PveProcess, fault: str) -> None:
     assert answer.json()["upid"].split(":")[5:7] == ["vzclone", str(BASE)] and 7244 in known()
 
 
-def test_refused(api: Api, as_token: Callable[..., Api]) -> None:
-    """Source and copy both need guest:create: otherwise 404, before any look-up."""
+def test_refused(api: Api, as_token: Callable[..., Api], gateway: Gateway) -> None:
+    """Source and copy both need guest:create: otherwise 404, before any look-up; the one that it is about is named, in
+    the log too."""
     only_new = as_token("guest:create", "7245-7249")
     assert (clone(only_new, BASE).status, clone(only_new, BASE).code) == (404, "guest_not_found")
     only_source = as_token("guest:create", str(BASE))
-    assert clone(only_source, BASE, vmid=7245).code == "guest_not_found"
+    absent, present = clone(only_source, BASE, vmid=7245), clone(only_source, BASE, vmid=SOURCE)
+    assert (absent.code, absent.json()["vmid"]) == ("guest_not_found", 7245)
+    assert without_ids(present.json()) == {**without_ids(absent.json()), "vmid": SOURCE}
+    (denial,) = gateway.records(audit_id=absent.json()["audit_id"])
+    assert (denial["vmid"], denial["data"]["named_vmid"]) == (BASE, 7245)
     assert clone(only_source, BASE).code == "no_free_vmid"
     assert clone(api, 7259).status == 404
     assert clone(api, BASE, vmid=SOURCE).code == "guest_exists"
@@ -323,3 +328,7 @@ def test_a_copy_is_made_where_its_source_is(api: Api, pve: PveProcess, records: 
         for vmid in (MACHINE, 7254):
             (there / f"{vmid}.conf").unlink(missing_ok=True)
             pmxcfs.unregister(vmid)
+
+
+def without_ids(problem: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in problem.items() if name not in ("request_id", "audit_id")}

@@ -50,7 +50,7 @@ def test_nothing_of_others_is_given_to_a_machine(options: dict[str, str]) -> Non
         {"scsi0": "local:32,iothread=1,discard=on,ssd=1", "net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1"},
         {"scsi0": "local:101/vm-101-disk-0.qcow2,size=32G", "ide2": "none,media=cdrom"},
         {"ide2": "local:iso/debian-13.iso,media=cdrom,size=600M", "serial0": "socket"},
-        {"scsi1": "local:0,import-from=local:101/vm-101-disk-0.raw"},
+        {"scsi1": "local:0,import-from=local:101/vm-101-disk-0.raw", "ide0": "local:cloudinit"},
         {"unused0": "local:101/vm-101-disk-1.raw", "unused1": "volume=local:101/vm-101-disk-2.raw"},
         {"efidisk0": "local:1,efitype=4m,pre-enrolled-keys=1", "tpmstate0": "local:1,version=v2.0"},
         {"vmstate": "local:101/vm-101-state-one.raw", "runningmachine": "pc-q35-9.2", "runningcpu": "kvm64,enforce"},

@@ -180,10 +180,14 @@ class Aborted(AuditRecord):
 
 
 class DeniedData(Member):
-    """Why, and of which operation. `omitted`: so many were not recorded before this one, for there were too many."""
+    """Why, and of which operation. `omitted`: so many were not recorded before this one, for there were too many.
+
+    `named_vmid`: another guest than the path's that the request is about, a clone's or a backup's.
+    """
 
     reason: str
     operation: str | None = None
+    named_vmid: int | None = None
     omitted: int | None = None
     field: str | None = None
     program: Text | None = None
