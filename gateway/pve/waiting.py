@@ -1,4 +1,4 @@
-"""Waiting for the ends of tasks: one thread asks PVE for all who wait, ten times a second at most, however many wait.
+"""Waiting for the ends of tasks: a thread for each node asks PVE for all who wait, together ten times a second at most.
 
 PVE's list of a node's tasks tells the end of every one in one answer: it is written when a worker ends
 (PVE::RESTEnvironment, active_workers).
@@ -57,14 +57,16 @@ class _Followed:
 
 
 class TaskWatcher:
-    """Tells of tasks that end, at most 300 ms later. Its thread runs as long as anybody waits."""
+    """Tells of tasks that end, at most 300 ms later. Its threads run as long as anybody waits: one for each node, so
+    that a node that hangs delays nobody who waits for another."""
 
     def __init__(self, tasks: Tasks, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._tasks = tasks
         self._monotonic = monotonic
         self._changed = threading.Condition()
         self._followed: dict[str, _Followed] = {}
-        self._thread: threading.Thread | None = None
+        self._threads: dict[str, threading.Thread] = {}
+        self._pacing = threading.Lock()
         self._turn = 0
         self._last = -1.0
         self._pid = os.getpid()
@@ -108,12 +110,13 @@ class TaskWatcher:
         """
         with self._changed:
             if self._pid != os.getpid():  # the thread is the parent's
-                self._pid, self._thread, self._followed = os.getpid(), None, {}
+                self._pid, self._threads, self._followed = os.getpid(), {}, {}
             followed = self._followed.setdefault(str(upid), _Followed(upid))
             followed.listeners.append(hear)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="pve-tasks", daemon=True)
-                self._thread.start()
+            if upid.node not in self._threads:
+                thread = threading.Thread(target=self._run, args=(upid.node,), name="pve-tasks", daemon=True)
+                self._threads[upid.node] = thread
+                thread.start()
 
         def forget() -> None:
             with self._changed:
@@ -121,42 +124,45 @@ class TaskWatcher:
                     followed.listeners.remove(hear)
                 if not followed.listeners and self._followed.get(str(upid)) is followed:
                     del self._followed[str(upid)]
-                    self._changed.notify()
+                    self._changed.notify_all()
 
         return forget
 
-    def _run(self) -> None:
+    def _run(self, node: str) -> None:
         while True:
             with self._changed:
-                if not self._followed:
-                    self._thread = None
+                upids = self._of(node)
+                if not upids:
+                    del self._threads[node]
                     return
-                upids = [followed.upid for followed in self._followed.values()]
             began = self._monotonic()
-            pause = _PAUSE if self._look(upids) else _TROUBLE_PAUSE
+            try:
+                good = self._look(node, upids)
+            except Exception:  # a defect of ours: those who wait go on waiting, and so does what looks for them
+                log.exception("cannot see the tasks of node %s", node)
+                good = False
+            pause = _PAUSE if good else _TROUBLE_PAUSE
             with self._changed:
-                self._changed.wait_for(lambda: not self._followed, began + pause - self._monotonic())
+                self._changed.wait_for(lambda: not self._of(node), began + pause - self._monotonic())
 
-    def _look(self, upids: list[Upid]) -> bool:
+    def _of(self, node: str) -> list[Upid]:
+        return [followed.upid for followed in self._followed.values() if followed.upid.node == node]
+
+    def _look(self, node: str, wanted: list[Upid]) -> bool:
         """One round; whether PVE could be asked."""
-        by_node: dict[str, list[Upid]] = {}
-        for upid in upids:
-            by_node.setdefault(upid.node, []).append(upid)
+        alone = wanted
+        if len(wanted) > _FEW:
+            try:
+                unknown = self._look_at_list(node, wanted)
+            except GatewayError as error:
+                self._note(node, error)
+                return False
+            # What the list does not show is asked for by its name, one in a round.
+            self._turn += 1
+            alone = [unknown[self._turn % len(unknown)]] if unknown else []
         good = True
-        for node, wanted in by_node.items():
-            alone = wanted
-            if len(wanted) > _FEW:
-                try:
-                    unknown = self._look_at_list(node, wanted)
-                except GatewayError as error:
-                    good = False
-                    self._note(node, error)
-                    continue
-                # What the list does not show is asked for by its name, one in a round.
-                self._turn += 1
-                alone = [unknown[self._turn % len(unknown)]] if unknown else []
-            for upid in alone:
-                good = self._look_at_one(upid) and good
+        for upid in alone:
+            good = self._look_at_one(upid) and good
         return good
 
     def _look_at_list(self, node: str, wanted: list[Upid]) -> list[Upid]:
@@ -200,8 +206,11 @@ class TaskWatcher:
                 log.exception("who waited for %s could not be told of its end", upid)
 
     def _keep_pace(self) -> None:
-        time.sleep(max(0.0, self._last + _PACE - self._monotonic()))
-        self._last = self._monotonic()
+        with self._pacing:
+            now = self._monotonic()
+            self._last = max(now, self._last + _PACE)
+            turn = self._last
+        time.sleep(max(0.0, turn - now))
 
     def _note(self, node: str, error: GatewayError) -> None:
         log.warning("cannot see the tasks of node %s now: %s", node, error.detail)

@@ -184,6 +184,33 @@ def test_no_descriptor_is_left(watcher: TaskWatcher, tasks: Recorded) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_node_that_hangs_delays_nobody_else(watcher: TaskWatcher, tasks: Recorded) -> None:
+    """Ends on other nodes are told as soon as ever while one node does not answer."""
+    answer = threading.Event()
+    ask = tasks.status
+
+    def status(upid: Upid) -> Task:
+        if upid.node == "pve2":
+            answer.wait(20)
+        return ask(upid)
+
+    tasks.status = status  # type: ignore[method-assign]
+    hung, fine = make_upid(1, "pve2"), make_upid(2, "pve1")
+    forget = watcher.follow(hung, lambda told: None)
+    try:
+        threads, told = wait_all(watcher, [fine], 5)
+        until(lambda: len(tasks.asked) > 0)
+        ended = time.monotonic()
+        tasks.end(fine)
+        for thread in threads:
+            thread.join()
+        assert told and max(told.values()) - ended < 1
+    finally:
+        forget()
+        answer.set()
+    until(lambda: not named_threads())
+
+
 def named_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "pve-tasks"]
 
