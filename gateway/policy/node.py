@@ -13,8 +13,10 @@ from gateway.policy.paths import is_below, is_device, is_plain, leads_there, mat
 
 _STORAGE = r"[A-Za-z][A-Za-z0-9._-]*"
 _NEW_VOLUME = re.compile(rf"{_STORAGE}:[0-9]+(\.[0-9]+)?")
-# PVE::Storage::Plugin, parse_name_dir and its like: a volume's last name says whose it is.
-_OWNED_VOLUME = re.compile(rf"{_STORAGE}:(?:[A-Za-z0-9._-]+/)*(?:vm|subvol|base|basevol)-([1-9][0-9]*)-[A-Za-z0-9._-]+")
+# PVE::Storage::Plugin, parse_name_dir and its like: a volume's last name says whose it is, or a directory of a number.
+_OWNED_VOLUME = re.compile(
+    rf"{_STORAGE}:(?:[A-Za-z0-9._-]+/)*?(?:([0-9]+)/)?(?:vm|subvol|base|basevol)-([1-9][0-9]*)-[A-Za-z0-9._-]+"
+)
 _ARCHIVE = re.compile(rf"{_STORAGE}:vztmpl/[A-Za-z0-9][A-Za-z0-9._+~:/-]*")
 
 Refusal = tuple[str, str | None]
@@ -86,7 +88,9 @@ def _is_volume_of(vmid: int, volume: str) -> bool:
     if _NEW_VOLUME.fullmatch(volume):
         return True
     owned = _OWNED_VOLUME.fullmatch(volume)
-    return owned is not None and int(owned[1]) == vmid and is_plain("/" + volume.partition(":")[2])
+    if owned is None or not is_plain("/" + volume.partition(":")[2]):
+        return False
+    return {owner for owner in owned.groups() if owner is not None} == {str(vmid)}
 
 
 def _shown(text: str) -> str:

@@ -69,7 +69,8 @@ def test_nothing_is_allowed_by_default(members: dict[str, Any], key: str) -> Non
 def test_ordinary_guests_need_no_policy() -> None:
     """Volumes that are new or the guest's own, and templates of storages, are no business of the node's."""
     own = ("local-lvm:vm-101-disk-0", "zfs:subvol-101-disk-1", "local:101/vm-101-disk-0.raw")
-    mounts = ("local-lvm:8", "local:0.5", *own, "zfs:basevol-9000-disk-0/subvol-101-disk-0")
+    linked = "local:9000/base-9000-disk-0.raw/101/vm-101-disk-0.qcow2"
+    mounts = ("local-lvm:8", "local:0.5", *own, linked, "zfs:basevol-9000-disk-0/subvol-101-disk-0")
     template = "local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"
     assert refusals(NOTHING, mounts=mounts, template=template) == []
     assert refusals(NOTHING, template="pbs:backup/ct/101/2026-01-01T00:00:00Z") == ["policy.template_paths"]
@@ -99,6 +100,7 @@ def test_everything_refused_is_named_at_once() -> None:
     ["local-lvm:vm-102-disk-0", "local:102/vm-102-disk-0.raw", "local:iso/x.iso", "local-lvm:vm-1010-disk-0", "x",
      "local:../vm-101-disk-0", "local:101/../102/vm-101-disk-0", "", "local:", "local:8 ", "local:8,mp=/",
      "volume=/etc", "local:basevol-101-disk-0/subvol-102-disk-0", "l\nxc:8",
+     "local:102/vm-101-disk-0.raw", "local:101/vm-102-disk-0.raw",
      "local:/etc/vm-101-x", "relative/path", "./x", "~/x"],
 )  # fmt: skip
 def test_other_guests_volumes_are_refused(volume: str) -> None:
