@@ -162,7 +162,8 @@ MEANINGS = (
     ),
     _says(
         r"(?:volume|disk) '[^']*' does not exist|unable to find (?:template|archive)|no such (?:volume|template|file)"
-        r"|(?:archive|template|file) '[^']*' does not exist|can't find (?:file|archive|volume)",
+        r"|(?:archive|template|file) '[^']*' does not exist|can't find (?:file|archive|volume)"
+        r"|unable to parse (?:\w+ )?volume (?:name|ID)",
         pve.VolumeNotFound,
         "see GET /templates, or the guest's backups",
     ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError
-from gateway.errors_pve import PveNonsense, StorageFull, TaskFailed, TaskNotFound
+from gateway.errors_pve import GuestLocked, PveNonsense, StorageFull, TaskFailed, TaskNotFound
 from gateway.pve.caller import Caller
 from gateway.pve.ids import Upid, parse_node, parse_upid
 from gateway.pve.models import Raw, number, text
@@ -126,10 +126,12 @@ class Tasks:
         evidence = {**_about(task.upid), "exitstatus": clean(task.exitstatus or ""), "log": list(lines)}
         found = translate(None, task.exitstatus or "", evidence, fallback=TaskFailed)
         if isinstance(found, TaskFailed):
-            # Of a program that failed PVE tells the exit code alone; why, that program has told the log.
+            # Of a program that failed PVE tells the exit code alone; why, that program has told the log. Of a backup
+            # that failed vzdump tells `job errors` alone (PVE::VZDump, exec_backup).
             for line in reversed(lines):
                 told = translate(None, line, evidence)
-                if isinstance(told, StorageFull):
+                is_backups = line.startswith("ERROR: Backup of VM ")
+                if isinstance(told, StorageFull) or (is_backups and isinstance(told, GuestLocked)):
                     return told
         return found
 

@@ -67,7 +67,8 @@ def judge(sent: Sent, reply: requests.Response, seconds: float) -> Iterator[str]
         yield f"{where}: {reply.status_code} {code}"
     if _EDGE.get(reply.status_code) == code and code is not None:
         return
-    checks = [*_CHECKS, *([negative_data_rejection] if sent.pure else [])]
+    # A 413 is a refusal, too, which that check does not know: what is long in too many places gets one.
+    checks = [*_CHECKS, *([negative_data_rejection] if sent.pure and reply.status_code != 413 else [])]
     events = _EVENTS.get(reply.headers.get("Content-Type", "").partition(";")[0])
     if events is not None:
         # In OpenAPI 3.1 a stream is a string, and `x-item-schema` says what its events are.

@@ -122,6 +122,8 @@ WORDS: list[tuple[int, str, type[GatewayError], dict[str, Any]]] = [
     (500, "can't clone to non-shared storage 'local'\n", pve.StorageUnsuitable, {}),
     (500, "can't clone CT to node 'pve2' (CT uses local storage)\n", pve.StorageUnsuitable, {}),
     (500, "cannot migrate local bind mount point 'mp0'\n", pve.StorageUnsuitable, {}),
+    (500, "unable to parse directory volume name 'backup/vzdump.tar'\n", pve.VolumeNotFound, {}),
+    (500, "unable to parse volume ID 'local'\n", pve.VolumeNotFound, {}),
     (500, "disk 'scsi7' does not exist\n", pve.VolumeNotFound, {}),
     (500, "shrinking disks is not supported\n", pve.PveRejected, {}),
     (500, "unable to delete required option 'rootfs'\n", pve.PveRejected, {}),

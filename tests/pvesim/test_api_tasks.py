@@ -121,3 +121,10 @@ def test_log_in_pieces(pve: Pve, container: MakeContainer) -> None:
     whole = pve.ask("GET", f"{TASKS}/{task}/log", limit=0)
     assert whole.data[-1]["t"] == "TASK OK" and whole.body["total"] == len(whole.data)
     assert pve.do("GET", f"{TASKS}/{task}/log", start=1, limit=1) == whole.data[1:2]
+
+
+def test_what_a_method_prints_stops_no_task(pve: Pve, container: MakeContainer) -> None:
+    """A method that warns on its standard output, which nobody reads: the next task begins all the same."""
+    path = f"{LXC}/{container()}"
+    pve.do("PUT", f"{path}/config", delete="nameserver")
+    pve.run("POST", f"{path}/status/start")

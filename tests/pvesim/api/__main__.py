@@ -1,6 +1,7 @@
 """Runs the simulated API in a node until it is killed: `python3 -m tests.pvesim.api [--port N]`; prints its port."""
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def main() -> None:
     settings.prepare(sim)
     server = Server(("127.0.0.1", options.port), sim)
     print(server.server_address[1], flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on, and what PVE's methods print is for tasks and pvesh
     server.serve_forever()
 
 
