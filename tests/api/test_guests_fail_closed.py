@@ -20,7 +20,9 @@ CONFIRMED = {"deleteGuest": "?confirm=101"}
 def ask(api: Api, route: Route) -> Any:
     """Asks for the change, of a node where it can be made."""
     config = {"rootfs": "local:101/vm-101-disk-0.raw,size=1G", "unprivileged": 1}
-    api.pve.says = {"/101/config": config, "/status": {"status": "running"}}
+    api.pve.says = {"/101/config": config}
+    if route.operation_id == "stopTask":
+        api.pve.says["/status"] = {"status": "running"}
     path = fill(route) + CONFIRMED.get(route.operation_id, "")
     return api.request(route.method, path, api.token("all", "101-199"), json=BODIES[route.body])
 

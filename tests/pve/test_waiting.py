@@ -53,6 +53,13 @@ def tasks() -> Recorded:
 
 
 @pytest.fixture
+def waiting_threads() -> Callable[[], list[str]]:
+    """The threads that wait for tasks, but for those that were there before the test."""
+    before = set(threading.enumerate())
+    return lambda: [one.name for one in threading.enumerate() if one.name == "pve-tasks" and one not in before]
+
+
+@pytest.fixture
 def watcher(tasks: Recorded) -> TaskWatcher:
     return TaskWatcher(tasks)  # type: ignore[arg-type]
 
@@ -106,10 +113,10 @@ def test_what_the_list_does_not_show_is_asked_for(watcher: TaskWatcher, tasks: R
     assert len(told) == 4 and most_in_a_second(tasks.asked) <= 10
 
 
-def test_time_is_over(watcher: TaskWatcher, tasks: Recorded) -> None:
+def test_time_is_over(watcher: TaskWatcher, tasks: Recorded, waiting_threads: Callable[[], list[str]]) -> None:
     """A task that runs on is no failure; nobody asks for it any more."""
     assert watcher.wait(make_upid(1), 0.05) is None
-    until(lambda: not named_threads())
+    until(lambda: not waiting_threads())
     upid = make_upid(2)
     tasks.end(upid)
     assert watcher.wait(upid, 10) is not None, "who comes later is looked after again"
@@ -184,7 +191,9 @@ def test_no_descriptor_is_left(watcher: TaskWatcher, tasks: Recorded) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_node_that_hangs_delays_nobody_else(watcher: TaskWatcher, tasks: Recorded) -> None:
+def test_a_node_that_hangs_delays_nobody_else(
+    watcher: TaskWatcher, tasks: Recorded, waiting_threads: Callable[[], list[str]]
+) -> None:
     """Ends on other nodes are told as soon as ever while one node does not answer."""
     answer = threading.Event()
     ask = tasks.status
@@ -208,11 +217,7 @@ def test_a_node_that_hangs_delays_nobody_else(watcher: TaskWatcher, tasks: Recor
     finally:
         forget()
         answer.set()
-    until(lambda: not named_threads())
-
-
-def named_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "pve-tasks"]
+    until(lambda: not waiting_threads())
 
 
 def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
