@@ -52,8 +52,11 @@ def tasks() -> Recorded:
     return Recorded()
 
 
+Threads = Callable[[], list[str]]
+
+
 @pytest.fixture
-def waiting_threads() -> Callable[[], list[str]]:
+def waiting_threads() -> Threads:
     """The threads that wait for tasks, but for those that were there before the test."""
     before = set(threading.enumerate())
     return lambda: [one.name for one in threading.enumerate() if one.name == "pve-tasks" and one not in before]
@@ -113,7 +116,7 @@ def test_what_the_list_does_not_show_is_asked_for(watcher: TaskWatcher, tasks: R
     assert len(told) == 4 and most_in_a_second(tasks.asked) <= 10
 
 
-def test_time_is_over(watcher: TaskWatcher, tasks: Recorded, waiting_threads: Callable[[], list[str]]) -> None:
+def test_time_is_over(watcher: TaskWatcher, tasks: Recorded, waiting_threads: Threads) -> None:
     """A task that runs on is no failure; nobody asks for it any more."""
     assert watcher.wait(make_upid(1), 0.05) is None
     until(lambda: not waiting_threads())
