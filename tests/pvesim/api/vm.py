@@ -171,7 +171,7 @@ def _line(message: dict[str, Any]) -> bytes:
 
 def main(pidfile: Path) -> None:
     """Runs until it is killed. The socket and `quirks.json` stand beside the pid file, under its name."""
-    with tempfile.TemporaryDirectory(prefix="pvesim-vm-") as home:
+    with tempfile.TemporaryDirectory(prefix="vm-", dir=pidfile.parent) as home:  # gone with the node, if we are killed
         agent = Agent(Path(home), pidfile.with_suffix(".quirks.json"))
         signal.signal(signal.SIGHUP, agent.restart)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
