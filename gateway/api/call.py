@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.api.services import Services
 from gateway.api.standing import Standing, Watch
+from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.auth.actor import Actor
 from gateway.errors import GatewayError
@@ -19,6 +20,7 @@ from gateway.web.disconnect import ClientConnection
 class Call:
     """One authenticated, authorized and valid request.
 
+    `action` and `event` are its route's: what the caller was granted, and what records it (None for looking).
     `vmid`, `exec_id` and `token_id` are those of the path (0 and empty where it has none); `names` holds all of
     the path's parameters as they came; `query` and `body` are instances of the route's models (`body` None where it has
     none); `raw` is the JSON that `body` was read from.
@@ -29,6 +31,8 @@ class Call:
     request_id: str
     remote: str
     actor: Actor
+    action: Action
+    event: Event | None
     environ: Mapping[str, Any]
     vmid: int
     exec_id: str

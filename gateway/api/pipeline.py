@@ -110,6 +110,8 @@ class Pipeline:
             request_id=attempt.request_id,
             remote=attempt.remote,
             actor=actor,
+            action=route.action,
+            event=route.event,
             environ=environ,
             vmid=attempt.vmid or 0,
             exec_id=attempt.exec_id or "",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gateway.api.call import Call, Reply
 from gateway.api.models.work import Work
 from gateway.api.services import Services
-from gateway.audit.record import Event
-from gateway.auth.actions import Action
 from gateway.guests.changes import Made
 from gateway.guests.trail import Asker, Change
 from gateway.pve.ids import Upid
@@ -21,18 +19,26 @@ def asker(call: Call) -> Asker:
     return Asker(call.actor.token_id, call.actor.token_name, call.remote, call.request_id)
 
 
-def change_guest(
+def make_change(
     services: Services,
     call: Call,
-    guest: GuestRef,
-    event: Event,
-    action: Action,
     act: Callable[[], Upid | None],
-    **data: object,
+    *,
+    node: str,
+    vmid: int | None,
+    data: Mapping[str, object],
+) -> Made:
+    """Has `act` make the change that the call's route is about, on record with `data`."""
+    if call.event is None:
+        raise TypeError("the route of a change has an audit event")
+    return services.changes.make(asker(call), Change(call.event, call.action, node, vmid, data), act)
+
+
+def change_guest(
+    services: Services, call: Call, guest: GuestRef, act: Callable[[], Upid | None], **data: object
 ) -> Reply:
-    """Has one guest changed by `act`, on record with `data`, and answers as `answer` does."""
-    change = Change(event, action, guest.node, guest.vmid, data)
-    return answer(services, call, services.changes.make(asker(call), change, act))
+    """The same of one guest; answers as `answer` does."""
+    return answer(services, call, make_change(services, call, act, node=guest.node, vmid=guest.vmid, data=data))
 
 
 def answer(services: Services, call: Call, made: Made, status: int = 200) -> Reply:

@@ -9,8 +9,6 @@ from gateway.api.models.kept import BackupDeleteQuery, BackupList, BackupRequest
 from gateway.api.paging import cut
 from gateway.api.services import Services
 from gateway.api.work import change_guest
-from gateway.audit.record import Event
-from gateway.auth.actions import Action
 from gateway.errors import GuestNotFound
 from gateway.exec.order import GuestKind
 from gateway.guests import origins
@@ -37,8 +35,6 @@ def make_backup(services: Services, call: Call) -> Reply:
         services,
         call,
         guest,
-        Event.GUEST_BACKUP,
-        Action.GUEST_CONFIG,
         lambda: services.pve.storages.back_up(
             guest,
             asked.storage,
@@ -66,8 +62,6 @@ def delete_backup(services: Services, call: Call) -> Reply:
         services,
         call,
         place,
-        Event.GUEST_BACKUP_DELETE,
-        Action.GUEST_DESTROY,
         lambda: services.pve.storages.delete_volume(place.node, volume),
         volume=str(volume),
     )

@@ -20,8 +20,7 @@ from gateway.api.models.guests import (
     ResizeDisk,
 )
 from gateway.api.services import Services
-from gateway.api.work import asker, change_guest
-from gateway.audit.record import Event
+from gateway.api.work import change_guest, make_change
 from gateway.auth.actions import Action
 from gateway.errors import ConfirmationMissing, Forbidden, GatewayError, PreconditionFailed
 from gateway.errors_pve import GuestChanged, VolumeNotFound
@@ -29,7 +28,6 @@ from gateway.exec.order import GuestKind
 from gateway.guests.addresses import are_ready, find_addresses
 from gateway.guests.edit import Edit
 from gateway.guests.listing import page_of
-from gateway.guests.trail import Change
 from gateway.policy.change import GuestChange
 from gateway.policy.root import RootChange
 from gateway.pve.models import Guest, GuestConfig, GuestRef
@@ -132,8 +130,6 @@ def delete_guest(services: Services, call: Call) -> Reply:
         services,
         call,
         guest,
-        Event.GUEST_DELETE,
-        Action.GUEST_DESTROY,
         lambda: services.pve.guests.delete(guest, purge=asked.purge, force=asked.force),
         **asked.model_dump(include={"purge", "force"}, exclude_defaults=True),
     )
@@ -148,8 +144,6 @@ def resize_disk(services: Services, call: Call) -> Reply:
         services,
         call,
         guest,
-        Event.GUEST_RESIZE,
-        Action.GUEST_CONFIG,
         lambda: services.pve.guests.resize(guest, asked.disk, asked.size, digest=asked.digest),
         **asked.model_dump(exclude_defaults=True),
     )
@@ -163,8 +157,6 @@ def migrate_guest(services: Services, call: Call) -> Reply:
         services,
         call,
         guest,
-        Event.GUEST_MIGRATE,
-        Action.GUEST_CONFIG,
         lambda: services.pve.guests.migrate(
             guest,
             target,
@@ -184,8 +176,6 @@ def make_template(services: Services, call: Call) -> Reply:
         services,
         call,
         guest,
-        Event.GUEST_TEMPLATE,
-        Action.GUEST_CONFIG,
         lambda: services.pve.guests.make_template(guest),
     )
 
@@ -196,12 +186,10 @@ def gives_nothing(services: Services, call: Call) -> GuestChange:
 
 
 def _edit(services: Services, call: Call, guest: GuestRef, edit: Edit) -> str:
-    change = Change(Event.GUEST_CONFIG, Action.GUEST_CONFIG, guest.node, guest.vmid, edit.show())
-
     def act() -> None:
         services.pve.guests.set_config(guest, edit.options, delete=edit.delete, digest=edit.digest)
 
-    return services.changes.make(asker(call), change, act).audit_id
+    return make_change(services, call, act, node=guest.node, vmid=guest.vmid, data=edit.show()).audit_id
 
 
 def _edit_as_root(services: Services, call: Call, guest: GuestRef, edit: Edit) -> str:

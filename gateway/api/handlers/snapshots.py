@@ -7,8 +7,6 @@ from gateway.api.models.kept import PageQuery, RollbackQuery, SnapshotList, Snap
 from gateway.api.paging import cut
 from gateway.api.services import Services
 from gateway.api.work import change_guest
-from gateway.audit.record import Event
-from gateway.auth.actions import Action
 from gateway.guests import origins
 from gateway.policy.change import GuestChange
 from gateway.pve.models import Snapshot
@@ -31,8 +29,6 @@ def take_snapshot(services: Services, call: Call) -> Reply:
         services,
         call,
         guest,
-        Event.GUEST_SNAPSHOT,
-        Action.GUEST_CONFIG,
         lambda: services.pve.snapshots.create(
             guest, asked.name, description=asked.description, with_memory=asked.with_memory
         ),
@@ -53,8 +49,6 @@ def roll_back(services: Services, call: Call) -> Reply:
         services,
         call,
         guest,
-        Event.GUEST_ROLLBACK,
-        Action.GUEST_CONFIG,
         lambda: services.pve.snapshots.rollback(guest, name, start=asked.start),
         snapshot=name,
         start=asked.start,
@@ -67,8 +61,6 @@ def delete_snapshot(services: Services, call: Call) -> Reply:
         services,
         call,
         guest,
-        Event.GUEST_SNAPSHOT_DELETE,
-        Action.GUEST_DESTROY,
         lambda: services.pve.snapshots.delete(guest, name),
         snapshot=name,
     )

@@ -5,11 +5,9 @@ from __future__ import annotations
 from gateway.api.call import Call, Reply
 from gateway.api.models.tasks import TaskList, TaskLog, TaskLogQuery, TaskQuery, TasksQuery, TaskView
 from gateway.api.services import Services
-from gateway.api.work import asker
-from gateway.audit.record import Event
+from gateway.api.work import make_change
 from gateway.auth.actions import Action
 from gateway.guests.tasks import VisibleTasks
-from gateway.guests.trail import Change
 from gateway.pve.tasks import Task
 
 
@@ -46,11 +44,13 @@ def read_log(services: Services, call: Call) -> Reply:
 def stop_task(services: Services, call: Call) -> Reply:
     """Has PVE end it; 200 when it has ended within the query's `wait`, else 202."""
     asked: TaskQuery = call.query
-    visible = _visible(services, call, Action.GUEST_CONFIG)
+    visible = _visible(services, call, call.action)
     upid = visible.to_stop(call.names["upid"])
-    change = Change(Event.GUEST_TASK_STOP, Action.GUEST_CONFIG, upid.node, upid.vmid, {"upid": str(upid)})
 
-    services.changes.make(asker(call), change, lambda: services.pve.tasks.stop(upid))
+    def act() -> None:
+        services.pve.tasks.stop(upid)
+
+    make_change(services, call, act, node=upid.node, vmid=upid.vmid, data={"upid": str(upid)})
     task = visible.show(str(upid), asked.wait, call.watch)
     return Reply(_show(task), status=200 if task.ended else 202)
 

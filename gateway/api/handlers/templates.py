@@ -8,10 +8,8 @@ from gateway.api.call import Call, Reply
 from gateway.api.models.kept import TemplateList, TemplateRequest, TemplatesQuery, TemplateView
 from gateway.api.paging import cut
 from gateway.api.services import Services
-from gateway.api.work import answer, asker
-from gateway.audit.record import Event
-from gateway.auth.actions import Action
-from gateway.guests.trail import Change
+from gateway.api.work import answer, make_change
+from gateway.pve.ids import Upid
 from gateway.pve.models import Appliance, Volume
 
 
@@ -29,11 +27,11 @@ def download_template(services: Services, call: Call) -> Reply:
     asked: TemplateRequest = call.body
     node = services.config.node
     data = {"storage": asked.storage, "template": asked.template}
-    change = Change(Event.STORAGE_DOWNLOAD, Action.GUEST_CREATE, node, None, data)
-    made = services.changes.make(
-        asker(call), change, lambda: services.pve.storages.download(node, asked.storage, asked.template)
-    )
-    reply = answer(services, call, made)
+
+    def act() -> Upid:
+        return services.pve.storages.download(node, asked.storage, asked.template)
+
+    reply = answer(services, call, make_change(services, call, act, node=node, vmid=None, data=data))
     work: dict[str, Any] = reply.body
     work["volume"] = f"{asked.storage}:vztmpl/{asked.template}"
     return reply
