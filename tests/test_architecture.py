@@ -17,6 +17,7 @@ MODULES = {
 # Each layer may import itself and the layers it names; `shared` everybody may import.
 SHARED = {
     "gateway",
+    "gateway.clientwatch",
     "gateway.errors",
     "gateway.errors_pve",
     "gateway.jsonbytes",
@@ -58,6 +59,7 @@ ALLOWED = {
     "config": set(),
     "errors": set(),
     "memory": set(),
+    "clientwatch": set(),
     "jsonbytes": set(),
     "rates": set(),
     "ulid": set(),

@@ -11,6 +11,7 @@ from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
 from gateway.audit.search import Page, Query
 from gateway.auth.tokens import TokenStore
+from gateway.clientwatch import Watch
 from gateway.config import Config
 from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
@@ -23,7 +24,7 @@ from gateway.policy.root import RootChange
 from gateway.pve.guests import GuestMap
 from gateway.pve.pools import PoolFile
 from gateway.pve.service import Pve
-from gateway.supervisor.calling import Decide, Watch
+from gateway.supervisor.calling import Decide
 from gateway.supervisor.feed import Feed
 
 Stream = Literal["stdout", "stderr"]

@@ -74,7 +74,7 @@ class Standing:
 
 
 class Watch:
-    """One who waits for the supervisor (a supervisor.client.Watch)."""
+    """One who waits for the supervisor (a clientwatch.Watch)."""
 
     def __init__(self, client: ClientConnection, check: Callable[[], object], monotonic: Callable[[], float]) -> None:
         """`check` raises the GatewayError that ends the waiting."""

@@ -6,12 +6,12 @@ import ipaddress
 import time
 from collections.abc import Iterable
 
+from gateway.clientwatch import Watch
 from gateway.errors import GatewayError, GuestAgentUnavailable, GuestNotRunning
 from gateway.errors_pve import PveFailed
 from gateway.guests.pace import Pace
 from gateway.pve.lifecycle import Lifecycle
 from gateway.pve.models import Address, GuestRef
-from gateway.pve.waiting import Watch
 
 _LOOK_SECONDS = 0.5
 NOT_YET = (GuestNotRunning, GuestAgentUnavailable, PveFailed)

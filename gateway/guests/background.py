@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from gateway.clientwatch import Watch
 from gateway.errors import ClientGone, GatewayError, InternalError
 from gateway.errors_pve import TooManyChanges
 from gateway.pve.ids import Upid
 from gateway.pve.models import GuestRef
-from gateway.pve.waiting import Watch
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.audit.unfinished import UnfinishedChanges
+from gateway.clientwatch import Watch
 from gateway.errors import GatewayError, GuestNotFound, InvalidRequest
 from gateway.errors_pve import (
     OutcomeUnknown,
@@ -24,7 +25,7 @@ from gateway.guests.ledger import Audit, Ledger
 from gateway.guests.trail import Asker, Change, Intent, Reason
 from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.tasks import Task, Tasks
-from gateway.pve.waiting import TaskWatcher, Watch
+from gateway.pve.waiting import TaskWatcher
 
 _RECOVER_SECONDS = 5.0
 _LOST = (TaskNotFound, PveDenied, PveTokenRefused, PveFailed, PveRejected, PveUnsupported)

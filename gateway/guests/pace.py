@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from gateway.clientwatch import Watch
 from gateway.errors import ClientGone
-from gateway.pve.waiting import Watch
 
 _SECONDS = 0.1
 """Between two turns of all who wait: ten a second, beside what waiting for tasks may cost (pve.waiting)."""

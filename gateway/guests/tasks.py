@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from gateway.clientwatch import Watch
 from gateway.errors import InvalidRequest
 from gateway.errors_pve import NodeNotFound, TaskEnded, TaskNotFound
 from gateway.exec.permit import Ranges, within
@@ -12,7 +13,7 @@ from gateway.guests.pace import Pace
 from gateway.pve.guests import GuestMap
 from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.tasks import LogLine, Task, Tasks
-from gateway.pve.waiting import TaskWatcher, Watch
+from gateway.pve.waiting import TaskWatcher
 
 _PAGE = 500
 _MAX_PAGES = 4

@@ -20,7 +20,6 @@ from gateway.pve.ids import (
     parse_pool,
     parse_snapshot,
     parse_storage,
-    parse_tag,
     parse_vmid,
 )
 from gateway.pve.models import Address, GuestConfig, GuestRef, GuestStatus, number, text
@@ -139,11 +138,6 @@ class Lifecycle:
         _check_options({**options, **dict.fromkeys(gone, "")})
         sent: Options = {**options, "delete": ",".join(gone) or None, "digest": _check_digest(digest)}
         self._caller.change("PUT", *path(guest), "config", about=about(guest), options=sent)
-
-    def set_tags(self, guest: GuestRef, tags: Iterable[str], *, digest: str | None = None) -> None:
-        """Gives it these tags alone; none takes all away."""
-        joined = ";".join(sorted({parse_tag(tag) for tag in tags}))
-        self.set_config(guest, {"tags": joined} if joined else {}, delete=() if joined else ("tags",), digest=digest)
 
     def resize(self, guest: GuestRef, disk: str, size: str, *, digest: str | None = None) -> Upid:
         """Begins to make a disk (`rootfs`, `mp0`, `scsi0`, ...) larger: to `32G`, or by `+8G`; never smaller."""

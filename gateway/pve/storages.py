@@ -50,11 +50,6 @@ class Storages:
         """Begins to remove a volume: a backup, a template."""
         return self._caller.change("DELETE", *_place(node, name), about=_about_volume(node, name))
 
-    def set_volume(self, node: str, name: VolumeId, *, notes: str | None = None, protected: bool | None = None) -> None:
-        """Changes a backup's notes, and whether it may be removed."""
-        options: Options = {"notes": notes, "protected": protected}
-        self._caller.change("PUT", *_place(node, name), about=_about_volume(node, name), options=options)
-
     # ---- templates
 
     def appliances(self, node: str) -> list[Appliance]:

@@ -14,8 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from gateway.clientwatch import Watch
 from gateway.errors import ClientGone, GatewayError
 from gateway.errors_pve import TaskNotFound
 from gateway.pve.ids import Upid
@@ -29,21 +29,6 @@ _FEW = 2
 _MAX_LISTED = 1000
 
 log = logging.getLogger(__name__)
-
-
-class Readiness(Protocol):
-    """What a watch saw: the descriptor, or that the client has left; neither, when our own process ends."""
-
-    @property
-    def fd(self) -> bool: ...
-    @property
-    def gone(self) -> bool: ...
-
-
-class Watch(Protocol):
-    """Waits for a descriptor and for the client's leaving at once (supervisor.client.Watch)."""
-
-    def wait(self, fd: int | None, timeout: float | None) -> Readiness: ...
 
 
 Told = Task | GatewayError

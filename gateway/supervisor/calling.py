@@ -7,8 +7,9 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+from gateway.clientwatch import Watch
 from gateway.errors import ClientGone, GatewayError, GatewayRestarting, InternalError, SupervisorUnavailable, from_wire
 from gateway.errors_pve import OutcomeUnknown
 from gateway.exec.origin import Origin
@@ -24,21 +25,6 @@ _MAX_IDLE = 32
 Answer = tuple[dict[str, Any], list[bytes]]
 Decide = Callable[[str], Origin]
 """Who asks for an exec, as the token is when its turn comes; called with its id. Raises what it is refused for now."""
-
-
-class Readiness(Protocol):
-    """What a watch saw: the supervisor's reply, or that the client has left; neither, when our own process ends."""
-
-    @property
-    def fd(self) -> bool: ...
-    @property
-    def gone(self) -> bool: ...
-
-
-class Watch(Protocol):
-    """Waits for a descriptor and for the client's leaving at once."""
-
-    def wait(self, fd: int | None, timeout: float | None) -> Readiness: ...
 
 
 class Caller:

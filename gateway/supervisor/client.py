@@ -6,13 +6,14 @@ import contextlib
 from pathlib import Path
 from typing import Any, Protocol
 
+from gateway.clientwatch import Watch
 from gateway.errors import ExecNotFound, GatewayRestarting
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.policy.root import RootChange
-from gateway.supervisor.calling import ANSWER_SECONDS, Caller, Decide, Watch
+from gateway.supervisor.calling import ANSWER_SECONDS, Caller, Decide
 from gateway.supervisor.feed import Feed
 
 _HEALTH_SECONDS = 2.0

@@ -17,13 +17,14 @@ from gateway.audit.protocol import Receipt
 from gateway.audit.search import Page, Query
 from gateway.auth.grants import Grant, parse_actions, parse_guests
 from gateway.auth.tokens import TokenStore
+from gateway.clientwatch import Watch
 from gateway.errors import AuditUnavailable, ExecEnded, ExecNotFound, GuestNotFound, IdempotencyConflict
 from gateway.exec.origin import Origin
 from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecView, StreamCount
 from gateway.policy.root import RootChange
-from gateway.supervisor.calling import Decide, Watch
+from gateway.supervisor.calling import Decide
 from gateway.supervisor.feed import Feed
 from tests.auth.changes import issue_token
 

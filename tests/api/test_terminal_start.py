@@ -15,11 +15,12 @@ from gateway.app import create_app
 from gateway.auth.administration import Administration
 from gateway.auth.tokens import TokenStore
 from gateway.auth.trail import Trail
+from gateway.clientwatch import Watch
 from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, GuestNotRunning, SupervisorUnavailable, TooManyExecs
 from gateway.exec.origin import Origin
 from gateway.exec.reply import Started
-from gateway.supervisor.calling import Decide, Watch
+from gateway.supervisor.calling import Decide
 from gateway.supervisor.feed import Feed
 from gateway.web.live import Live
 

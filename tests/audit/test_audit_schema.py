@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from gateway.api.models.audit_records import Change, Cut, model_of, record_schema
+from gateway.api.models.audit_records import KINDS, AuditRecord, Change, Cut, record_schema
 from gateway.audit import clock
 from gateway.audit.log import AuditLog
 from gateway.audit.record import Event, Fields, bound_record, build_aborted, build_record, note
@@ -17,6 +17,11 @@ from gateway.exec.spec import ExecSpec
 from tests.supervisor.test_reboot import make_order
 
 from .live import keys_of, limits, read_log
+
+
+def model_of(event: str) -> type[AuditRecord]:
+    """The model of an event's records."""
+    return next((kind for kind in KINDS if event in get_args(kind.model_fields["event"].annotation)), Change)
 
 
 def check_documented(record: Fields) -> None:

@@ -79,7 +79,7 @@ def test_life(real: Real, guest: GuestRef) -> None:
     assert after.notes.rstrip() == "ä\nb" and after.options["memory"] == "80" and after.digest != before.digest
     with pytest.raises(errors.GuestChanged):
         pve.guests.set_config(guest, {"memory": 90}, digest=before.digest)
-    pve.guests.set_tags(guest, [TAG, "second"])
+    pve.guests.set_config(guest, {"tags": f"{TAG};second"})
     assert set(pve.guests.config(guest).tags) == {TAG, "second"}
     real.done(pve.guests.start(guest))
     assert pve.guests.status(guest).running

@@ -389,8 +389,3 @@ def record_schema() -> dict[str, Any]:
     schema = TypeAdapter(AnyRecord).json_schema()
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A record of the audit log, version 1"}
     return {**title, **schema}
-
-
-def model_of(event: str) -> type[AuditRecord]:
-    """The model of an event's records."""
-    return next((kind for kind in KINDS if event in get_args(kind.model_fields["event"].annotation)), Change)
