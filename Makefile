@@ -5,7 +5,6 @@ ARGS ?=
 FULL ?=
 FUZZ_SECONDS ?= 60
 BIN = .venv/bin
-NODE = $(PYTHON) -m tests.pvesim run --state .test/node --guests test --
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -18,7 +17,7 @@ demo-stop:  ## end the demo and check that nothing of it is left
 	@$(PYTHON) -m tests.demo stop
 
 test: root packages .venv/installed-dev build/launcher  ## run the tests on real containers (ARGS="-k name" goes to pytest)
-	@$(NODE) $(BIN)/python -m tests.halves $(ARGS)
+	@$(BIN)/python -m tests.halves $(ARGS)
 
 lint: lint-packages .venv/installed-dev  ## check style, types and the launcher's C
 	$(BIN)/ruff check .
@@ -28,7 +27,7 @@ lint: lint-packages .venv/installed-dev  ## check style, types and the launcher'
 
 bench: root packages .venv/installed-dev build/launcher  ## measure against bare lxc-attach, two minutes (FULL=1: a counting test, too)
 	@$(BIN)/python -m tests.bench $(ARGS)
-	@test -z "$(FULL)" || PVE_EXEC_GATEWAY_TESTS=full $(NODE) $(BIN)/python -m pytest -q tests/exec \
+	@test -z "$(FULL)" || PVE_EXEC_GATEWAY_TESTS=full $(PYTHON) -m tests.pvesim run --state .test/node --guests test -- $(BIN)/python -m pytest -q tests/exec \
 	  -k "test_secrets_are_in_no_command_line" --durations=5
 
 soak: root packages .venv/installed-dev build/launcher  ## what must hold for long: an hour and more (docs/soak.md; ARGS="--loop 20000 --scale 0.1 --only A15")

@@ -81,8 +81,8 @@ def _environment() -> dict[bytes, bytes]:
 
 def _runs(vmid: str) -> bool:
     """As PVE::LXC::check_running."""
-    name = f"@/var/lib/lxc/{vmid}/command"
-    return any(line.split()[-1] == name for line in Path("/proc/net/unix").read_text().splitlines())
+    name = f" @/var/lib/lxc/{vmid}/command".encode()
+    return any(line.endswith(name) for line in Path("/proc/net/unix").read_bytes().split(b"\n"))
 
 
 def _die(words: str, code: int) -> NoReturn:

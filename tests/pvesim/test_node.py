@@ -1,16 +1,19 @@
 """The node is what PVE.md says a node is, and its guests behave like PVE's; runs inside a node."""
 
 import os
+import socket
 import ssl
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from tests.pvesim import cgroup, config, guests, pmxcfs
+from tests.pvesim import cgroup, config, guests, pct, pmxcfs
+from tests.pvesim.api.lxc import runtime
 
 inside_a_node = pytest.mark.skipif(
     not Path("/run/pvesim").exists(), reason="runs in a node: python3 -m tests.pvesim run ... -- pytest"
@@ -148,3 +151,12 @@ def _attach_in(tree: Path, vmid: int, script: str) -> subprocess.Popen[bytes]:
     attach = f"lxc-attach -n {vmid} --elevated-privileges=CGROUP -- sh -c '{script}'"
     enter = f"echo $$ > {tree}/cgroup.procs && exec {attach}"
     return subprocess.Popen(["sh", "-c", enter], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+
+
+def test_socket_with_bytes_for_a_name(vmid: int) -> None:
+    """Anybody may hold an abstract socket whose name is no UTF-8: guests are seen to run anyway."""
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(b"\0\xff\n\xfe")
+        assert runtime.is_running(vmid) and not runtime.is_running(103)
+        command = [sys.executable, "-I", pct.__file__, "exec", str(vmid), "--", "true"]
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 0

@@ -19,8 +19,8 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def is_running(vmid: int) -> bool:
     """As PVE::LXC::check_running: the container's command socket is in /proc/net/unix."""
-    name = f"@/var/lib/lxc/{vmid}/command"
-    return any(line.endswith(name) for line in Path("/proc/net/unix").read_text().splitlines())
+    name = f" @/var/lib/lxc/{vmid}/command".encode()
+    return any(line.endswith(name) for line in Path("/proc/net/unix").read_bytes().split(b"\n"))
 
 
 def init_pid(vmid: int) -> int:
