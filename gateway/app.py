@@ -41,18 +41,13 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
-def build(config: Config) -> Flask:
+def build(config: Config) -> Application:
     """The application as it runs: with the real supervisor, audit log and token store."""
-    audit, pve = AuditClient(config.audit.socket), connect(config.pve)
-    changes = _build_changes(config, audit, pve)
-    changes.keep_recovering()
     return create_app(
         config,
         supervisor=SupervisorClient(config.supervisor.socket, GuestMap(config.pve.etc, config.node)),
-        audit=audit,
+        audit=AuditClient(config.audit.socket),
         tokens=build_tokens(config),
-        pve=pve,
-        changes=changes,
     )
 
 
@@ -65,7 +60,7 @@ def create_app(
     pve: Pve | None = None,
     changes: Changes | None = None,
     monotonic: Callable[[], float] = time.monotonic,
-) -> Flask:
+) -> Application:
     """The WSGI application. Flask gives the URL routing; everything else of a request is the pipeline's.
 
     `pve` and `changes`: what stands for the configured PVE API, and for changes by way of it.
@@ -90,7 +85,7 @@ def create_app(
         starts=start_shares(),
     )
     pipeline = Pipeline(services, DenialLog(audit, config.node, monotonic), Door(config.web, monotonic=monotonic))
-    return Application(pipeline, Cors(config.web.allowed_origins))
+    return Application(pipeline, Cors(config.web.allowed_origins), changes)
 
 
 def _build_changes(config: Config, audit: Audit, pve: Pve) -> Changes:
@@ -101,8 +96,9 @@ class Application(Flask):
     """ROUTES as a Flask application, without Flask's contexts and hooks: nothing here uses them, and each request
     would pay for them. ClientGone passes through to the server, which closes the connection."""
 
-    def __init__(self, pipeline: Pipeline, cors: Cors) -> None:
+    def __init__(self, pipeline: Pipeline, cors: Cors, changes: Changes) -> None:
         super().__init__("gateway", static_folder=None, template_folder=None)
+        self._changes = changes
         self._pipeline = pipeline
         self._cors = cors
         self._routes = {route.operation_id: route for route in ROUTES}
@@ -115,6 +111,10 @@ class Application(Flask):
                 provide_automatic_options=False,
             )
         self._urls = self.url_map.bind("")
+
+    def begin(self) -> None:
+        """Begins what goes on beside requests, in threads of this process: call it in the one that serves."""
+        self._changes.keep_recovering()
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answers one request."""

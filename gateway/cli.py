@@ -53,7 +53,7 @@ main.add_command(setup)
 @click.pass_obj
 def serve(path: Path, config: Config) -> None:
     """Serve the API (the unit pve-exec-gateway)."""
-    from gateway.app import build
+    from gateway.app import Application, build
     from gateway.app_tokens import build_tokens
     from gateway.config import load
     from gateway.web.server import serve as serve_web
@@ -62,7 +62,7 @@ def serve(path: Path, config: Config) -> None:
     build_tokens(config).create()
     try:
         # Read again on SIGHUP; one that is broken then leaves the old one in use.
-        serve_web(lambda: build(load(path)), web_settings(config))
+        serve_web(lambda: build(load(path)), web_settings(config), begin=Application.begin)
     except ValueError as exc:
         raise ConfigError(f"cannot serve: {exc}") from exc
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -57,15 +56,12 @@ class Changes:
         self._ledger = Ledger(audit, unfinished)
         self._tasks = tasks
         self._watcher = watcher
-        self._pid = 0
 
     def announce(self, asker: Asker, change: Change) -> Intent:
         """Its intent, durable now: for a change of several steps, whose ends its maker tells.
 
         Raises AuditUnavailable or NodeNotReady, and then nothing may be done.
         """
-        if self._pid not in (0, os.getpid()):  # the thread is the parent's
-            self.keep_recovering()
         return Intent.announce(self._ledger, asker, change)
 
     def make(self, asker: Asker, change: Change, act: Callable[[], Upid | None]) -> Made:
@@ -94,7 +90,6 @@ class Changes:
 
     def keep_recovering(self) -> None:
         """Has a thread of this process recover now, and every five seconds: other processes of ours end, too."""
-        self._pid = os.getpid()
         threading.Thread(target=self._keep_recovering, name="recover", daemon=True).start()
 
     def _keep_recovering(self) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from gateway.auth.private import write_private
 from gateway.errors import ConfigError
-from gateway.pve.client import PveApi, PveFailure, PveRefused
+from gateway.pve.client import PveApi
+from gateway.pve.failure import PveFailure, PveRefused
 
 USER = "pve-exec-gateway@pve"
 

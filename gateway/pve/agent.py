@@ -23,7 +23,8 @@ from gateway.exec.agent import (
     CommandForgotten,
 )
 from gateway.pve.answer import LongText
-from gateway.pve.client import PveApi, PveFailure, PveRefused, PveSilent
+from gateway.pve.client import PveApi
+from gateway.pve.failure import PveFailure, PveRefused, PveSilent
 
 _NOT_RUNNING = re.compile(r"VM \d+ (is )?not running")
 _NOT_STARTED = re.compile(

@@ -8,7 +8,8 @@ from typing import Any
 
 from gateway.errors import GatewayError
 from gateway.errors_pve import OutcomeUnknown, PveNonsense
-from gateway.pve.client import PveApi, PveFailure
+from gateway.pve.client import PveApi
+from gateway.pve.failure import PveFailure
 from gateway.pve.ids import NodeName, Upid, parse_upid
 from gateway.pve.models import Raw
 from gateway.pve.problems import Evidence, explain

@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway import errors_pve as pve
 from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning
-from gateway.pve.client import PveFailure, PveRefused, PveSilent, PveUnreachable
+from gateway.pve.failure import PveFailure, PveRefused, PveSilent, PveUnreachable
 
 _MAX_WORDS = 500
 _CONTROL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029]+")

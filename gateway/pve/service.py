@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gateway.config import PveConfig
 from gateway.pve.caller import Caller
-from gateway.pve.client import PveApi, PveFailure
+from gateway.pve.client import PveApi
+from gateway.pve.failure import PveFailure
 from gateway.pve.inventory import Inventory
 from gateway.pve.lifecycle import Lifecycle
 from gateway.pve.problems import explain

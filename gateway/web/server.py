@@ -22,11 +22,14 @@ GRACEFUL_SECONDS = 10
 _FIRST_LISTEN_FD = 3  # sd_listen_fds(3)
 
 
-def serve(app_factory: Callable[[], Wsgi], settings: WebSettings) -> None:
+def serve(
+    app_factory: Callable[[], Wsgi], settings: WebSettings, *, begin: Callable[[Any], None] = lambda app: None
+) -> None:
     """Serve until SIGTERM; does not return, but raises SystemExit.
 
     `app_factory` makes the WSGI application. It runs before the workers are forked, and again on SIGHUP (if it raises
-    then, the old one stays), so it may neither start threads nor open connections. Takes systemd's sockets in place of
+    then, the old one stays), so it may neither start threads nor open connections: that is for `begin`, which is called
+    with the application in every worker. Takes systemd's sockets in place of
     `settings.listen` if there are any. SIGTERM and SIGHUP let begun requests end, for 5 s at most; live replies that
     would go on are cut, to be resumed. Workers send READY=1 themselves: the unit needs `NotifyAccess=all`.
 
@@ -40,7 +43,7 @@ def serve(app_factory: Callable[[], Wsgi], settings: WebSettings) -> None:
         tls = ServerTls(settings.tls_cert, settings.tls_key)
     # gunicorn's master would say READY=1 before any worker accepts.
     notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
-    Master(_Application(app_factory, settings, tls, notify_socket)).run()
+    Master(_Application(app_factory, settings, tls, notify_socket, begin)).run()
 
 
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -67,9 +70,11 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         settings: WebSettings,
         tls: ServerTls | None,
         notify_socket: str | None,
+        begin: Callable[[Any], None],
     ) -> None:
         self.settings = settings
         self.tls = tls
+        self.begin = begin
         self.arrivals = Rates()  # of all workers, which are forked later
         self._app_factory = app_factory
         self._notify_socket = notify_socket

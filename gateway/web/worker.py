@@ -92,6 +92,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self._accept_from(True)
         gc.collect()
         gc.freeze()  # what is here now stays: no collection needs to look at it again
+        self.app.begin(self.wsgi)
         notify("READY=1")
         while self.alive:
             self._turn()

@@ -19,7 +19,8 @@ from gateway.guests.pace import Pace
 from gateway.guests.trail import Asker
 from gateway.guests.wish import GuestRequest
 from gateway.guests.workshop import Workshop
-from gateway.pve.client import PveApi, PveSilent
+from gateway.pve.client import PveApi
+from gateway.pve.failure import PveSilent
 from gateway.pve.guests import GuestMap
 from gateway.pve.service import Pve
 from tests.api.fake_pve import TOKEN_ID, FakePveApi, make_etc

@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ import pytest
 from gateway.errors import GuestAgentUnavailable, GuestNotRunning, NodeNotReady
 from gateway.exec.agent import AgentAway, AgentRefused, AgentSilent, CommandForgotten
 from gateway.pve.agent import GuestAgents
-from gateway.pve.client import PveApi, PveRefused, PveSilent, PveUnreachable
+from gateway.pve.client import PveApi
+from gateway.pve.failure import PveRefused, PveSilent, PveUnreachable
 from tests.pve.conftest import VMID
 from tests.pvesim import pmxcfs
 from tests.pvesim.api import access
@@ -289,3 +291,10 @@ def test_agent_that_talks_nonsense(listen: Listen, token_file: Path, data: str) 
     agents = GuestAgents(PveApi(f"https://127.0.0.1:{listen(treat)}/api2/json", token_file, CA), NODE)
     with pytest.raises(AgentSilent):
         agents.poll(VMID, 1)
+
+
+def test_web_starts_without_it() -> None:
+    """What speaks HTTPS is loaded when PVE is first asked: it takes 50 ms and 8 MB."""
+    program = "import sys, gateway.app; print({'requests', 'urllib3', 'proxmoxer'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.pve.client import PveApi, PveSilent
+from gateway.pve.client import PveApi
+from gateway.pve.failure import PveSilent
 from gateway.pve.lines import CaUnreadable, Lines
 from tests.pvesim import pmxcfs
 
@@ -97,7 +98,7 @@ def test_threads_have_their_own(server: Server, client: PveApi) -> None:
     for thread in threads:
         thread.join()
     assert not wrong and len(server.requests) == 500
-    assert len(client._lines._idle) <= 32
+    assert len(client._connect()._lines._idle) <= 32
 
 
 def test_question_on_a_closed_connection_is_asked_again(server: Server, client: PveApi) -> None:
@@ -123,7 +124,7 @@ def test_idle_ones_are_not_trusted(server: Server, token_file: Path) -> None:
     """pveproxy closes after 5 s: one that was idle for 2 s is not used any more."""
     now = [0.0]
     client = PveApi(server.url, token_file, CA)
-    client._lines = Lines(CA, lambda: now[0])
+    client._connect()._lines = Lines(CA, lambda: now[0])
     client.get("version")
     now[0] = 1.9
     client.get("version")
@@ -146,7 +147,7 @@ def test_replaced_ca_counts_at_once(server: Server, token_file: Path, tmp_path: 
     client.get("version")
     assert server.connections == 2
     ca.write_text("no certificate")
-    with pytest.raises(CaUnreadable), client._lines.take():
+    with pytest.raises(CaUnreadable), client._connect()._lines.take():
         pass
     client.close()
 
@@ -167,4 +168,4 @@ def test_broken_answers_are_not_kept(server: Server, client: PveApi, monkeypatch
     monkeypatch.setitem(globals(), "_OK", _OK.replace(b"application/json", b"text/html"))
     with pytest.raises(PveSilent):
         client.get("version")
-    assert client._lines._idle == []
+    assert client._connect()._lines._idle == []

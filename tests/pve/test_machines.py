@@ -146,17 +146,17 @@ def test_many_at_once(api: Api) -> None:
 # ---- what an agent cuts
 
 
-@pytest.mark.parametrize("limit", [None, 16 << 20])
-def test_truncated_output(api: Api, limit: int | None) -> None:
-    """Past 16 MiB nobody knows how much there was: at least a byte is dropped, and there is no hash."""
+@pytest.mark.parametrize(("limit", "filler"), [(None, "\0"), (16 << 20, "x")])
+def test_truncated_output(api: Api, limit: int | None, filler: str) -> None:
+    """Past 16 MiB nobody knows how much there was: at least a byte is dropped, and there is no hash. NUL takes most."""
     spec = {} if limit is None else {"output": {"limit": limit, "keep": "head"}}
     size = MAX_OUTPUT + 1000
-    result = api.run(VMID, f"head -c {size} /dev/zero; echo fine >&2", **spec)
+    result = api.run(VMID, f"head -c {size} /dev/zero | tr '\\0' '\\{ord(filler):o}'; echo fine >&2", **spec)
     count = result["output"]["stdout"]
     kept = limit or (1 << 20) // 2
     assert (count["bytes"], count["dropped"], count["dropped_at"]) == (MAX_OUTPUT + 1, MAX_OUTPUT + 1 - kept, kept)
     assert count["sha256"] is None
-    assert result["stdout"] == "\0" * kept
+    assert result["stdout"] == filler * kept
     assert (result["exit_code"], result["stderr"], result["output"]["stderr"]["dropped"]) == (0, "fine\n", 0)
 
 
@@ -260,15 +260,20 @@ def test_time_limit_is_honest(api: Api, machine: Machine, tmp_path: Any) -> None
 
 
 @pytest.mark.parametrize("reload", [False, True], ids=["", "reload"])
-def test_command_past_its_time_is_asked_after(api: Api, machine: Machine, gateway: Gateway, reload: bool) -> None:
+def test_command_past_its_time_is_asked_after(
+    api: Api, machine: Machine, gateway: Gateway, tmp_path: Path, reload: bool
+) -> None:
     """The agent keeps what it wrote until somebody asks, so it is asked until it has told, over a reload too."""
     mark = new_mark()
-    result = api.run(VMID, ["sh", "-c", f"sleep 2; : {mark}"], timeout=0.3)
+    may_end = tmp_path / "may-end"
+    waits = f"until [ -e {may_end} ]; do sleep 0.1; done; : {mark}"
+    result = api.run(VMID, ["sh", "-c", waits], timeout=0.3)
     assert (result["reason"], result["survivors"]) == ("timeout", 1)
     pid = living(mark)[0]
     if reload:
         gateway.services.reload("supervisor")
     assert living(mark) and not is_let_go(gateway, result["id"])
+    may_end.touch()
     until(lambda: is_let_go(gateway, result["id"]), within=15, why="the agent has told")
     assert not living(mark)
     assert "does not exist" in ask_agent(machine, pid)
