@@ -17,7 +17,7 @@ demo-stop:  ## end the demo and check that nothing of it is left
 	@$(PYTHON) -m tests.demo stop
 
 test: root packages .venv/installed-dev build/launcher  ## run the tests on real containers (ARGS="-k name" goes to pytest)
-	@$(BIN)/python -m tests.halves $(ARGS)
+	@$(BIN)/python -m tests.parts $(ARGS)
 
 lint: lint-packages .venv/installed-dev  ## check style, types and the launcher's C
 	$(BIN)/ruff check .
