@@ -186,6 +186,7 @@ HostPath = Annotated[str, AfterValidator(_is_normal_path)]
 DevicePattern = Annotated[str, Field(pattern=r"^/dev/[A-Za-z0-9*._:@+/-]+$"), AfterValidator(_is_normal_path)]
 Feature = Annotated[str, Field(pattern=r"^(nesting|keyctl|fuse|mknod|force_rw_sys|mount=[A-Za-z0-9_]+)$")]
 Snippet = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]*:snippets/[A-Za-z0-9][A-Za-z0-9._-]*$")]
+ImagePattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9*._-]+:(iso|import)/[A-Za-z0-9*._+~@-]+$")]
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*[0-9]?$")]
 
 
@@ -199,6 +200,7 @@ class PolicyConfig(Section):
     hookscripts: tuple[Snippet, ...] = Field(default=(), strict=False)
     raw_keys: tuple[OptionName, ...] = Field(default=(), strict=False)
     template_paths: tuple[HostPath, ...] = Field(default=(), strict=False)
+    images: tuple[ImagePattern, ...] = Field(default=("*:iso/*",), strict=False)
 
 
 class Config(Section):

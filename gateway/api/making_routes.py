@@ -24,7 +24,7 @@ from gateway.api.models.work import Work, WorkQuery
 from gateway.api.route import Route
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
-from gateway.errors import Forbidden, GatewayError, GatewayRestarting, GuestNotFound, GuestNotRunning, GuestUnsupported
+from gateway.errors import Forbidden, GatewayError, GatewayRestarting, GuestNotFound, GuestNotRunning
 from gateway.errors_pve import (
     GuestExists,
     GuestIsTemplate,
@@ -44,7 +44,8 @@ from gateway.errors_pve import (
     VolumeInUse,
     VolumeNotFound,
 )
-from gateway.guests.wish import CloneRequest, GuestRequest
+from gateway.guests.request import GuestRequest
+from gateway.guests.wish import CloneRequest
 
 _TO_MAKE: tuple[type[GatewayError], ...] = (
     GuestNotFound,
@@ -57,7 +58,6 @@ _TO_MAKE: tuple[type[GatewayError], ...] = (
     StorageFull,
     VolumeNotFound,
     PveRootOnly,
-    GuestUnsupported,
     GuestNotRunning,
     GuestWithoutAddress,
     TaskUnfinished,
@@ -72,7 +72,7 @@ MAKING_ROUTES: tuple[Route, ...] = (
         method="POST",
         path="/guests",
         operation_id="createGuest",
-        summary="Make a container of a template or a backup, set it up and start it: whole, or nothing of it stays",
+        summary="Make a container or a machine, of a backup too, set it up and start it: whole, or nothing of it stays",
         action=Action.GUEST_CREATE,
         event=Event.GUEST_CREATE,
         query=MakingQuery,

@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, Tag, ValidationError
 
 from gateway.api.headers import show_quota
 from gateway.errors import FieldError, GatewayError, InvalidRequest, MalformedRequest, RateLimited
@@ -81,7 +81,12 @@ def _name_parts(annotation: Any, loc: Iterable[int | str]) -> Iterable[str]:
     """`loc` as the sender knows it: pydantic's own words for union members and dictionary keys left out."""
     for part in loc:
         annotation = _plain(annotation)
-        if isinstance(part, int):
+        tagged = _tagged(annotation)
+        if tagged:
+            annotation = tagged.get(part)
+            if annotation is None:
+                yield str(part)
+        elif isinstance(part, int):
             yield str(part)
             annotation = next(iter(get_args(annotation)), None)
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -93,9 +98,24 @@ def _name_parts(annotation: Any, loc: Iterable[int | str]) -> Iterable[str]:
             annotation = get_args(annotation)[1]
 
 
+def _tagged(annotation: Any) -> dict[int | str, Any]:
+    """The members of a union that a word tells apart, by that word."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return {}
+    return {
+        mark.tag: member
+        for member in get_args(annotation)
+        for mark in getattr(member, "__metadata__", ())
+        if isinstance(mark, Tag)
+    }
+
+
 def _plain(annotation: Any) -> Any:
-    """`X` for `Annotated[X, ...]` and for `X | None`."""
+    """`X` for `Annotated[X, ...]`, for `X | None` and for a model that is an `X`."""
     while True:
+        if isinstance(annotation, type) and issubclass(annotation, RootModel):
+            annotation = annotation.model_fields["root"].annotation
+            continue
         origin = get_origin(annotation)
         if origin is Annotated:
             annotation = get_args(annotation)[0]

@@ -7,7 +7,7 @@ import types
 from enum import StrEnum
 from typing import Any, Literal, NotRequired, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 Schema = dict[str, Any]
 
@@ -33,7 +33,7 @@ def expand_model(model: type[BaseModel], schemas: dict[str, Schema]) -> Schema:
     """The model itself; what it needs is added to `schemas`."""
     schema = model.model_json_schema(ref_template=REF + "{model}")
     schemas.update(schema.pop("$defs", {}))
-    return {"properties": {}, **schema}
+    return schema if issubclass(model, RootModel) else {"properties": {}, **schema}
 
 
 def type_schema(hint: Any, schemas: dict[str, Schema]) -> Schema:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.errors import GatewayError
 from gateway.guests.undo import Undone
-from gateway.guests.wish import GuestRequest, Wish, show
+from gateway.guests.wish import FreshWish, Wish, show
 
 
 def explain(
@@ -21,7 +21,7 @@ def explain(
             said += "; nothing of it is left"
         else:
             said += f"; {undone.why}"
-    secrets = _secrets(wish)
+    secrets = wish.secrets if isinstance(wish, FreshWish) else ()
     evidence: dict[str, Any] = {name: _without(value, secrets) for name, value in error.evidence.items()}
     if vmid is not None:
         evidence["vmid"] = vmid
@@ -29,13 +29,6 @@ def explain(
         evidence["undone"] = undone.clean
     evidence["request"] = show(wish)
     return type(error)(_without(said, secrets), **evidence)
-
-
-def _secrets(wish: Wish) -> tuple[str, ...]:
-    if not isinstance(wish, GuestRequest):
-        return ()
-    password = wish.password.get_secret_value() if wish.password is not None else None
-    return tuple(text for text in (password, *wish.ssh_public_keys) if text)
 
 
 def _without(value: Any, secrets: tuple[str, ...]) -> Any:

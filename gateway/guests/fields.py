@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -37,6 +38,12 @@ def _check(rule: Any, message: str) -> AfterValidator:
     return AfterValidator(judge)
 
 
+def _require_content(content: str, text: str) -> None:
+    """A file of a storage that holds such, itself, and no part of it."""
+    if not re.fullmatch(rf"{content}/[^/,]+", parse_volume(text).name):
+        raise ValueError
+
+
 def _require_size(text: str) -> None:
     if not _SIZE.fullmatch(text):
         raise ValueError
@@ -66,6 +73,10 @@ TagName = Annotated[str, _check(parse_tag, "a tag is made of letters, digits, _ 
 PoolName = Annotated[str, _check(parse_pool, "a pool's name is made of letters, digits, . _ -; at most three deep")]
 VolumeName = Annotated[
     str, _check(parse_volume, "a volume's name is STORAGE:NAME, as in local:vztmpl/debian-13.tar.zst")
+]
+CdName = Annotated[str, StringConstraints(max_length=255), _check(partial(_require_content, "iso"), "STORAGE:iso/NAME")]
+ImageName = Annotated[
+    str, StringConstraints(max_length=255), _check(partial(_require_content, "import"), "STORAGE:import/NAME")
 ]
 Notes = Annotated[str, StringConstraints(max_length=8192)]
 GuestPath = Annotated[

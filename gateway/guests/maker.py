@@ -8,13 +8,16 @@ from gateway.audit.record import Event
 from gateway.errors_pve import OutcomeUnknown
 from gateway.exec.order import GuestKind
 from gateway.guests.background import Work, Workers
+from gateway.guests.container import ContainerRequest
+from gateway.guests.machine import MachineRequest
 from gateway.guests.making import Caller, MadeGuest, Making
-from gateway.guests.wish import CloneRequest, GuestRequest, Options
+from gateway.guests.wish import CloneRequest, FreshWish, Options
 from gateway.guests.workshop import Workshop
 from gateway.policy.root import RootChange
 from gateway.pve.ids import Upid, VolumeId
 from gateway.pve.models import GuestRef
 from gateway.pve.root import change_as_root
+from gateway.pve.service import Pve
 
 
 class Maker:
@@ -24,19 +27,24 @@ class Maker:
         self._workshop = workshop
         self._workers = Workers()
 
-    def create(self, caller: Caller, wish: GuestRequest) -> Work[MadeGuest]:
-        """Begins to make a container of a template or a backup. Raises TooManyChanges."""
-        return self._workers.start(caller.asker.token_id, Creation(self._workshop, caller, wish).make)
+    def create(self, caller: Caller, wish: ContainerRequest | MachineRequest) -> Work[MadeGuest]:
+        """Begins to make a guest of a template, of images or of a backup. Raises TooManyChanges."""
+        creation: Making
+        if isinstance(wish, ContainerRequest):
+            creation = ContainerCreation(self._workshop, caller, wish)
+        else:
+            creation = MachineCreation(self._workshop, caller, wish)
+        return self._workers.start(caller.asker.token_id, creation.make)
 
     def clone(self, caller: Caller, source: GuestRef, wish: CloneRequest) -> Work[MadeGuest]:
         """Begins to copy a guest, when those who copy it already have done so. Raises TooManyChanges."""
         return self._workers.start(caller.asker.token_id, Cloning(self._workshop, caller, wish, source).make)
 
 
-class Creation(Making):
+class ContainerCreation(Making):
     """A container of a template or a backup."""
 
-    _wish: GuestRequest
+    _wish: ContainerRequest
 
     @property
     def kind(self) -> GuestKind:
@@ -54,19 +62,17 @@ class Creation(Making):
         yield False
 
     def ask(self, vmid: int) -> Upid:
-        node, wish = self._workshop.node, self._wish
+        wish = self._wish
         if wish.made_by_root:
             made = change_as_root(
                 self._workshop.root,
-                RootChange(node=node, vmid=vmid, create=True, options=wish.options()),
+                RootChange(node=self.node, vmid=vmid, create=True, options=wish.options()),
                 self._caller.origin,
             )
             if made is None:
                 raise OutcomeUnknown("pvesh named no task; look at the guest before asking again", vmid=vmid)
             return made
-        if wish.backup is None:
-            return self._pve.guests.create(node, self.kind, vmid, wish.options())
-        return self._pve.guests.restore(node, self.kind, vmid, VolumeId(wish.backup), wish.options())
+        return _begin(self._pve, self.node, self.kind, vmid, wish)
 
     def task(self, vmid: int) -> tuple[str, int]:
         return "vzcreate" if self._wish.backup is None else "vzrestore", vmid
@@ -76,6 +82,37 @@ class Creation(Making):
         if options:
             change = RootChange(node=guest.node, vmid=guest.vmid, options=options)
             change_as_root(self._workshop.root, change, self._caller.origin)
+
+
+class MachineCreation(Making):
+    """A virtual machine of disks and images, or of a backup."""
+
+    _wish: MachineRequest
+
+    @property
+    def kind(self) -> GuestKind:
+        return GuestKind.QEMU
+
+    @property
+    def event(self) -> Event:
+        return Event.GUEST_RESTORE if self._wish.backup is not None else Event.GUEST_CREATE
+
+    @property
+    def sets_up(self) -> bool:
+        return bool(self._wish.growth())
+
+    def turn(self) -> Iterator[bool]:
+        yield False
+
+    def ask(self, vmid: int) -> Upid:
+        return _begin(self._pve, self.node, self.kind, vmid, self._wish)
+
+    def task(self, vmid: int) -> tuple[str, int]:
+        return "qmcreate" if self._wish.backup is None else "qmrestore", vmid
+
+    def set_up(self, guest: GuestRef) -> None:
+        for disk, size in self._wish.growth().items():
+            self.finish(self._pve.guests.resize(guest, disk, size))
 
 
 class Cloning(Making):
@@ -131,3 +168,10 @@ class Cloning(Making):
         options: Options = self._wish.common()
         if options:
             self._pve.guests.set_config(guest, options)
+
+
+def _begin(pve: Pve, node: str, kind: GuestKind, vmid: int, wish: FreshWish) -> Upid:
+    """Has PVE's API begin to make what an API token may."""
+    if wish.backup is None:
+        return pve.guests.create(node, kind, vmid, wish.options())
+    return pve.guests.restore(node, kind, vmid, VolumeId(wish.backup), wish.options())

@@ -201,12 +201,15 @@ class Making(ABC):
             )
         self._pve.tasks.require_ok(task)
 
-    def _start(self, guest: GuestRef) -> tuple[Address, ...]:
-        upid = self._pve.guests.start(guest)
+    def finish(self, upid: Upid) -> None:
+        """Waits for a task that follows its making. Raises TaskUnfinished, and what its failure means."""
         task = self._pve.watcher.wait(upid, _STEP_SECONDS)
         if task is None:
-            raise TaskUnfinished(f"it did not start within {_STEP_SECONDS:g} s", upid=str(upid))
+            raise TaskUnfinished(f"its task {upid.type} did not end within {_STEP_SECONDS:g} s", upid=str(upid))
         self._pve.tasks.require_ok(task)
+
+    def _start(self, guest: GuestRef) -> tuple[Address, ...]:
+        self.finish(self._pve.guests.start(guest))
         return self._await_address(guest) if self._wish.wait_for_address is not None else ()
 
     def _await_address(self, guest: GuestRef) -> tuple[Address, ...]:

@@ -1,10 +1,10 @@
-"""The network interfaces of a new container, and what PVE is told of them."""
+"""The network interfaces of new guests, and what PVE is told of them."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -12,13 +12,10 @@ from gateway.exec.spec import Strict
 from gateway.guests.fields import mistake
 
 
-class NetworkSpec(Strict):
-    """One network interface, on a bridge of the node."""
+class PortSpec(Strict):
+    """What interfaces of containers and cards of machines have in common: their place in the node's network."""
 
     bridge: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,14}$")] = "vmbr0"
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,14}$")] | None = Field(
-        default=None, description="In the guest. Default: eth0, eth1, ..."
-    )
     ipv4: Annotated[str, StringConstraints(max_length=18)] | None = Field(
         default="dhcp", description="`dhcp`, an address with its prefix like `10.0.0.5/24`, or null."
     )
@@ -38,28 +35,59 @@ class NetworkSpec(Strict):
     firewall: bool = Field(default=False, description="Whether PVE's firewall looks at it.")
 
     @model_validator(mode="after")
-    def _addresses(self) -> NetworkSpec:
+    def _addresses(self) -> PortSpec:
         _check_address(self.ipv4, ("dhcp",), 4, "ipv4")
         _check_address(self.ipv6, ("auto", "dhcp"), 6, "ipv6")
         _check_gateway(self.gateway, self.ipv4, 4, "gateway")
         _check_gateway(self.gateway6, self.ipv6, 6, "gateway6")
         return self
 
+
+class NetworkSpec(PortSpec):
+    """One network interface of a container, on a bridge of the node."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,14}$")] | None = Field(
+        default=None, description="In the guest. Default: eth0, eth1, ..."
+    )
+
     def value(self, number: int) -> str:
         """As PVE's `net[n]`."""
-        parts = {
-            "name": self.name or f"eth{number}",
-            "bridge": self.bridge,
-            "firewall": 1 if self.firewall else None,
-            "gw": self.gateway,
-            "gw6": self.gateway6,
-            "hwaddr": self.mac.upper() if self.mac else None,
-            "ip": self.ipv4,
-            "ip6": self.ipv6,
-            "tag": self.vlan,
-            "type": "veth",
-        }
-        return ",".join(f"{name}={value}" for name, value in parts.items() if value is not None)
+        return _join(
+            {
+                "name": self.name or f"eth{number}",
+                "bridge": self.bridge,
+                "firewall": 1 if self.firewall else None,
+                "gw": self.gateway,
+                "gw6": self.gateway6,
+                "hwaddr": self.mac.upper() if self.mac else None,
+                "ip": self.ipv4,
+                "ip6": self.ipv6,
+                "tag": self.vlan,
+                "type": "veth",
+            }
+        )
+
+
+class CardSpec(PortSpec):
+    """One network card of a virtual machine, on a bridge of the node. Cloud-init tells the machine its addresses."""
+
+    model: Literal["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"] = "virtio"
+    ipv4: Annotated[str, StringConstraints(max_length=18)] | None = Field(
+        default=None, description="`dhcp`, or an address with its prefix. Default: what cloud-init does untold, DHCP."
+    )
+
+    def value(self) -> str:
+        """As PVE's `net[n]`."""
+        model = f"{self.model}={self.mac.upper()}" if self.mac else self.model
+        return f"{model},{_join({'bridge': self.bridge, 'firewall': 1 if self.firewall else None, 'tag': self.vlan})}"
+
+    def addresses(self) -> str:
+        """As PVE's `ipconfig[n]`; empty for none."""
+        return _join({"gw": self.gateway, "gw6": self.gateway6, "ip": self.ipv4, "ip6": self.ipv6})
+
+
+def _join(parts: Mapping[str, str | int | None]) -> str:
+    return ",".join(f"{name}={value}" for name, value in parts.items() if value is not None)
 
 
 def _check_address(text: str | None, words: Sequence[str], version: int, field: str) -> None:

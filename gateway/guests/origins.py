@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from gateway.errors import FieldError, GuestUnsupported, InvalidRequest
+from gateway.errors import FieldError, InvalidRequest
 from gateway.errors_pve import VolumeNotFound
 from gateway.exec.order import GuestKind
-from gateway.guests.wish import CloneRequest, GuestRequest
+from gateway.guests.archived import brought_by
+from gateway.guests.container import ContainerRequest
+from gateway.guests.machine import MachineRequest
+from gateway.guests.wish import CloneRequest
 from gateway.policy.change import GuestChange, describe_options
 from gateway.policy.machine import describe_machine
 from gateway.pve.ids import VolumeId
@@ -18,14 +21,6 @@ from gateway.pve.service import Pve
 # pve-storage: Plugin.pm's and PBSPlugin.pm's names of backups.
 _BACKUP = re.compile(r"backup/(?:vzdump-(lxc|qemu)-([1-9][0-9]{2,8})-[^/]+|(ct|vm)/([1-9][0-9]{2,8})/[^/]+)")
 _KINDS = {"lxc": GuestKind.LXC, "ct": GuestKind.LXC, "qemu": GuestKind.QEMU, "vm": GuestKind.QEMU}
-_MOUNT = re.compile(r"rootfs|(?:mp|unused)[0-9]{1,3}")
-_VOLUME = re.compile(r"^(?:volume=)?[A-Za-z][A-Za-z0-9._-]*:[^=,]+")
-# PVE::LXC::Config, parse_pct_config: whatever it reads otherwise than we do is a way past us.
-_LINE = re.compile(r"([a-z][a-z_]*[0-9]*):\s*(\S.*?)\s*")
-_RAW = re.compile(r"\s*[:=]")
-_SECTION = re.compile(r"\[(?:pve:(?P<pending>pending)|[a-z][a-z0-9_-]+)\]\s*", re.IGNORECASE)
-
-_NEW_VOLUME = "new:1"
 
 Options = Mapping[str, str | int | bool]
 
@@ -34,10 +29,7 @@ def owner_of(backup: str, field: str = "backup") -> tuple[GuestKind, int]:
     """Which guest a backup is of, by its name alone. Raises InvalidRequest for a volume that is no backup."""
     found = _BACKUP.fullmatch(VolumeId(backup).name)
     if found is None:
-        rule = "a backup is STORAGE:backup/NAME, as GET /guests/{vmid}/backups lists it"
-        raise InvalidRequest(
-            f"`{field}` cannot be that: {rule}", errors=[FieldError(field, "impossible", rule).to_json()]
-        )
+        raise _invalid(field, "a backup is STORAGE:backup/NAME, as GET /guests/{vmid}/backups lists it")
     return _KINDS[found[1] or found[3]], int(found[2] or found[4])
 
 
@@ -48,29 +40,32 @@ def no_such_backup(backup: str) -> VolumeNotFound:
     )
 
 
-def describe_new(vmid: int, wish: GuestRequest) -> GuestChange:
-    """What a container of a template would be given of the node."""
-    return describe_options(vmid, {**wish.options(), **wish.root_options()}, whole=True)
+def describe_new(vmid: int, wish: ContainerRequest | MachineRequest) -> GuestChange:
+    """What a guest that is made of no backup would be given of the node."""
+    return _describe_all(vmid, {}, wish)
 
 
-def describe_restored(pve: Pve, node: str, wish: GuestRequest) -> GuestChange:
-    """The same of a container of a backup, whose archive brings a configuration. Raises VolumeNotFound, PolicyRefused.
+def describe_restored(pve: Pve, node: str, wish: ContainerRequest | MachineRequest) -> GuestChange:
+    """The same of a guest of a backup, whose archive brings a configuration. Raises VolumeNotFound, PolicyRefused, and
+    InvalidRequest for the backup of another kind of guest.
 
     Its volumes are made anew, so they give nothing away; directories and devices of the node that were mounted do.
     """
     backup = VolumeId(wish.backup or "")
     kind, owner = owner_of(backup)
-    if kind is not GuestKind.LXC:
-        raise GuestUnsupported("only containers are restored here; restore this one in PVE itself", volume=backup)
+    if kind != wish.type:
+        raise _invalid("type", f"it is the backup of a guest of type `{kind}`")
     try:
         text = pve.storages.backup_config(node, backup)
     except VolumeNotFound:
         raise no_such_backup(backup) from None
-    brought = {
-        name: _VOLUME.sub(_NEW_VOLUME, value) if _MOUNT.fullmatch(name) else value
-        for name, value in parse_config(text).items()
-    }
-    return describe_options(owner, {**brought, **wish.options(), **wish.root_options()}, whole=True)
+    return _describe_all(owner, brought_by(kind, text), wish)
+
+
+def _describe_all(vmid: int, brought: Options, wish: ContainerRequest | MachineRequest) -> GuestChange:
+    if isinstance(wish, ContainerRequest):
+        return describe_options(vmid, {**brought, **wish.options(), **wish.root_options()}, whole=True)
+    return describe_machine(vmid, {**brought, **wish.options()})
 
 
 def describe_clone(pve: Pve, source: GuestRef, wish: CloneRequest) -> GuestChange:
@@ -113,18 +108,5 @@ def read_options(pve: Pve, guest: GuestRef, snapshot: str | None) -> dict[str, s
     return {**config.options, **config.raw}
 
 
-def parse_config(text: str) -> dict[str, str]:
-    """The options of a container's configuration file as PVE reads it, those that are pending too, without snapshots.
-
-    Of what PVE leaves out, or what stands there twice, a name is told that nobody can have allowed.
-    """
-    found: dict[str, str] = {}
-    is_read = True
-    for line in text.split("\n"):
-        if section := _SECTION.fullmatch(line):
-            is_read = section["pending"] is not None
-        elif is_read and line.strip() and not line.startswith("#"):
-            parts = _LINE.fullmatch(line)
-            name, value = (parts[1], parts[2]) if parts else (_RAW.split(line)[0][:64], "")
-            found[f"{name} (twice)" if parts and name in found else name] = value
-    return found
+def _invalid(field: str, rule: str) -> InvalidRequest:
+    return InvalidRequest(f"`{field}` cannot be that: {rule}", errors=[FieldError(field, "impossible", rule).to_json()])

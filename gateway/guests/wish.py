@@ -1,65 +1,32 @@
-"""What a caller asks to be made: the one definition of a new guest's fields, and what PVE is told of them."""
+"""What a caller asks to be made: what new guests of every kind and origin have in common, and PVE is told of it."""
 
 from __future__ import annotations
 
 import ipaddress
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
-from gateway.errors import GatewayError
 from gateway.exec.spec import Strict
 from gateway.guests.fields import (
-    Feature,
-    GuestPath,
     HostName,
     Notes,
     PoolName,
     PublicKey,
     Seconds,
-    Size,
     SnapshotName,
     StorageName,
     TagName,
     Vmid,
     VolumeName,
-    gibibytes,
     mistake,
 )
 from gateway.guests.network import NetworkSpec
-from gateway.pve.ids import PathText, VolumeId, parse_volume
 
 Options = dict[str, str | int | bool]
 
-_MAX_MOUNTS, _MAX_NETWORKS = 32, 8
-
-
-class MountSpec(Strict):
-    """A mount point beside the root: a new volume, or a directory of the node."""
-
-    path: GuestPath = Field(description="Where it is in the guest.")
-    size: Size | None = Field(default=None, description="Of a new volume.")
-    storage: StorageName | None = Field(default=None, description="Of a new volume. Default: the root's storage.")
-    source: GuestPath | None = Field(
-        default=None,
-        description="A directory of the node, below `policy.bind_sources`; needs guest:root-config.",
-    )
-    read_only: bool = False
-    backup: bool = Field(default=False, description="Whether backups hold it: for volumes.")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> MountSpec:
-        if (self.source is None) is (self.size is None):
-            raise mistake("size_or_source", "give `size` for a new volume, or `source` for a directory of the node")
-        if self.source is not None and (self.storage is not None or self.backup):
-            raise mistake("not_of_a_source", "`storage` and `backup` are for new volumes")
-        return self
-
-    def value(self, storage: str) -> str:
-        """As PVE's `mp[n]`."""
-        volume = self.source or f"{self.storage or storage}:{gibibytes(self.size or '')}"
-        more = [*(["ro=1"] if self.read_only else []), *(["backup=1"] if self.backup else [])]
-        return ",".join([volume, f"mp={self.path}", *more])
+MAX_NETWORKS = 8
 
 
 class Wish(Strict):
@@ -67,12 +34,8 @@ class Wish(Strict):
 
     vmid: Vmid | None = Field(default=None, description="Default: the next free one within the token's grants.")
     name: HostName | None = Field(default=None, description="Its host name.")
-    cores: int | None = Field(default=None, ge=1, le=8192, description="Processors. Default: all, or the origin's.")
+    cores: int | None = Field(default=None, ge=1, le=8192, description="Processors. Default: PVE's, or the origin's.")
     memory: int | None = Field(default=None, ge=16, le=1 << 24, description="MiB. Default: 512, or the origin's.")
-    swap: int | None = Field(default=None, ge=0, le=1 << 24, description="MiB; containers only.")
-    networks: list[NetworkSpec] | None = Field(
-        default=None, max_length=_MAX_NETWORKS, description="All of its interfaces. Default: none, or the origin's."
-    )
     tags: list[TagName] = Field(default=[], max_length=64)
     notes: Notes | None = None
     pool: PoolName | None = None
@@ -94,80 +57,81 @@ class Wish(Strict):
         return self
 
     def common(self) -> Options:
-        """PVE's options for the fields that are the same for containers of every origin."""
+        """PVE's options for the fields that are the same for guests of every origin."""
         options: Options = {}
         if self.cores is not None:
             options["cores"] = self.cores
         if self.memory is not None:
             options["memory"] = self.memory
-        if self.swap is not None:
-            options["swap"] = self.swap
-        for number, network in enumerate(self.networks or ()):
-            options[f"net{number}"] = network.value(number)
         if self.tags:
             options["tags"] = ";".join(sorted(set(self.tags)))
         return options
 
 
-class GuestRequest(Wish):
-    """A new container, of a template or of a backup."""
+class ContainerWish(Wish):
+    """What containers of every origin have beside that."""
 
-    template: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        default=None, description="What it is made of, `STORAGE:vztmpl/NAME`; see GET /templates."
+    swap: int | None = Field(default=None, ge=0, le=1 << 24, description="MiB; containers only.")
+    networks: list[NetworkSpec] | None = Field(
+        default=None, max_length=MAX_NETWORKS, description="All of its interfaces. Default: none, or the origin's."
     )
+
+    def common(self) -> Options:
+        options = super().common()
+        if self.swap is not None:
+            options["swap"] = self.swap
+        for number, network in enumerate(self.networks or ()):
+            options[f"net{number}"] = network.value(number)
+        return options
+
+
+class CloneRequest(ContainerWish):
+    """A copy of a guest: linked to a template, or whole."""
+
+    full: bool | None = Field(default=None, description="Default: linked of a template, else whole.")
+    storage: StorageName | None = Field(default=None, description="Of a whole copy. Default: where the source's are.")
+    snapshot: SnapshotName | None = Field(default=None, description="Copy the source as it was then.")
+
+
+class FreshWish(Wish):
+    """What new guests that are no copies have in common: made of something, or restored of a backup."""
+
     backup: VolumeName | None = Field(
-        default=None, description="What it is made of instead: a backup, `STORAGE:backup/NAME`."
+        default=None, description="The backup that it is made of, `STORAGE:backup/NAME`; see its guest's backups."
     )
     storage: StorageName = Field(default="local", description="Where its volumes are made.")
-    disk: Size = Field(default="4G", description="Of its root.")
-    mounts: list[MountSpec] = Field(default=[], max_length=_MAX_MOUNTS)
     nameservers: list[Annotated[str, StringConstraints(max_length=45)]] = Field(default=[], max_length=3)
     search_domain: HostName | None = None
-    ssh_public_keys: list[PublicKey] = Field(default=[], max_length=64, description="Who may log in as root.")
-    password: SecretStr | None = Field(default=None, min_length=5, max_length=256, description="Of root.")
-    features: list[Feature] = Field(
-        default=[],
-        max_length=16,
-        description="As far as `policy.features` lets; all but `nesting` need guest:root-config.",
-    )
-    privileged: bool | None = Field(
-        default=None, description="Only where `policy.privileged` allows it. Default: no, or as the backup's was."
-    )
-    hookscript: VolumeName | None = Field(
-        default=None, description="A volume of `policy.hookscripts`; needs guest:root-config."
-    )
+    ssh_public_keys: list[PublicKey] = Field(default=[], max_length=64, description="Who may log in.")
+    password: SecretStr | None = Field(default=None, min_length=5, max_length=256)
     onboot: bool = Field(default=False, description="Start it when the node starts.")
     unique: bool = Field(default=False, description="Of a backup: give its interfaces new hardware addresses.")
 
     @model_validator(mode="after")
-    def _one_origin(self) -> GuestRequest:
-        if (self.template is None) is (self.backup is None):
-            raise mistake("template_or_backup", "give either a `template` or a `backup`")
-        given = self.model_fields_set
+    def _fields_that_can_be(self) -> FreshWish:
         if self.backup is not None:
-            for name in ("disk", "mounts", "ssh_public_keys", "password", "features"):
-                if name in given and getattr(self, name):
+            for name in self.of_its_own & self.model_fields_set:
+                if getattr(self, name):
                     raise mistake("not_of_a_backup", "a backup brings its own; change it afterwards", name)
         elif self.unique:
-            raise mistake("not_of_a_template", "a new container has addresses of its own anyway", "unique")
-        if self.template is not None and not self.template.startswith("/"):
-            _require_volume(self.template)
+            raise mistake("only_of_a_backup", "what is new has hardware addresses of its own anyway", "unique")
         for address in self.nameservers:
             try:
                 ipaddress.ip_address(address)
             except ValueError:
                 raise mistake("bad_address", "IP addresses of name servers", "nameservers") from None
-        if self.made_by_root and self.password is not None:  # pvesh's argument list is seen by every user of the node
-            raise mistake("not_with_a_file", "a guest of a template's path is made without one", "password")
         if self.password is not None and not _is_text(self.password.get_secret_value()):
             raise mistake("bad_password", "at least 5 characters, none of them a control character", "password")
         return self
 
+    @property
+    def of_its_own(self) -> frozenset[str]:
+        """Fields that a backup has an answer to."""
+        return frozenset(("ssh_public_keys", "password"))
+
     def options(self) -> Options:
-        """What PVE is told by an API token to make it: everything but `root_options`."""
+        """What PVE is told by an API token to make it."""
         options = self.common()
-        if self.name is not None:
-            options["hostname"] = self.name
         if self.notes is not None:
             options["description"] = self.notes
         if self.pool is not None:
@@ -178,72 +142,18 @@ class GuestRequest(Wish):
             options["searchdomain"] = self.search_domain
         if self.onboot:
             options["onboot"] = True
-        if self.privileged is not None or self.backup is None:
-            options["unprivileged"] = not self.privileged
         if self.backup is not None:
-            return {**options, "storage": self.storage, **({"unique": True} if self.unique else {})}
-        options["ostemplate"] = PathText(self.template or "")
-        options["rootfs"] = f"{self.storage}:{gibibytes(self.disk)}"
-        options |= {key: value for key, value in self._mount_points().items() if not value.startswith("/")}
-        if self.features and not self._features_are_roots:
-            options["features"] = self._feature_text
-        if self.ssh_public_keys:
-            options["ssh-public-keys"] = "\n".join(self.ssh_public_keys)
-        if self.password is not None:
-            options["password"] = self.password.get_secret_value()
-        return options
-
-    def root_options(self) -> Options:
-        """What PVE allows to root@pam alone: set when it is made, before it starts."""
-        options: Options = {key: value for key, value in self._mount_points().items() if value.startswith("/")}
-        if self.features and self._features_are_roots:
-            options["features"] = self._feature_text
-        if self.hookscript is not None:
-            options["hookscript"] = self.hookscript
+            options["storage"] = self.storage
+            if self.unique:
+                options["unique"] = True
         return options
 
     @property
-    def made_by_root(self) -> bool:
-        """Whether PVE lets root@pam alone make it: of a file of the node, which is no volume."""
-        return (self.template or "").startswith("/")
-
-    @property
-    def for_root(self) -> list[str]:
-        """What of it needs guest:root-config, by PVE's names."""
-        return sorted([*self.root_options(), *(["ostemplate"] if self.made_by_root else [])])
-
-    def _mount_points(self) -> dict[str, str]:
-        return {f"mp{number}": mount.value(self.storage) for number, mount in enumerate(self.mounts)}
-
-    @property
-    def _features_are_roots(self) -> bool:
-        """PVE::LXC::check_ct_modify_config_perm: `nesting` of an unprivileged container is everybody's."""
-        return bool(self.privileged) or set(self.features) != {"nesting"}
-
-    @property
-    def _feature_text(self) -> str:
-        mounts = sorted({word.partition("=")[2] for word in self.features if word.startswith("mount=")})
-        words = [f"{word}=1" for word in sorted(set(self.features)) if not word.startswith("mount=")]
-        return ",".join([*words, *([f"mount={';'.join(mounts)}"] if mounts else [])])
-
-
-class CloneRequest(Wish):
-    """A copy of a guest: linked to a template, or whole."""
-
-    full: bool | None = Field(default=None, description="Default: linked of a template, else whole.")
-    storage: StorageName | None = Field(default=None, description="Of a whole copy. Default: where the source's are.")
-    snapshot: SnapshotName | None = Field(default=None, description="Copy the source as it was then.")
-
-
-def _require_volume(text: str) -> VolumeId:
-    message = "a template is STORAGE:vztmpl/NAME, as in local:vztmpl/debian-13.tar.zst"
-    try:
-        found = parse_volume(text)
-    except GatewayError as exc:
-        raise mistake("impossible", message, "template") from exc
-    if not found.name.startswith("vztmpl/"):  # a backup is somebody's
-        raise mistake("impossible", message, "template")
-    return found
+    def secrets(self) -> tuple[str, ...]:
+        """What of it nothing may repeat."""
+        password = self.password.get_secret_value() if self.password is not None else None
+        keys = [form for key in self.ssh_public_keys for form in (key, quote(key, safe=""))]
+        return tuple(text for text in (password, *keys) if text)
 
 
 def _is_text(text: str) -> bool:

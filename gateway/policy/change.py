@@ -17,7 +17,8 @@ class GuestChange:
     """What of a change to guest `vmid` needs the node's leave. What is left out is not part of the change.
 
     `mounts` are the sources of its mount points, volumes or host paths; `devices` host paths; `features` words like
-    `nesting` or `mount=nfs`; `raw_keys` the names of all options that nothing here knows, `lxc.*` above all.
+    `nesting` or `mount=nfs`; `raw_keys` the names of all options that nothing here knows, `lxc.*` above all;
+    `images` volumes that a machine has as CDs, or that its disks are made of.
     """
 
     vmid: int
@@ -28,6 +29,7 @@ class GuestChange:
     hookscript: str | None = None
     raw_keys: tuple[str, ...] = ()
     template: str | None = None
+    images: tuple[str, ...] = ()
 
 
 def describe_options(vmid: int, options: Options, *, whole: bool) -> GuestChange:

@@ -35,7 +35,13 @@ class NodePolicy:
         Every route that makes a guest or changes one comes through here (api.route.Route.change), and grants do not
         matter: what is refused is refused for every token. Looks at the host's files only below what is allowed.
         """
-        refused = [*self._mounts(change), *self._devices(change), *self._words(change), *self._template(change)]
+        refused = [
+            *self._mounts(change),
+            *self._images(change),
+            *self._devices(change),
+            *self._words(change),
+            *self._template(change),
+        ]
         if refused:
             raise PolicyRefused.for_things(refused)
 
@@ -49,6 +55,12 @@ class NodePolicy:
                     yield f"bind source {_shown(source)}", "policy.bind_sources"
             elif not _is_volume_of(change.vmid, source):
                 yield f"volume {_shown(source)}, which is not a new one or the guest's own", None
+
+    def _images(self, change: GuestChange) -> Iterator[Refusal]:
+        for volume in change.images:
+            allowed = any(matches(volume, pattern) for pattern in self._config.images)
+            if not allowed or not is_plain("/" + volume.partition(":")[2]):
+                yield f"image {_shown(volume)}", "policy.images"
 
     def _devices(self, change: GuestChange) -> Iterator[Refusal]:
         for path in change.devices:

@@ -15,7 +15,8 @@ from gateway.api.routes import ROUTES
 from gateway.auth.actions import GRANTABLE, Action, with_implied
 from gateway.auth.grants import Grant, parse_actions, parse_guests
 from gateway.exec.spec import ExecSpec
-from gateway.guests.wish import CloneRequest, GuestRequest
+from gateway.guests.request import GuestRequest
+from gateway.guests.wish import CloneRequest
 from tests.auth.changes import issue_token
 
 from .conftest import PROTECTED

@@ -108,9 +108,12 @@ def _backup(chance: random.Random, known: Known) -> str:
 
 
 def _new(chance: random.Random, known: Known) -> dict[str, Any]:
-    """A container; a debian one would take the disk, and the time."""
+    """A container, or a machine; a debian one would take the disk, and the time."""
     told: dict[str, Any] = {"storage": chance.choice(_STORAGES), "timeout": 5, "start": chance.random() < 0.5}
     told |= {"vmid": chance.choice((*FREE, RUNNING, 101))} if chance.random() < 0.3 else {"vmid": None}
+    if chance.random() < 0.3:
+        return told | {"type": "qemu", "backup": None, **chance.choice(_MACHINES)}
+    told["type"] = "lxc"
     if chance.random() < 0.25:
         return told | {"backup": _backup(chance, known), "template": None}
     return told | {"template": TEMPLATE, "backup": None, **chance.choice(_MORE)}
@@ -137,6 +140,12 @@ _MORE: tuple[dict[str, Any], ...] = (
     {"privileged": True},
     {"disk": "9000T"},
     {"on_failure": "keep"},
+)
+_MACHINES: tuple[dict[str, Any], ...] = (
+    {"disks": [{"size": "1G"}], "networks": [{"ipv4": "192.0.2.9/24"}]},
+    {"disks": [{"image": "local:import/nosuch.qcow2"}], "user": "debian", "password": "canary5ecret"},
+    {"cd": "local:iso/nosuch.iso", "firmware": "uefi"},
+    {"disks": [{"size": "1G", "storage": "nosuch"}], "cloud_init": True, "wait_for_address": 1, "start": True},
 )
 _BODIES: dict[str, Make] = {
     "POST /guests": _new,

@@ -51,9 +51,14 @@ def gateway(make_gateway: Callable[..., Gateway], pve: PveProcess, tmp_path_fact
     path.touch(0o600)
     path.write_text(f"{TOKEN_ID}={SECRET}\n")
     return make_gateway(
-        pve={"api": pve.url, "token_file": str(path), "pvesh": str(pve.pvesh)},
+        pve={
+            "api": pve.url,
+            "token_file": str(path),
+            "agent_token_file": str(path),
+            "pvesh": str(pve.pvesh),
+        },
         guests={"protected": [PROTECTED]},
-        policy={"devices": ["/dev/null"], "features": ["nesting"]},
+        policy={"devices": ["/dev/null"], "features": ["nesting"], "images": ["*:iso/*", "local:import/cloud-*"]},
     )
 
 

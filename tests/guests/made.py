@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from tests.pvesim import config, guests, pmxcfs
-from tests.pvesim.api import archives, storages, volumes
+from tests.pvesim.api import archives, machines, storages, volumes
 
 TEMPLATE = f"local:vztmpl/{archives.BUSYBOX}"
 
@@ -25,21 +25,22 @@ def leftovers(vmid: int) -> list[Path]:
 def assert_nothing_left(vmid: int) -> None:
     """No guest, no volume, no lock."""
     assert vmid not in known()
-    assert not config.pve_path(vmid).exists()
+    assert not list((pmxcfs.ROOT / "nodes").glob(f"*/*/{vmid}.conf"))
     assert leftovers(vmid) == []
 
 
 def sweep(first: int, last: int) -> None:
-    """Removes the guests of a range with their volumes and backups; clones go before what they are clones of."""
+    """Removes the guests of a range, on any node, with their volumes and backups; clones go before what they are clones
+    of."""
     for vmid in range(last, first - 1, -1):
         if config.pve_path(vmid).exists():
             with contextlib.suppress(guests.GuestError, KeyError):
                 guests.get(vmid).destroy()
             config.pve_path(vmid).unlink(missing_ok=True)
             pmxcfs.unregister(vmid)
-        machine = pmxcfs.ROOT / "local/qemu-server" / f"{vmid}.conf"
-        if machine.exists():
-            machine.unlink()
+        machines.Machine(vmid).pull_the_plug()
+        for left in (pmxcfs.ROOT / "nodes").glob(f"*/*/{vmid}.conf"):
+            left.unlink()
             pmxcfs.unregister(vmid)
         for storage in storages.every_storage().values():
             for volume in volumes.used_by(storage, vmid):

@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from gateway.config import PolicyConfig
 from gateway.errors import PolicyRefused
 from gateway.exec.order import GuestKind
+from gateway.guests.container import ContainerRequest
+from gateway.guests.machine import MachineRequest
+from gateway.guests.network import CardSpec
 from gateway.guests.origins import describe_restored, describe_rollback
-from gateway.guests.wish import GuestRequest
 from gateway.policy.node import NodePolicy
 from gateway.pve.models import GuestConfig, GuestRef
 
@@ -40,8 +42,63 @@ snaptime: 1767225600
 def restore(config: str, **members: Any) -> None:
     """Decides about the restore of a backup with this configuration."""
     pve: Any = SimpleNamespace(storages=SimpleNamespace(backup_config=lambda node, backup: config))
-    wish = GuestRequest(backup="local:backup/vzdump-lxc-7105-2026_01_01-00_00_00.tar.zst", **members)
+    wish = ContainerRequest(backup="local:backup/vzdump-lxc-7105-2026_01_01-00_00_00.tar.zst", **members)
     POLICY.require(describe_restored(pve, "pve1", wish))
+
+
+MACHINE = """#a note
+boot: order=scsi0
+cores: 2
+ide2: local:iso/debian-13.iso,media=cdrom,size=600M
+ide3: local-lvm:vm-7105-cloudinit,media=cdrom
+name: web
+net0: virtio=BC:24:11:00:00:01,bridge=vmbr0
+scsi0: local-lvm:vm-7106-disk-0,size=4G
+unused0: local-lvm:vm-7106-disk-9
+#qmdump#map:scsi0:drive-scsi0:local-lvm:raw:
+
+[before]
+args: -device x
+snaptime: 1767225600
+"""
+
+
+def restore_machine(config: str, **members: Any) -> None:
+    pve: Any = SimpleNamespace(storages=SimpleNamespace(backup_config=lambda node, backup: config))
+    backup = "local:backup/vzdump-qemu-7105-2026_01_01-00_00_00.vma.zst"
+    POLICY.require(describe_restored(pve, "pve1", MachineRequest(type="qemu", backup=backup, **members)))
+
+
+def test_an_ordinary_backup_of_a_machine_is_restored() -> None:
+    """Drives whose data the archive has are made anew, whatever they were called; others stay what they are."""
+    restore_machine(MACHINE, networks=[CardSpec()], memory=512)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("#qmdump#map:scsi0:", "#qmdump#map:scsi1:"),
+        ("#qmdump#map:", "# qmdump#map:"),
+        (":raw:\n", ":raw\n"),
+        ("scsi0: ", "scsi1: local-lvm:vm-7106-disk-1\nscsi0: "),
+        ("scsi0: local", "scsi0: file=/dev/sda,volume=local"),
+        ("scsi0: local-lvm:vm-7106-disk-0,", "scsi0: local-lvm:vm-7106-disk-0, "),
+        ("cores: 2", "args: -device x"),
+        ("cores: 2", "hostpci0: 01:00"),
+        ("cores: 2", "virtiofs0: dirid=etc"),
+        ("bridge=vmbr0", "firewall=1"),
+        ("\n[before]", "[PENDING]"),
+        ("\n[before]", "[pve:pending]"),
+        ("\n[before]", "[not a section!]"),
+        ("local:iso/debian-13.iso,media=cdrom,size=600M", "local:iso/debian-13.iso"),
+    ],
+)
+def test_a_machine_of_which_pve_would_make_more_is_refused(wrong: tuple[str, str]) -> None:
+    """What stands in an archive without its data PVE leaves as it is: another guest's disk, a device, an argument."""
+    config = MACHINE.replace(*wrong)
+    assert config != MACHINE
+    with pytest.raises(PolicyRefused):
+        restore_machine(config)
 
 
 def test_an_ordinary_backup_is_restored() -> None:
@@ -81,7 +138,7 @@ def test_a_backup_that_pve_reads_otherwise_is_refused(wrong: tuple[str, str]) ->
 def test_a_template_is_no_backup(name: str) -> None:
     """A backup is somebody's: it is restored, by who may make its guest, and never taken for a template."""
     with pytest.raises(ValidationError):
-        GuestRequest(template=f"local:{name}")
+        ContainerRequest(template=f"local:{name}")
 
 
 def test_a_rollback_to_other_raw_options_is_one_of_them() -> None:

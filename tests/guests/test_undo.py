@@ -14,10 +14,10 @@ from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning, Interna
 from gateway.errors_pve import OutcomeUnknown, PveTokenRefused
 from gateway.exec.order import GuestKind
 from gateway.guests.background import Work
-from gateway.guests.maker import Creation
+from gateway.guests.container import ContainerRequest
+from gateway.guests.maker import ContainerCreation
 from gateway.guests.trail import Reason
 from gateway.guests.undo import Undone, undo
-from gateway.guests.wish import GuestRequest
 from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.models import GuestRef
 from gateway.pve.tasks import Task
@@ -126,9 +126,9 @@ def make(node: Node, wait: Callable[..., Task]) -> tuple[GatewayError, list[Any]
         reserve=lambda reach, wanted, tried: nullcontext(wanted),
     )
     caller: Any = SimpleNamespace(asker=None, reach=())
-    wish = GuestRequest(template="local:vztmpl/x.tar.zst", vmid=GUEST.vmid, start=True)
+    wish = ContainerRequest(template="local:vztmpl/x.tar.zst", vmid=GUEST.vmid, start=True)
     with pytest.raises(GatewayError) as caught:
-        Creation(workshop, caller, wish).make(Work())
+        ContainerCreation(workshop, caller, wish).make(Work())
     return caught.value, ends
 
 

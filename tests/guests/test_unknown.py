@@ -13,11 +13,11 @@ from gateway.audit.unfinished import UnfinishedChanges
 from gateway.errors_pve import OutcomeUnknown
 from gateway.exec.origin import Origin
 from gateway.guests.changes import Changes
+from gateway.guests.container import ContainerRequest
 from gateway.guests.maker import Maker
 from gateway.guests.making import Caller
 from gateway.guests.pace import Pace
 from gateway.guests.trail import Asker
-from gateway.guests.wish import GuestRequest
 from gateway.guests.workshop import Workshop
 from gateway.pve.client import PveApi
 from gateway.pve.failure import PveSilent
@@ -70,7 +70,7 @@ def test_unknown_is_said_and_nothing_is_undone(tmp_path: Path, alone: bool, task
     changes = Changes(audit, pve.tasks, pve.watcher, UnfinishedChanges(tmp_path / "changes"))
     workshop = Workshop(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=alone, find_seconds=0.1)
     caller = Caller(Asker("tk_1", "ci", "10.0.0.1", "req_1"), ((200, 299),), ORIGIN, lambda vmid: None)
-    wish = GuestRequest(template="local:vztmpl/debian.tar.zst", vmid=200)
+    wish = ContainerRequest(template="local:vztmpl/debian.tar.zst", vmid=200)
     with pytest.raises(OutcomeUnknown) as caught:
         Maker(workshop).create(caller, wish).wait(5, None)
     assert caught.value.evidence["undone"] is False and caught.value.evidence["request"]["vmid"] == 200

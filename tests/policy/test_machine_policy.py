@@ -27,6 +27,11 @@ NOTHING = NodePolicy(PolicyConfig())
         {"scsi0": "media=disk,file=local:102/vm-102-disk-0.raw"},
         {"scsi0": "local:1,file=/dev/sda"},
         {"scsi0": "local:1,whatever=/dev/sda"},
+        {"scsi0": "local:0,import-from=local:import/debian.qcow2"},
+        {"scsi1": "local:iso/debian-13.iso"},
+        {"scsi1": "local:iso/debian-13.iso,media=disk"},
+        {"ide2": "local:iso/a/../../x.iso,media=cdrom"},
+        {"ide2": "local:import/debian.qcow2,media=cdrom"},
         {"scsi0": ",volume=/dev/sda"},
         {"serial0": "/dev/ttyS0"},
         {"args": "-device x"},
@@ -39,7 +44,7 @@ NOTHING = NodePolicy(PolicyConfig())
 def test_nothing_of_others_is_given_to_a_machine(options: dict[str, str]) -> None:
     """A disk of another guest or of the node neither becomes one of the machine's, nor is copied into one: PVE knows
     `volume` as another name of `file`, takes the later of both, and fills a new disk from `import-from`. A network card
-    without a bridge would reach what listens on the node's loopback."""
+    without a bridge would reach what listens on the node's loopback. A CD that is no CD could be written to."""
     with pytest.raises(PolicyRefused):
         NOTHING.require(describe_machine(101, options))
 
@@ -59,3 +64,24 @@ def test_nothing_of_others_is_given_to_a_machine(options: dict[str, str]) -> Non
 def test_ordinary_machines_need_no_policy(options: dict[str, str]) -> None:
     """New disks, its own, images, and what PVE notes of a snapshot with memory."""
     NOTHING.require(describe_machine(101, options))
+
+
+@pytest.mark.parametrize(
+    ("options", "patterns", "allowed"),
+    [
+        ({"scsi0": "local:0,import-from=local:import/debian-13.qcow2"}, ("local:import/debian-*",), True),
+        ({"scsi0": "local:0,import-from=other:import/debian-13.qcow2"}, ("local:import/debian-*",), False),
+        ({"scsi0": "local:0,import-from=local:import/debian-.ova/disk.vmdk"}, ("local:import/debian-*",), False),
+        ({"scsi0": "local:import/debian-13.qcow2"}, ("local:import/debian-*",), False),
+        ({"ide2": "local:iso/x.iso,media=cdrom"}, ("*:iso/*",), True),
+        ({"ide2": "local:iso/x.iso,media=cdrom"}, (), False),
+    ],
+)
+def test_images_that_policy_names(options: dict[str, str], patterns: tuple[str, ...], allowed: bool) -> None:
+    """`policy.images` names what a disk may be made of and a CD may be; an image is copied, never a disk itself."""
+    policy, change = NodePolicy(PolicyConfig(images=patterns)), describe_machine(101, options)
+    if allowed:
+        policy.require(change)
+    else:
+        with pytest.raises(PolicyRefused):
+            policy.require(change)

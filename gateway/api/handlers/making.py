@@ -11,14 +11,17 @@ from gateway.errors import Forbidden, GatewayRestarting, GuestNotFound
 from gateway.exec.permit import Ranges
 from gateway.guests import origins
 from gateway.guests.background import Work
+from gateway.guests.container import ContainerRequest
+from gateway.guests.machine import MachineRequest
 from gateway.guests.making import Caller, MadeGuest
-from gateway.guests.wish import CloneRequest, GuestRequest, Wish
+from gateway.guests.request import GuestRequest
+from gateway.guests.wish import CloneRequest, Wish
 from gateway.policy.change import GuestChange
 
 
 def describe_guest(services: Services, call: Call) -> GuestChange:
-    """What the new container would be given of the node. First of all, whether the caller may make it at all."""
-    wish: GuestRequest = call.body
+    """What the new guest would be given of the node. First of all, whether the caller may make it at all."""
+    wish = _asked(call)
     reach = _reach(call, wish)
     if wish.backup is None:
         return origins.describe_new(wish.vmid or (reach[0][0] if reach else 0), wish)
@@ -29,7 +32,7 @@ def describe_guest(services: Services, call: Call) -> GuestChange:
 
 def create_guest(services: Services, call: Call) -> Reply:
     """Makes it, whole or not at all, whether the caller waits or not."""
-    wish: GuestRequest = call.body
+    wish = _asked(call)
     return _answer(call, services.maker.create(_caller(services, call, wish), wish))
 
 
@@ -45,6 +48,11 @@ def clone_guest(services: Services, call: Call) -> Reply:
     wish: CloneRequest = call.body
     source = services.guests.find(call.vmid)
     return _answer(call, services.maker.clone(_caller(services, call, wish), source, wish))
+
+
+def _asked(call: Call) -> ContainerRequest | MachineRequest:
+    request: GuestRequest = call.body
+    return request.root
 
 
 def _caller(services: Services, call: Call, wish: Wish) -> Caller:
@@ -63,7 +71,7 @@ def _reach(call: Call, wish: Wish) -> Ranges:
     if wish.vmid is not None:
         _require_create(call, wish.vmid)
     reach = call.actor.reach(Action.GUEST_CREATE)
-    if not isinstance(wish, GuestRequest) or not wish.for_root:
+    if not isinstance(wish, ContainerRequest) or not wish.for_root:
         return reach
     rooted = call.actor.reach(Action.GUEST_ROOT_CONFIG)
     reach = tuple(

@@ -6,6 +6,7 @@ no UPID. One backup runs at a time on a node.
 
 import contextlib
 import fcntl
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,8 +20,10 @@ from tests.pvesim.api.failure import Failure, die, refuse
 from tests.pvesim.api.guest_store import Store, every_guest
 from tests.pvesim.api.lxc import properties, runtime, snapshots
 from tests.pvesim.api.privileges import may, require
+from tests.pvesim.api.qemu import pending as qemu
 from tests.pvesim.api.users import read as read_users
 
+HINT = re.compile(r"#qmdump#map:(\S+):\S+:\S*:\S*:")
 _LOCK = Path("/run/pvesim/vzdump.lock")
 _SUFFIX = {"zstd": ".zst", "gzip": ".gz", "1": ".gz"}
 _ROOT_ONLY = ("tmpdir", "dumpdir", "script", "job-id")
@@ -100,7 +103,7 @@ def _backup(call: Call, vmid: int, storage: storages.Storage) -> None:
         if kind == "lxc":
             _pack_container(call, store, guest, archive)
         else:
-            _pack(archive, guest)
+            _pack(archive, guest, hints=_hints(guest))
     finally:
         store.remove_lock("backup")
     if call.get("notes-template"):
@@ -152,7 +155,17 @@ def _at_rest(call: Call, store: Store, guest: GuestConfig, mode: str) -> Iterato
             snapshots.delete(store, "vzdump")
 
 
-def _pack(archive: Path, guest: GuestConfig, *, is_snapshot: bool = False) -> None:
+def hints(text: str) -> set[str]:
+    """The drives whose data an archive of a machine has (parse_backup_hints)."""
+    return {found[1] for line in text.splitlines() if (found := HINT.fullmatch(line))}
+
+
+def _hints(guest: GuestConfig) -> str:
+    disks = {key: volume for key, volume in qemu.disks(guest.values).items() if "cloudinit" not in volume}
+    return "".join(f"#qmdump#map:{key}:drive-{key}:{disk.partition(':')[0]}:raw:\n" for key, disk in disks.items())
+
+
+def _pack(archive: Path, guest: GuestConfig, *, is_snapshot: bool = False, hints: str = "") -> None:
     """The root, the volumes with `backup=1`, and the configuration without lock, pending changes and snapshots."""
     print(f"INFO: creating vzdump archive '{archive}'")
     values = {key: value for key, value in guest.values.items() if key not in ("lock", "parent")}
@@ -168,7 +181,7 @@ def _pack(archive: Path, guest: GuestConfig, *, is_snapshot: bool = False) -> No
         extra = Path(place)
         extra.chmod(0o755)
         (extra / "etc/vzdump").mkdir(parents=True)
-        (extra / archives.CONFIG).write_text(config_text.print_config(GuestConfig(values, raw=guest.raw)))
+        (extra / archives.CONFIG).write_text(config_text.print_config(GuestConfig(values, raw=guest.raw)) + hints)
         (extra / "empty").mkdir()
         root = trees.pop("/", extra / "empty")  # a machine's disks are on paper
         archives.pack(root, archive, unprivileged=unprivileged, extra=extra, mounts=trees)

@@ -74,7 +74,7 @@ def remove_volume(call: Call) -> Any:
 
 def _volumes(storage: Storage) -> list[Volume]:
     found = volumes.images(storage)
-    for content in ("vztmpl", "backup", "iso"):
+    for content in ("vztmpl", "backup", "iso", "import"):
         if content in storage.content and not storage.is_thin:
             files = sorted(storage.place(content).glob("*"))
             suffixes = (".dat", ".new", ".tmp_dwnl", ".notes", ".protected", ".log")

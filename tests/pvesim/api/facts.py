@@ -123,6 +123,8 @@ def parse_properties(form: Facts, text: str) -> dict[str, str]:
             if not name:
                 die("value without key, but schema does not define a default key")
         rule = form.get(name)
+        if rule and "keyAlias" in rule:  # `virtio=MAC` is the model, and its address
+            found[rule["keyAlias"]] = name
         if rule and "alias" in rule:
             name, rule = rule["alias"], form.get(rule["alias"])
         if not rule or not value:

@@ -5,6 +5,7 @@ machine.set_quirks(away=True)
 machine.destroy()
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -62,6 +63,13 @@ class Machine:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def pull_the_plug(self) -> None:
+        """The same of one that whoever else started."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+            os.killpg(int(self.pidfile.read_text()), signal.SIGKILL)
+        for file in RUN.glob(f"{self.vmid}.*"):
+            file.unlink()
 
     def restart_agent(self) -> None:
         """A new guest agent, which knows nothing of the commands of the old one."""

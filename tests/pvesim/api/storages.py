@@ -26,7 +26,7 @@ _FILE = pmxcfs.ROOT / "storage.cfg"
 _DEFAULT = """\
 dir: local
 \tpath /var/lib/vz
-\tcontent backup,images,iso,rootdir,snippets,vztmpl
+\tcontent backup,images,import,iso,rootdir,snippets,vztmpl
 
 lvmthin: local-lvm
 \tthinpool data
@@ -38,7 +38,9 @@ dir: shared
 \tcontent backup,images,rootdir,vztmpl
 \tshared 1
 """
-_PLACES = {"vztmpl": "template/cache", "backup": "dump", "iso": "template/iso", "snippets": "snippets"}
+_PLACES = {
+    "vztmpl": "template/cache", "backup": "dump", "iso": "template/iso", "snippets": "snippets", "import": "import"
+}  # fmt: skip
 BACKUP = re.compile(r"vzdump-(lxc|qemu)-(\d+)-(\d{4}_\d\d_\d\d-\d\d_\d\d_\d\d)\.(tar|vma)(\.(gz|lzo|zst))?")
 _TEMPLATE = re.compile(r"[^/]+\.(tar(\.(gz|xz|zst|bz2))?)")
 
@@ -82,7 +84,7 @@ class Volume:
     storage: Storage
     name: str
     type: str
-    """images, vztmpl, backup, iso or snippets."""
+    """images, vztmpl, backup, iso, import or snippets."""
     path: Path
     owner: int | None = None
     is_base: bool = False

@@ -10,6 +10,7 @@ before each command; SIGHUP restarts the agent.
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,15 +22,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from tests.pvesim import pmxcfs
+
 MAX_OUTPUT = 16 << 20  # GUEST_EXEC_MAX_OUTPUT
 _PIECE = 65536
-_INTERFACES = [
-    {
-        "name": "eth0",
-        "hardware-address": "bc:24:11:00:00:01",
-        "ip-addresses": [{"ip-address-type": "ipv4", "ip-address": "10.200.0.1", "prefix": 8}],
-    }
-]  # what the agent says of the one network that a VM has on paper
+_MAC = "bc:24:11:00:00:01"
 
 
 class AgentError(Exception):
@@ -39,13 +36,14 @@ class AgentError(Exception):
 class Agent:
     """qemu-ga as far as commands go: guest-exec, guest-exec-status, guest-ping."""
 
-    def __init__(self, home: Path, quirks: Path) -> None:
+    def __init__(self, home: Path, quirks: Path, config: Path) -> None:
         self._home = home
         self._quirks = quirks
+        self._config = config
         self._running: dict[int, Running] = {}
         self._commands: dict[str, Callable[[dict[str, Any]], Any]] = {
             "guest-ping": lambda _: {},
-            "guest-network-get-interfaces": lambda _: _INTERFACES,
+            "guest-network-get-interfaces": lambda _: [self._interface()],
             "guest-exec": self._exec,
             "guest-exec-status": self._status,
         }
@@ -81,6 +79,16 @@ class Agent:
         except AgentError as error:
             said = _line({"error": {"class": "GenericError", "desc": str(error)}})
         return b"" if name in quirks.get("mute", ()) else said
+
+    def _interface(self) -> dict[str, Any]:
+        """The one network that a VM has on paper, with the address that cloud-init was told, or one by DHCP."""
+        config = self._config.read_text() if self._config.exists() else ""
+        mac = re.search(r"^net0: \w+=([0-9A-Fa-f:]{17})", config, re.MULTILINE)
+        told = re.search(r"^ipconfig0: (?:.*,)?ip=([0-9.]+)/([0-9]+)", config, re.MULTILINE)
+        address, prefix = (told[1], int(told[2])) if told else ("10.200.0.1", 8)
+        addresses = [{"ip-address-type": "ipv4", "ip-address": address, "prefix": prefix}]
+        hardware = mac[1].lower() if mac else _MAC
+        return {"name": "eth0", "hardware-address": hardware, "ip-addresses": addresses}
 
     def _exec(self, arguments: dict[str, Any]) -> dict[str, int]:
         data = base64.b64decode(arguments.get("input-data", ""))
@@ -172,7 +180,8 @@ def _line(message: dict[str, Any]) -> bytes:
 def main(pidfile: Path) -> None:
     """Runs until it is killed. The socket and `quirks.json` stand beside the pid file, under its name."""
     with tempfile.TemporaryDirectory(prefix="vm-", dir=pidfile.parent) as home:  # gone with the node, if we are killed
-        agent = Agent(Path(home), pidfile.with_suffix(".quirks.json"))
+        config = pmxcfs.ROOT / "local/qemu-server" / f"{pidfile.stem}.conf"
+        agent = Agent(Path(home), pidfile.with_suffix(".quirks.json"), config)
         signal.signal(signal.SIGHUP, agent.restart)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         listener = socket.socket(socket.AF_UNIX)

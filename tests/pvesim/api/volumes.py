@@ -24,11 +24,11 @@ def tree(volume_id: str) -> Path:
     return volume.path / "tree" if volume.path.exists() or not plain.is_dir() else plain
 
 
-def allocate(storage: Storage, vmid: int, size: int, *, prefix: str = "vm", suffix: str = "raw") -> str:
-    """A new empty image; its id. `size` in bytes."""
+def allocate(storage: Storage, vmid: int, size: int, *, name: str | None = None, suffix: str = "raw") -> str:
+    """A new empty image, called `name` or as the next disk; its id. `size` in bytes."""
     taken = {volume.name.rpartition("/")[2].partition(".")[0] for volume in images(storage) if volume.owner == vmid}
     number = next(n for n in range(1000) if not {f"vm-{vmid}-disk-{n}", f"base-{vmid}-disk-{n}"} & taken)
-    name = f"{prefix}-{vmid}-disk-{number}"
+    name = name or f"vm-{vmid}-disk-{number}"
     volume = storages.parse(f"{storage.id}:{name if storage.is_thin else f'{vmid}/{name}.{suffix}'}")
     (volume.path / "tree").mkdir(parents=True)
     _describe(volume, {"size": size})
@@ -63,6 +63,16 @@ def resize(volume_id: str, size: int) -> None:
     volume = storages.parse(volume_id)
     if volume.path.exists():
         _describe(volume, {**describe(volume), "size": size})
+
+
+def size_of_image(volume_id: str) -> int:
+    """Bytes of the image that a disk is to be a copy of: an uploaded one, or a disk. Raises Failure."""
+    volume = storages.parse(volume_id)
+    if volume.type not in ("images", "import"):
+        die(f"{volume_id} has wrong type '{volume.type}' - should be 'images' or 'import'")
+    if not volume.path.exists():
+        die(f"volume '{volume_id}' does not exist")
+    return int(describe(volume)["size"]) if volume.type == "images" else volume.path.stat().st_size
 
 
 def can_snapshot(volume_id: str) -> bool:

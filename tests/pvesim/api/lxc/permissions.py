@@ -42,7 +42,7 @@ def check_volume_access(call: Call, volume_id: str, content: str) -> None:
         die(f"unable to use volume {volume_id} - content type needs to be '{content}'")
     if may(call.user, on, "Datastore.Allocate"):
         return
-    if volume.type in ("iso", "vztmpl"):
+    if volume.type in ("import", "iso", "vztmpl"):
         require(call.user, on, "Datastore.AllocateSpace", "Datastore.Audit", any_of=True)
     elif volume.type == "backup":
         require(call.user, on, "Datastore.AllocateSpace")

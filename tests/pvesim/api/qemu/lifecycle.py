@@ -1,14 +1,16 @@
 """Create, clone, destroy machines and make them templates (qemu-server, API2/Qemu.pm). Disks are on paper."""
 
+import urllib.parse
 from typing import Any
 
-from tests.pvesim.api import archives, config_text, ha, storages, tasks, users, volumes
+from tests.pvesim.api import archives, backup, config_text, ha, storages, tasks, users, volumes
 from tests.pvesim.api.call import Call
 from tests.pvesim.api.config_text import GuestConfig
-from tests.pvesim.api.failure import Failure, die, forbid
+from tests.pvesim.api.failure import Failure, die, forbid, refuse
 from tests.pvesim.api.guest_store import Store, check_unused
 from tests.pvesim.api.lxc.pending import random_mac
 from tests.pvesim.api.lxc.permissions import check_volume_access
+from tests.pvesim.api.lxc.rootfs import is_ssh_key
 from tests.pvesim.api.privileges import may, require
 from tests.pvesim.api.qemu import configuration, pending, power, process
 from tests.pvesim.api.qemu.guest import store_of
@@ -29,12 +31,17 @@ def create(call: Call) -> Any:
     ):
         forbid()
     values = {key: str(value) for key, value in call.parameters.items() if key not in _NOT_CONFIG}
-    configuration.check_keys(call, list(values), pool)
-    for key, value in values.items():
-        if pending.DRIVE.fullmatch(key) and ":" in value:
-            require(call.user, f"/storage/{value.partition(':')[0]}", "Datastore.AllocateSpace")
+    if call.get("storage"):
+        require(call.user, f"/storage/{call['storage']}", "Datastore.AllocateSpace")
     if call.get("archive"):
+        for key in sorted(key for key in values if pending.DRIVE.fullmatch(key)):
+            refuse({key: "option conflicts with option 'archive'"})
         check_volume_access(call, call["archive"], "backup")
+    configuration.check_keys(call, list(values), pool)
+    configuration.check_values(call, values, pool)
+    keys = urllib.parse.unquote(call.get("sshkeys", "")).splitlines()
+    if not all(is_ssh_key(line) for line in keys if line.strip()):
+        die("SSH public key validation error")
     call.require_quorum()
     if not call.get("force"):
         check_unused(call.vmid)
@@ -148,11 +155,15 @@ def _recover(call: Call) -> dict[str, str]:
     text = archives.read_member(volume.path, archives.CONFIG) if volume.path.exists() else None
     if text is None:
         die(f"volume '{volume.id}' does not exist")
-    old = config_text.parse(text).values
+    kept = "".join(f"{line}\n" for line in text.splitlines() if not backup.HINT.fullmatch(line))
+    old = config_text.parse(kept).values
     for key, disk in pending.disks(old).items():
-        size = pending.size_of(old[key]) / (1 << 30)
-        old[key] = f"{call.get('storage') or disk.partition(':')[0]}:{size:g}"
-    return {key: value for key, value in old.items() if not key.startswith("unused")}
+        place = call.get("storage") or disk.partition(":")[0]
+        if "cloudinit" in disk:
+            old[key] = f"{place}:cloudinit"
+        elif key in backup.hints(text):  # what stands in the archive without its data is left as it is
+            old[key] = f"{place}:{pending.size_of(old[key]) / (1 << 30):g}"
+    return {key: value for key, value in old.items() if not key.startswith("unused") and key not in ("lock", "parent")}
 
 
 def _copy(call: Call, values: dict[str, str], target: Store, *, is_full: bool) -> None:

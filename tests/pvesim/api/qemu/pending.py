@@ -1,5 +1,6 @@
 """Changes of a machine's configuration: what a running one takes at once, and what waits (PVE/QemuServer.pm)."""
 
+import hashlib
 import re
 
 from tests.pvesim.api import storages, volumes
@@ -14,7 +15,7 @@ _FAST = {
     *("agent", "hotplug", "lock"),
 }
 DRIVE = re.compile(r"(ide|sata|scsi|virtio|efidisk|tpmstate)\d+")
-_NEW_DISK = re.compile(r"([^:,\s]+):(\d+(\.\d+)?)((?:,.*)?)")
+NEW_DISK = re.compile(r"([^:,\s]+):(\d+(\.\d+)?|cloudinit)((?:,.*)?)")
 
 
 def queue(guest: GuestConfig, changes: Parameters, delete: list[str], revert: list[str]) -> set[str]:
@@ -51,15 +52,22 @@ def apply(guest: GuestConfig, vmid: int = 0, only: set[str] | None = None, *, ru
 
 
 def make_disk(vmid: int, value: str) -> str:
-    """A drive's text with a real volume: `local-lvm:8` asks for a new one of 8 GiB."""
-    found = _NEW_DISK.fullmatch(value)
+    """A drive's text with a real volume: `local-lvm:8` asks for a new one of 8 GiB, `local-lvm:cloudinit` for the drive
+    that cloud-init reads, and `local-lvm:0,import-from=...` for a copy of an image, as large as that is."""
+    found = NEW_DISK.fullmatch(value)
     if found is None:
         return value
     storage = storages.find(found[1])
     if "images" not in storage.content:
         die(f"storage '{storage.id}' does not support vm images")
-    size = int(float(found[2]) * (1 << 30))
-    return f"{volumes.allocate(storage, vmid, size)}{found[4]},size={print_size(size)}"
+    if found[2] == "cloudinit":
+        volume = volumes.allocate(storage, vmid, 4 << 20, name=f"vm-{vmid}-cloudinit", suffix="qcow2")
+        return f"{volume},media=cdrom,size=4M"
+    parts = [part for part in found[4].split(",") if part]
+    image = next((part.partition("=")[2] for part in parts if part.startswith("import-from=")), None)
+    size = volumes.size_of_image(image) if image else int(float(found[2]) * (1 << 30))
+    left = [part for part in parts if not part.startswith("import-from=")]
+    return ",".join([volumes.allocate(storage, vmid, size), *left, f"size={print_size(size)}"])
 
 
 def disks(values: dict[str, str]) -> dict[str, str]:
@@ -81,6 +89,8 @@ def _normalize(key: str, value: str) -> str:
     if key[:3] == "net" and key[3:].isdigit():
         model, _, rest = value.partition(",")
         return f"{model}={random_mac()},{rest}".rstrip(",") if "=" not in model else value
+    if key == "cipassword":
+        return "$5$" + hashlib.sha256(value.encode()).hexdigest()
     if key == "tags":
         return ";".join(sorted({word.lower() for word in re.split(r"[;,\s]+", value) if word}))
     return value

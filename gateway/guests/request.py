@@ -1,0 +1,31 @@
+"""The body of POST /guests: a container or a virtual machine, told apart by `type`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, RootModel, Tag
+
+from gateway.guests.container import ContainerRequest
+from gateway.guests.machine import MachineRequest
+
+
+def _read_type(value: Any) -> Any:
+    """The word by which it is told apart; a container where none is given."""
+    return value.get("type", "lxc") if isinstance(value, dict) else getattr(value, "type", "lxc")
+
+
+class GuestRequest(
+    RootModel[
+        Annotated[
+            Annotated[ContainerRequest, Tag("lxc")] | Annotated[MachineRequest, Tag("qemu")],
+            Discriminator(
+                _read_type,
+                custom_error_type="bad_type",
+                custom_error_message="`lxc` for a container, `qemu` for a virtual machine",
+                custom_error_context={"field": "type"},
+            ),
+        ]
+    ]
+):
+    """A new guest: a container of a template, a virtual machine of disks and images, or either of a backup."""
