@@ -32,6 +32,7 @@ from gateway.guests.maker import Maker
 from gateway.guests.pace import Pace
 from gateway.guests.workshop import Workshop
 from gateway.policy.node import NodePolicy
+from gateway.pve.freezer import Freezer
 from gateway.pve.guests import GuestMap
 from gateway.pve.pools import PoolFile
 from gateway.pve.service import Pve, connect
@@ -76,6 +77,7 @@ def create_app(
         policy=NodePolicy(config.policy),
         pve=pve,
         guests=guests,
+        freezer=Freezer(config.lxc.cgroup, config.node),
         changes=changes,
         maker=Maker(Workshop(pve, guests, changes, pace, supervisor, config.node, alone=config.web.workers == 1)),
         pools=PoolFile(config.pve.etc / "user.cfg"),

@@ -30,7 +30,9 @@ from gateway.errors import (
     Forbidden,
     GatewayError,
     GuestAgentUnavailable,
+    GuestFrozen,
     GuestNotRunning,
+    GuestUnsupported,
     NodeNotReady,
     PreconditionFailed,
     SupervisorUnavailable,
@@ -238,19 +240,21 @@ GUEST_ROUTES: tuple[Route, ...] = (
     ),
     _power(
         "shutdown", "shutGuestDown", "Shut a guest down; with `force` it is stopped when that takes too long",
-        Event.GUEST_SHUTDOWN, ShutdownQuery, power.shut_guest_down, GuestNotRunning,
+        Event.GUEST_SHUTDOWN, ShutdownQuery, power.shut_guest_down,
+        GuestNotRunning, GuestFrozen,
     ),
     _power(
         "reboot", "rebootGuest", "Shut a guest down and start it anew, with its pending changes", Event.GUEST_REBOOT,
         RebootQuery, power.reboot_guest, GuestNotRunning,
     ),
     _power(
-        "suspend", "suspendGuest", "Halt a machine, in memory or to disk; containers by checkpoint, which mostly fails",
-        Event.GUEST_SUSPEND, SuspendQuery, power.suspend_guest, GuestNotRunning,
+        "suspend", "suspendGuest", "Pause a guest: a machine in memory or to disk, a container by freezing it",
+        Event.GUEST_SUSPEND, SuspendQuery, power.suspend_guest,
+        GuestNotRunning, GuestFrozen, GuestUnsupported, SupervisorUnavailable,
     ),
     _power(
         "resume", "resumeGuest", "Let a suspended guest go on", Event.GUEST_RESUME, WorkQuery, power.resume_guest,
-        GuestRunning,
+        GuestRunning, GuestNotRunning, GuestFrozen, GuestUnsupported, SupervisorUnavailable,
     ),
     Route(
         method="GET",

@@ -21,6 +21,7 @@ from gateway.guests.maker import Maker
 from gateway.guests.pace import Pace
 from gateway.policy.node import NodePolicy
 from gateway.policy.root import RootChange
+from gateway.pve.freezer import Freezer
 from gateway.pve.guests import GuestMap
 from gateway.pve.pools import PoolFile
 from gateway.pve.service import Pve
@@ -86,6 +87,8 @@ class Supervisor(Protocol):
 
     def change_as_root(self, change: RootChange, origin: Origin) -> dict[str, Any]: ...
 
+    def pause(self, vmid: int, node: str, origin: Origin, *, paused: bool) -> str: ...
+
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str: ...
 
     def take_ticket(self, ticket: str, method_and_path: str) -> Redeemed | None: ...
@@ -110,8 +113,8 @@ class Services:
     """Everything a handler may call. `openapi` gives the API's description as JSON.
 
     `pve` asks PVE's API; `guests` and `pools` know from the cluster's files which guest a vmid is, and who is in which
-    pool, without asking anybody; `changes` has PVE change something, on record, and `maker` makes guests; `pace` is
-    that of all who wait for what no task tells.
+    pool, and `freezer` which containers stand still, without asking anybody; `changes` has PVE change something, on
+    record, and `maker` makes guests; `pace` is that of all who wait for what no task tells.
 
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
     `starts` counts terminals whose exec is being started.
@@ -124,6 +127,7 @@ class Services:
     policy: NodePolicy
     pve: Pve
     guests: GuestMap
+    freezer: Freezer
     changes: Changes
     maker: Maker
     pools: PoolFile

@@ -104,6 +104,7 @@ class Actor:
             request_id=request_id,
             max_running=self.limits.max_running,
             root_guests=self.reach(Action.GUEST_ROOT_CONFIG),
+            power_guests=self.reach(Action.GUEST_POWER),
         )
 
 

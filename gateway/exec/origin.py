@@ -30,6 +30,8 @@ class Origin:
     max_running: int | None = None
     root_guests: Ranges = ()
     """Those whose configuration it may change as root@pam (`guest:root-config`)."""
+    power_guests: Ranges = ()
+    """Those that it may pause (`guest:power`)."""
 
     def may_run(self, vmid: int) -> bool:
         """Whether this caller may run any command in guest `vmid`."""
@@ -73,13 +75,14 @@ class Origin:
             "request_id": self.request_id,
             "max_running": self.max_running,
             "root_guests": [list(pair) for pair in self.root_guests],
+            "power_guests": [list(pair) for pair in self.power_guests],
         }
 
     @classmethod
     def from_wire(cls, data: object) -> Origin:
         """The origin that `to_wire` described. Raises ValueError for anything else."""
         if not isinstance(data, dict) or data.keys() != cls.__dataclass_fields__.keys():
-            raise ValueError("an origin has exactly its eight members")
+            raise ValueError("an origin has exactly its nine members")
         texts = {name: data[name] for name in ("token_id", "token_name", "remote", "request_id")}
         if not all(isinstance(text, str) and len(text) <= 256 for text in texts.values()):
             raise ValueError("an origin's names are short strings")
@@ -95,4 +98,5 @@ class Origin:
             admin_guests=ranges_from_wire(data["admin_guests"]),
             max_running=max_running,
             root_guests=ranges_from_wire(data["root_guests"]),
+            power_guests=ranges_from_wire(data["power_guests"]),
         )

@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 from gateway.audit.aio import AsyncAuditClient
 from gateway.audit.keys import load_keys
+from gateway.audit.unfinished import UnfinishedChanges
 from gateway.config import Config
 from gateway.errors import SpoolFull
 from gateway.exec.agent import Agent
 from gateway.exec.order import GuestKind, Order
 from gateway.supervisor.acceptance import Acceptance
 from gateway.supervisor.acting import Acting
+from gateway.supervisor.announced import Announced
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import ExecGroup
 from gateway.supervisor.drivers import AgentDriver, ContainerDriver, Driver
@@ -28,6 +30,7 @@ from gateway.supervisor.loop import Loop
 from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.memory import Memory
 from gateway.supervisor.operations import Operations
+from gateway.supervisor.pauses import Pauses
 from gateway.supervisor.places import Places
 from gateway.supervisor.pvesh import Pvesh
 from gateway.supervisor.questions import Questions
@@ -86,9 +89,18 @@ class Supervisor:
         )
         following, acting = Following(io, execs, looking), Acting(execs, looking, self.trail)
         self.tickets = Tickets(io.time)
-        self.root_changes = RootChanges(io, config, self.trail, Pvesh(self.loop, config.pve.pvesh))
+        self.announced = announced = Announced(io, self.trail, UnfinishedChanges(config.pve.changes))
+        self.root_changes = RootChanges(config, announced, Pvesh(self.loop, config.pve.pvesh))
         self.operations = Operations(
-            config, self.acceptance, execs, looking, following, acting, self.tickets, self.root_changes
+            config,
+            self.acceptance,
+            execs,
+            looking,
+            following,
+            acting,
+            self.tickets,
+            self.root_changes,
+            Pauses(config, self.guests, announced),
         )
         self.server = Server(
             io,
@@ -162,12 +174,12 @@ class Supervisor:
         self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
 
     async def nothing_starts(self, timeout: float, give_up: Callable[[], bool]) -> bool:
-        """Waits until no exec is on its way into its guest and no change as root under way; False when that takes
+        """Waits until no exec is on its way into its guest and no change of ours under way; False when that takes
         longer than `timeout` seconds, or than until `give_up` says so."""
         deadline = self.loop.io.time() + timeout
         while (
             self.acceptance.under_way
-            or self.root_changes.under_way
+            or self.announced.under_way
             or not all(e.can_be_handed_over for e in self.execs.running.values())
         ):
             if self.loop.io.time() > deadline or give_up():

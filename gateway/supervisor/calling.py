@@ -181,7 +181,7 @@ def _restarting(operation: str) -> GatewayError:
 
 
 def _unavailable(operation: str) -> GatewayError:
-    if operation == "root_change":
+    if operation in ("root_change", "pause"):
         return OutcomeUnknown("the supervisor went away before it answered; look at the guest before asking again")
     began = " whether the command began is unknown: look for it in GET /execs;" if operation in ("run", "start") else ""
     return SupervisorUnavailable(

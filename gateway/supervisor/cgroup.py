@@ -98,6 +98,10 @@ class InstanceGroup:
         with contextlib.suppress(OSError):
             _write(self.dir, "cgroup.freeze", b"1" if frozen else b"0")
 
+    def freeze_guest(self, frozen: bool) -> None:
+        """Freezes or thaws the guest's own processes, beside ours. Raises OSError when its tree is gone."""
+        _write(self.dir, "../ns/cgroup.freeze", b"1" if frozen else b"0")
+
     def close(self) -> None:
         os.close(self.dir)
 

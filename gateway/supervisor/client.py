@@ -18,6 +18,7 @@ from gateway.supervisor.feed import Feed
 
 _HEALTH_SECONDS = 2.0
 _INPUT_SECONDS = 40.0
+_PAUSE_SECONDS = 20.0
 _ROOT_CHANGE_SECONDS = 1300.0  # others' before it, and its own ten minutes
 
 
@@ -166,6 +167,13 @@ class SupervisorClient:
         reply, _ = self._caller.ask(header, timeout=_ROOT_CHANGE_SECONDS)
         said: dict[str, Any] = reply["said"]
         return said
+
+    def pause(self, vmid: int, node: str, origin: Origin, *, paused: bool) -> str:
+        """Freezes or thaws a container; the record's `audit_id`. Raises GuestNotRunning, GuestFrozen, ... (Pauses.set);
+        OutcomeUnknown when the supervisor went away meanwhile."""
+        header = {"op": "pause", "origin": origin.to_wire(), "vmid": vmid, "node": node, "paused": paused}
+        reply, _ = self._caller.ask(header, timeout=_PAUSE_SECONDS)
+        return str(reply["audit_id"])
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         """A ticket that stands for this secret once, within 30 s, for this alone. Raises TooManyRequests."""

@@ -163,7 +163,7 @@ class Guests(CurrentRuns[Incarnation]):
         if guest.frozen():
             guest.mirror_freeze()
             raise GuestFrozen(
-                f"guest {vmid} is frozen: suspended, or in a snapshot or backup; try again when it is thawed",
+                f"guest {vmid} is frozen: paused, or in a snapshot or backup; try again when it is thawed",
                 vmid=vmid,
             )
         return guest

@@ -20,6 +20,7 @@ from gateway.supervisor.acting import Acting, require_feeding
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
 from gateway.supervisor.looking import Looking
+from gateway.supervisor.pauses import Pauses
 from gateway.supervisor.protocol import ProtocolError
 from gateway.supervisor.queued import Attempt, Begun
 from gateway.supervisor.root_changes import RootChanges
@@ -48,6 +49,7 @@ class Operations:
         acting: Acting,
         tickets: Tickets,
         root_changes: RootChanges,
+        pauses: Pauses,
     ) -> None:
         self._acceptance = acceptance
         self._config = config
@@ -57,6 +59,7 @@ class Operations:
         self._acting = acting
         self._tickets = tickets
         self._root_changes = root_changes
+        self._pauses = pauses
         self._handlers: dict[str, Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]] = {
             "run": self._run,
             "start": self._start,
@@ -71,6 +74,7 @@ class Operations:
             "kill": self._kill,
             "ticket_make": self._make_ticket,
             "root_change": self._change_as_root,
+            "pause": self._pause,
         }
 
     async def dispatch(self, connection: Connection, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -279,6 +283,10 @@ class Operations:
             raise OutcomeUnknown("the supervisor was replaced meanwhile; look at the guest", vmid=change.vmid)
         connection.request = {**header, "begun": True}, []
         return {"said": await self._root_changes.make(change, origin)}, ()
+
+    async def _pause(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
+        vmid, node = _member(header, "vmid", int), _member(header, "node", str)
+        return {"audit_id": await self._pauses.set(vmid, node, origin, paused=_member(header, "paused", bool))}, ()
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)

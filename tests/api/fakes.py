@@ -56,6 +56,7 @@ class FakeSupervisor:
     attended: list[bool] = field(default_factory=list)
     tickets: dict[str, tuple[Redeemed, str]] = field(default_factory=dict)
     root_changes: list[RootChange] = field(default_factory=list)
+    pauses: list[tuple[int, bool]] = field(default_factory=list)
 
     def locate(self, vmid: int) -> None:
         self._fail()
@@ -140,6 +141,11 @@ class FakeSupervisor:
         self._fail()
         self.root_changes.append(change)
         return {"exit_code": 0, "status": None, "words": "", "upid": None, "audit_id": "au_1"}
+
+    def pause(self, vmid: int, node: str, origin: Origin, *, paused: bool) -> str:
+        self._fail()
+        self.pauses.append((vmid, paused))
+        return "au_1"
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         self._fail()

@@ -26,6 +26,7 @@ from gateway.guests.pace import Pace
 from gateway.guests.workshop import Workshop
 from gateway.policy.change import GuestChange, describe_options
 from gateway.policy.node import NodePolicy
+from gateway.pve.freezer import Freezer
 from gateway.pve.guests import GuestMap
 from gateway.pve.pools import PoolFile
 from gateway.pve.service import connect
@@ -87,6 +88,7 @@ def test_policy_stands_before_every_grant(
     services = Services(
         config=config, supervisor=FakeSupervisor(), audit=audit, tokens=store, policy=NodePolicy(config.policy),
         pve=pve, guests=guests, changes=changes, pace=pace, pools=PoolFile(tmp_path),
+        freezer=Freezer(config.lxc.cgroup, config.node),
         maker=Maker(Workshop(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=True)),
         openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
     )  # fmt: skip

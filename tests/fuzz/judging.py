@@ -39,8 +39,6 @@ _EDGE = {404: "not_found", 405: "method_not_allowed", 414: "request_line_too_lon
 """What is answered before an operation is known: to paths that are none, and to heads over the limits."""
 _ASKED_FOR = frozenset({"storage_full", "task_unfinished", "guest_without_address"})
 """What a request may bring about in a gateway and a PVE that are well: a disk too large, a time limit too short."""
-_CHECKPOINT = "lxc-checkpoint"
-"""PVE suspends containers by it, and CRIU does nothing for themhere, and seldom something in a real node."""
 _CHECKS: list[CheckFunction] = [
     status_code_conformance,
     content_type_conformance,
@@ -63,7 +61,7 @@ def judge(sent: Sent, reply: requests.Response, seconds: float) -> Iterator[str]
     if "X-Request-Id" not in reply.headers:
         yield f"{where}: {reply.status_code} without X-Request-Id"
     code = _code(reply)
-    if reply.status_code >= 500 and "/health/" not in where and not _is_asked_for(code, reply):
+    if reply.status_code >= 500 and "/health/" not in where and code not in _ASKED_FOR:
         yield f"{where}: {reply.status_code} {code}"
     if _EDGE.get(reply.status_code) == code and code is not None:
         return
@@ -87,10 +85,6 @@ def _code(reply: requests.Response) -> str | None:
         code: str | None = reply.json().get("code")
         return code
     return None
-
-
-def _is_asked_for(code: str | None, reply: requests.Response) -> bool:
-    return code in _ASKED_FOR or (code == "task_failed" and _CHECKPOINT in reply.json()["exitstatus"])
 
 
 def _judge_events(lines: list[bytes]) -> Iterator[str]:

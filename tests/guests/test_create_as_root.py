@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,20 +23,23 @@ FIRST, LAST = 7280, 7289
 
 
 @pytest.fixture(scope="module")
-def shared(node: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of the node that guests may have."""
-    path = tmp_path_factory.mktemp("shared")
-    for place in (path, *path.parents):
-        place.chmod(place.stat().st_mode | 0o755)
-    (path / "greeting").write_text("from the node\n")
-    shutil.copy(storages.find("local").place("vztmpl") / archives.BUSYBOX, path / archives.BUSYBOX)
-    return path
+def shared(node: None) -> Iterator[Path]:
+    """A directory of the node that guests may have: none of pytest's, which any other pytest that begins in the same
+    /tmp closes to all but root (getbasetemp), the guest's root on the node too."""
+    with tempfile.TemporaryDirectory(prefix="shared-", dir="/var/tmp") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        (path / "greeting").write_text("from the node\n")
+        shutil.copy(storages.find("local").place("vztmpl") / archives.BUSYBOX, path / archives.BUSYBOX)
+        yield path
 
 
 @pytest.fixture(scope="module")
-def gateway(make_gateway: Callable[..., Gateway], pve: PveProcess, shared: Path) -> Gateway:
+def gateway(
+    make_gateway: Callable[..., Gateway], pve: PveProcess, shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Gateway:
     """A gateway whose policy lets guests have that directory, a feature and a template of it."""
-    token = shared.parent / "pve.token"
+    token = tmp_path_factory.mktemp("token") / "pve.token"
     access.add_token(TOKEN_ID, SECRET, privileges=PRIVILEGES)
     token.touch(0o600)
     token.write_text(f"{TOKEN_ID}={SECRET}\n")

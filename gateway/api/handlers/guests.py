@@ -41,7 +41,8 @@ def list_guests(services: Services, call: Call) -> Reply:
         node=asked.node, kind=asked.type, pool=asked.pool, tag=asked.tag, status=asked.status
     )
     found, following = page_of(guests, call.actor.reach(Action.GUEST_READ), asked.after or 0, asked.limit)
-    page: GuestList = {"guests": [_summarize(guest) for guest in found], "next": following}
+    shown = [_summarize(guest, services.freezer.is_frozen(guest.ref)) for guest in found]
+    page: GuestList = {"guests": shown, "next": following}
     return Reply(page)
 
 
@@ -56,7 +57,7 @@ def show_guest(services: Services, call: Call) -> Reply:
         "node": guest.node,
         "name": status.name or config.name,
         "status": status.status,
-        "paused": status.paused,
+        "paused": status.paused if guest.kind is GuestKind.QEMU else services.freezer.is_frozen(guest),
         "lock": status.lock,
         "ha_managed": status.ha_managed,
         "template": status.template,
@@ -243,13 +244,14 @@ def _etag(config: GuestConfig | None) -> dict[str, str]:
     return {"ETag": f'"{config.digest}"'} if config is not None and config.digest else {}
 
 
-def _summarize(guest: Guest) -> GuestSummary:
+def _summarize(guest: Guest, paused: bool | None) -> GuestSummary:
     return {
         "vmid": guest.vmid,
         "type": guest.kind,
         "node": guest.node,
         "name": guest.name,
         "status": guest.status,
+        "paused": paused,
         "template": guest.template,
         "tags": list(guest.tags),
         "pool": guest.pool,

@@ -130,13 +130,15 @@ class MigrateRequest(Strict):
 
 
 class GuestSummary(TypedDict):
-    """A guest as the cluster's list shows it: its state may be some seconds old. Sizes are bytes, times seconds."""
+    """A guest as the cluster's list shows it: its state may be some seconds old. Sizes are bytes, times seconds.
+    `paused`: a container of this node that stands still; null for machines and other nodes' guests."""
 
     vmid: int
     type: GuestKind
     node: str
     name: str | None
     status: str
+    paused: bool | None
     template: bool
     tags: list[str]
     pool: str | None
@@ -159,14 +161,16 @@ class GuestList(TypedDict):
 
 class GuestView(TypedDict):
     """A guest as it is now. `config` are PVE's options; `pending` those that its next start brings, null for one that
-    will be gone. `digest` names this configuration, for If-Match. `paused`: a machine whose processors are halted."""
+    will be gone. `digest` names this configuration, for If-Match. `paused`: a machine whose processors are halted, or a
+    container whose processes are frozen, by a snapshot or backup that is being made, too (`lock`); null for a container
+    of another node. PVE calls both `running`."""
 
     vmid: int
     type: GuestKind
     node: str
     name: str | None
     status: str
-    paused: bool
+    paused: bool | None
     lock: str | None
     ha_managed: bool
     template: bool

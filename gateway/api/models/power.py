@@ -35,4 +35,6 @@ class RebootQuery(WorkQuery):
 class SuspendQuery(WorkQuery):
     """How to suspend."""
 
-    to_disk: bool = Field(default=False, description="Machines only: keep the memory on disk, and free it.")
+    to_disk: bool = Field(
+        default=False, description="Machines only: keep the memory on disk, and free it; 422 for a container."
+    )

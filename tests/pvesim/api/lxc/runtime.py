@@ -54,7 +54,6 @@ def stop(vmid: int, *, timeout: int | None = None, kill: bool = False, then_kill
     """PVE::LXC::vm_stop; one that does not run is no error. Raises Failure `container did not stop`."""
     if not is_running(vmid):
         return
-    thaw(vmid)  # else nothing in it would hear of the stop
     command = ["--kill"] if kill else [*([] if then_kill else ["--nokill"]), "--timeout", str(timeout or 60)]
     done = subprocess.run(
         ["lxc-stop", "-n", str(vmid), *command], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True
