@@ -22,6 +22,7 @@ from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.idempotency import IdempotencyKeys, key_of
+from gateway.supervisor.inspection import Inspections
 from gateway.supervisor.launch import Launcher
 from gateway.supervisor.looking import Looking
 from gateway.supervisor.loop import Loop
@@ -86,9 +87,18 @@ class Supervisor:
         )
         following, acting = Following(io, execs, looking), Acting(execs, looking, self.trail)
         self.tickets = Tickets(io.time)
+        self.inspections = Inspections(self.loop, self.guests, services.launcher.nursery)
         self.root_changes = RootChanges(io, config, self.trail, Pvesh(self.loop, config.pve.pvesh))
         self.operations = Operations(
-            config, self.acceptance, execs, looking, following, acting, self.tickets, self.root_changes
+            config,
+            self.acceptance,
+            execs,
+            looking,
+            following,
+            acting,
+            self.tickets,
+            self.root_changes,
+            self.inspections,
         )
         self.server = Server(
             io,
@@ -162,12 +172,13 @@ class Supervisor:
         self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
 
     async def nothing_starts(self, timeout: float, give_up: Callable[[], bool]) -> bool:
-        """Waits until no exec is on its way into its guest and no change as root under way; False when that takes
-        longer than `timeout` seconds, or than until `give_up` says so."""
+        """Waits until no exec is on its way into its guest, no change as root under way and no guest looked at; False
+        when that takes longer than `timeout` seconds, or than until `give_up` says so."""
         deadline = self.loop.io.time() + timeout
         while (
             self.acceptance.under_way
             or self.root_changes.under_way
+            or self.inspections.under_way
             or not all(e.can_be_handed_over for e in self.execs.running.values())
         ):
             if self.loop.io.time() > deadline or give_up():

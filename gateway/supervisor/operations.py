@@ -19,6 +19,7 @@ from gateway.supervisor.acceptance import Acceptance
 from gateway.supervisor.acting import Acting, require_feeding
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
+from gateway.supervisor.inspection import MAX_QUESTIONS, Inspections, is_question
 from gateway.supervisor.looking import Looking
 from gateway.supervisor.protocol import ProtocolError
 from gateway.supervisor.queued import Attempt, Begun
@@ -48,6 +49,7 @@ class Operations:
         acting: Acting,
         tickets: Tickets,
         root_changes: RootChanges,
+        inspections: Inspections,
     ) -> None:
         self._acceptance = acceptance
         self._config = config
@@ -57,6 +59,7 @@ class Operations:
         self._acting = acting
         self._tickets = tickets
         self._root_changes = root_changes
+        self._inspections = inspections
         self._handlers: dict[str, Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]] = {
             "run": self._run,
             "start": self._start,
@@ -71,6 +74,7 @@ class Operations:
             "kill": self._kill,
             "ticket_make": self._make_ticket,
             "root_change": self._change_as_root,
+            "inspect": self._inspect,
         }
 
     async def dispatch(self, connection: Connection, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -279,6 +283,13 @@ class Operations:
             raise OutcomeUnknown("the supervisor was replaced meanwhile; look at the guest", vmid=change.vmid)
         connection.request = {**header, "begun": True}, []
         return {"said": await self._root_changes.make(change, origin)}, ()
+
+    async def _inspect(self, _: Connection, header: dict[str, Any], __: list[bytes], ___: Origin) -> Reply:
+        """It tells numbers of groups and nodes, which nobody has to be granted here: web decides who may ask."""
+        vmid, questions = _member(header, "vmid", int), _member(header, "questions", list)
+        if not 1 <= len(questions) <= MAX_QUESTIONS or not all(map(is_question, questions)):
+            raise ProtocolError("no such questions")
+        return {"found": await self._inspections.ask(vmid, questions)}, ()
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)
