@@ -26,6 +26,8 @@ from gateway.audit.client import AuditClient
 from gateway.audit.unfinished import UnfinishedChanges
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
+from gateway.devices.sysfs import Sysfs
+from gateway.devices.tree import DeviceTree
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
 from gateway.guests.changes import Changes
 from gateway.guests.maker import Maker
@@ -82,6 +84,8 @@ def create_app(
         maker=Maker(Workshop(pve, guests, changes, pace, supervisor, config.node, alone=config.web.workers == 1)),
         pools=PoolFile(config.pve.etc / "user.cfg"),
         pace=pace,
+        devices=DeviceTree(config.devices.dev),
+        sysfs=Sysfs(config.devices.sys),
         openapi=cache(_dump_openapi),
         streams=stream_shares(config.web.max_streams),
         starts=start_shares(),

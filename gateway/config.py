@@ -170,6 +170,13 @@ class LxcConfig(Section):
     launcher: FilePath = Path("/usr/lib/pve-exec-gateway/launcher")
 
 
+class DevicesConfig(Section):
+    """The node's devices: looked at here, never opened."""
+
+    dev: FilePath = Path("/dev")
+    sys: FilePath = Path("/sys")
+
+
 class GuestsConfig(Section):
     """Policy on guests. Protected ones are out of reach for everything but reading."""
 
@@ -219,6 +226,7 @@ class Config(Section):
     tokens: TokensConfig = TokensConfig()
     pve: PveConfig = PveConfig()
     lxc: LxcConfig = LxcConfig()
+    devices: DevicesConfig = DevicesConfig()
     guests: GuestsConfig = GuestsConfig()
     policy: PolicyConfig = PolicyConfig()
 

@@ -148,6 +148,16 @@ class TokenNotFound(GatewayError):
         return cls("no such token within this token's own grants; see GET /tokens", token_id=token_id, **evidence)
 
 
+class DeviceNotFound(GatewayError):
+    """The node has no device of that name, or not any more."""
+
+    code, status, title = "device_not_found", 404, "No such device"
+
+    @classmethod
+    def for_path(cls, path: str) -> DeviceNotFound:
+        return cls(f"this node has no {path} (any more); see GET /devices", path=path)
+
+
 class MethodNotAllowed(GatewayError):
     """The path exists, the method does not; `allow` lists those that do."""
 
@@ -170,6 +180,12 @@ class GuestFrozen(GatewayError):
     """The guest is frozen (suspended, or being snapshotted or backed up) and would hang a command."""
 
     code, status, title, retryable = "guest_frozen", 409, "Guest is frozen", True
+
+
+class GuestSilent(GatewayError):
+    """The guest's own file systems do not answer, or cannot be entered: what is in them is not known."""
+
+    code, status, title, retryable = "guest_silent", 409, "Guest's files do not answer", True
 
 
 class GuestAgentUnavailable(GatewayError):
@@ -260,6 +276,12 @@ class IdempotencyConflict(GatewayError):
     """The Idempotency-Key has been used for another request."""
 
     code, status, title = "idempotency_conflict", 409, "Idempotency-Key was used for another request"
+
+
+class NotADevice(GatewayError):
+    """What was named is no device below /dev: another path, a directory, a file, a link that leads out of it."""
+
+    code, status, title = "not_a_device", 422, "Not a device"
 
 
 class DriverUnsupported(GatewayError):

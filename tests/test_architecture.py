@@ -28,12 +28,13 @@ SHARED = {
 }
 ALLOWED = {
     "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "supervisor", "exec.agent", "pve"},
-    "app": {"app", "api", "auth", "audit", "config", "guests", "policy", "pve", "supervisor.client"},
+    "app": {"app", "api", "auth", "audit", "config", "devices", "guests", "policy", "pve", "supervisor.client"},
     "api": {
         "api",
         "auth",
         "audit",
         "config",
+        "devices",
         "exec",
         "guests",
         "policy",
@@ -48,8 +49,9 @@ ALLOWED = {
         "supervisor.readiness",
     },
     "auth": {"auth", "exec", "audit.record"},
+    "devices": {"devices", "policy.paths"},
     "audit": {"audit"},
-    "guests": {"guests", "audit.record", "audit.unfinished", "exec", "policy", "pve"},
+    "guests": {"guests", "audit.record", "audit.unfinished", "devices", "exec", "policy", "pve"},
     "policy": {"policy", "config"},
     "exec": {"exec", "config"},
     "pve": {"pve", "exec.agent", "exec.order", "exec.origin", "auth.private", "config", "policy.root"},

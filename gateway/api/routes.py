@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.api.device_routes import DEVICE_ROUTES
 from gateway.api.exec_routes import EXEC_ROUTES
 from gateway.api.guest_routes import GUEST_ROUTES
 from gateway.api.handlers import health, openapi
@@ -16,6 +17,7 @@ ROUTES: tuple[Route, ...] = (
     *TRUST_ROUTES,
     *GUEST_ROUTES,
     *MAKING_ROUTES,
+    *DEVICE_ROUTES,
     Route(
         method="GET",
         path="/health/live",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import builtins
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,8 +14,10 @@ from gateway.audit.search import Page, Query
 from gateway.auth.tokens import TokenStore
 from gateway.clientwatch import Watch
 from gateway.config import Config
+from gateway.devices.sysfs import Sysfs
+from gateway.devices.tree import DeviceTree
 from gateway.exec.origin import Origin
-from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
+from gateway.exec.reply import Found, OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.guests.changes import Changes
 from gateway.guests.maker import Maker
@@ -89,6 +92,8 @@ class Supervisor(Protocol):
 
     def pause(self, vmid: int, node: str, origin: Origin, *, paused: bool) -> str: ...
 
+    def inspect(self, vmid: int, questions: Sequence[str], origin: Origin) -> builtins.list[Found]: ...
+
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str: ...
 
     def take_ticket(self, ticket: str, method_and_path: str) -> Redeemed | None: ...
@@ -114,7 +119,8 @@ class Services:
 
     `pve` asks PVE's API; `guests` and `pools` know from the cluster's files which guest a vmid is, and who is in which
     pool, and `freezer` which containers stand still, without asking anybody; `changes` has PVE change something, on
-    record, and `maker` makes guests; `pace` is that of all who wait for what no task tells.
+    record, and `maker` makes guests; `pace` is that of all who wait for what no task tells. `devices` and `sysfs` look
+    at the node's devices.
 
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
     `starts` counts terminals whose exec is being started.
@@ -132,6 +138,8 @@ class Services:
     maker: Maker
     pools: PoolFile
     pace: Pace
+    devices: DeviceTree
+    sysfs: Sysfs
     openapi: Callable[[], bytes]
     streams: Shares
     starts: Shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.exec.view import ExecView
 
@@ -88,6 +89,20 @@ class EventBatch:
     total: int
     view: ExecView
     ended: bool
+
+
+class Found(NamedTuple):
+    """What a guest's files say of a device node, or of a group, as its own root sees them: numbers are the guest's.
+
+    `error` is an errno, 0 where it was found; `mode` holds the file's type, too. Of a group there is its `gid` alone.
+    """
+
+    error: int
+    mode: int
+    uid: int
+    gid: int
+    major: int
+    minor: int
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "host.h"
+#include "inspect.h"
 #include "protocol.h"
 
 enum { PLACES = FD_ATTACH + 1, REQUESTS = PLACES };
@@ -76,6 +77,8 @@ static void give_birth(const struct request *request)
     int error = errno;
     for (int number = 0; number < PLACES; number++)
         dup2(request->fds[number], number);
+    if (child == 0 && request->flags & REQUEST_INSPECT)
+        inspect_guest(request->words + 2);
     if (child == 0)
         launch_on_host(request->flags & REQUEST_TERMINAL, request->words[0], request->words + 1);
     errno = error;

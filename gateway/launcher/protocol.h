@@ -45,6 +45,15 @@
  *   EOF                                             after 'G': the command runs; before: the spawn died on its way
  * Numbers are little-endian. A launcher that failed exits with LAUNCH_FAILED; only the message says why.
  *
+ * With REQUEST_INSPECT the child runs nothing. EXE and ARG0 have no meaning, the arguments behind them are up to
+ * INSPECT_MAX questions: a path, or the name of a group. 6 is the /proc/PID of the guest's init, opened O_PATH; the child
+ * enters its namespaces of users and mounts, and says on 4, in place of all else:
+ *   'I' six u32 each       launcher -> supervisor   of every question: errno (0: found), mode with the file's type, uid,
+ *                                                   gid, major, minor, by lstat(2), as the guest's root sees them; of a
+ *                                                   group only its gid, by the guest's /etc/group, read as users.h says
+ *   'X' as above           launcher -> supervisor   the guest could not be entered
+ * Nobody in the guest has a way to this socket: the child is in none of its processes' sight.
+ *
  * From the first instruction in the guest all of 4 is in the hands of the guest's root, who may trace the launcher and
  * take a copy of the socket. So the supervisor takes an 'R' as a claim: the sender must be its own child once lxc-attach
  * is gone (waitid), every wait has a limit, a message is at most 6 bytes, and from the first message on, which is the
@@ -68,8 +77,9 @@ enum descriptor {
     FD_REQUESTS = 3,      /* the nursery's own */
 };
 
-enum request_flag { REQUEST_OWN_CGROUP = 1, REQUEST_TERMINAL = 2 };
+enum request_flag { REQUEST_OWN_CGROUP = 1, REQUEST_TERMINAL = 2, REQUEST_INSPECT = 4 };
 enum { REQUEST_MAX = 4096 };
+enum { INSPECT_MAX = 64, INSPECT_ANSWER = 24 };
 
 enum message {
     MESSAGE_HOST = 'H',
@@ -77,6 +87,7 @@ enum message {
     MESSAGE_READY = 'R',
     MESSAGE_GO = 'G',
     MESSAGE_FAILED = 'F',
+    MESSAGE_INSPECTED = 'I',
 };
 
 /* What could not be done. 'X' carries the last four, 'F' all but the last two. */

@@ -110,6 +110,20 @@ bool collect_groups(char *text, size_t size, const char *name, struct identity *
     return true;
 }
 
+bool find_group(char *text, size_t size, const char *name, gid_t *gid)
+{
+    struct text rest = {text, size};
+    while (rest.size) {
+        struct text line = take_until(&rest, '\n');
+        if (!is_entry(line) || !equals(take_until(&line, ':'), name))
+            continue;
+        take_until(&line, ':');
+        if (parse_id(take_until(&line, ':'), gid))
+            return true;
+    }
+    return false;
+}
+
 /* Reads a file that can hang nobody: no link as its last part, not a FIFO's end, not a byte past the limit. The text's
  * allocation has one byte more than its size, for cut(). False with errno; EINVAL: it is no regular file. */
 static bool read_user_file(const char *path, struct text *text)
@@ -203,6 +217,18 @@ enum stage resolve_identity(char *user, struct identity *who)
         return who->named ? STAGE_GROUPS : STAGE_NONE;
     }
     return STAGE_NONE;
+}
+
+bool resolve_group(const char *name, gid_t *gid)
+{
+    struct text text;
+    if (!read_user_file("/etc/group", &text))
+        return false;
+    bool found = find_group(text.at, text.size, name, gid);
+    free(text.at);
+    if (!found)
+        errno = ENOENT;
+    return found;
 }
 
 enum stage assume_identity(const struct identity *who)

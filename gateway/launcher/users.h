@@ -46,6 +46,12 @@ enum stage resolve_identity(char *user, struct identity *who);
 /* Becomes `who` for good. Not STAGE_NONE: failed there, with errno. */
 enum stage assume_identity(const struct identity *who);
 
+/* The gid of the first entry of /etc/group with this name. False with errno; ENOENT: there is none. */
+bool resolve_group(const char *name, gid_t *gid);
+
+/* The same in the text of a group(5) file. */
+bool find_group(char *text, size_t size, const char *name, gid_t *gid);
+
 /* The first entry with this name, or where `name` is NULL with this uid, in the text of a passwd(5) file. Lines that are
  * no entry (too few fields, ids that are none, a NUL) are passed over. The entry's strings are cut in place. */
 bool find_account(char *text, size_t size, const char *name, uid_t uid, struct account *account);

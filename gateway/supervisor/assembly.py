@@ -24,6 +24,7 @@ from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.idempotency import IdempotencyKeys, key_of
+from gateway.supervisor.inspection import Inspections
 from gateway.supervisor.launch import Launcher
 from gateway.supervisor.looking import Looking
 from gateway.supervisor.loop import Loop
@@ -91,6 +92,7 @@ class Supervisor:
         self.tickets = Tickets(io.time)
         self.announced = announced = Announced(io, self.trail, UnfinishedChanges(config.pve.changes))
         self.root_changes = RootChanges(config, announced, Pvesh(self.loop, config.pve.pvesh))
+        self.inspections = Inspections(self.loop, self.guests, services.launcher.nursery)
         self.operations = Operations(
             config,
             self.acceptance,
@@ -101,6 +103,7 @@ class Supervisor:
             self.tickets,
             self.root_changes,
             Pauses(config, self.guests, announced),
+            self.inspections,
         )
         self.server = Server(
             io,
@@ -174,12 +177,13 @@ class Supervisor:
         self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
 
     async def nothing_starts(self, timeout: float, give_up: Callable[[], bool]) -> bool:
-        """Waits until no exec is on its way into its guest and no change of ours under way; False when that takes
-        longer than `timeout` seconds, or than until `give_up` says so."""
+        """Waits until no exec is on its way into its guest, no change of ours under way and no guest looked at; False
+        when that takes longer than `timeout` seconds, or than until `give_up` says so."""
         deadline = self.loop.io.time() + timeout
         while (
             self.acceptance.under_way
             or self.announced.under_way
+            or self.inspections.under_way
             or not all(e.can_be_handed_over for e in self.execs.running.values())
         ):
             if self.loop.io.time() > deadline or give_up():

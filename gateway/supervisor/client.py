@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +12,7 @@ from gateway.clientwatch import Watch
 from gateway.errors import ExecNotFound, GatewayRestarting
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
-from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
+from gateway.exec.reply import Found, OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.view import ExecView
 from gateway.policy.root import RootChange
 from gateway.supervisor.calling import ANSWER_SECONDS, Caller, Decide
@@ -174,6 +176,15 @@ class SupervisorClient:
         header = {"op": "pause", "origin": origin.to_wire(), "vmid": vmid, "node": node, "paused": paused}
         reply, _ = self._caller.ask(header, timeout=_PAUSE_SECONDS)
         return str(reply["audit_id"])
+
+    def inspect(self, vmid: int, questions: Sequence[str], origin: Origin) -> builtins.list[Found]:
+        """What a running container's own files say of these groups (by name) and nodes (by path), 64 at most.
+
+        Raises GuestNotRunning, GuestFrozen, GuestSilent.
+        """
+        header = {"op": "inspect", "origin": origin.to_wire(), "vmid": vmid, "questions": [*questions]}
+        reply, _ = self._caller.ask(header)
+        return [Found(*numbers) for numbers in reply["found"]]
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         """A ticket that stands for this secret once, within 30 s, for this alone. Raises TooManyRequests."""

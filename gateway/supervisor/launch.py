@@ -120,8 +120,8 @@ class Launcher:
         """`tool` None: lxc-attach."""
         self.tool = tool or LxcAttach(config)
         self.programs = Programs(config, self.tool.program)
-        self._nursery = Nursery(sealed_memfd("pveg-nursery", config.launcher.read_bytes()))
-        self._nursery.start()
+        self.nursery = Nursery(sealed_memfd("pveg-nursery", config.launcher.read_bytes()))
+        self.nursery.start()
 
     def launch(
         self,
@@ -167,7 +167,7 @@ class Launcher:
             held = [input_r, output, words_w, memfd, theirs.fileno(), images.launcher, errors]
             held.append(memfd if cgroup is None else cgroup)
             held.append(memfd if images.attach is None else images.attach)
-            self._nursery.bear(attach, held, own_cgroup=cgroup is not None, terminal=terminal is not None)
+            self.nursery.bear(attach, held, own_cgroup=cgroup is not None, terminal=terminal is not None)
             undo.pop_all()
         return Launched(ours, stdin_end, stdout_end, stderr_end, words_r, terminal, self.tool)
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 log = logging.getLogger(__name__)
 
 _REQUESTS_FD = 3
-_OWN_CGROUP, _TERMINAL = 1, 2
+_OWN_CGROUP, _TERMINAL, _INSPECT = 1, 2, 4
 _MAX_BYTES = 4096
 _SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h
 _QUEUE_BYTES = 4 << 20
@@ -54,7 +54,19 @@ class Nursery:
 
         Only its own words on the status socket tell what came of it. Raises OSError when nothing was asked for.
         """
-        flags = _OWN_CGROUP * own_cgroup + _TERMINAL * terminal
+        self._ask(_OWN_CGROUP * own_cgroup + _TERMINAL * terminal, words, descriptors)
+
+    def inspect(self, questions: Sequence[str], descriptors: Sequence[int]) -> None:
+        """Asks for a process that answers these about a guest, in a cgroup of its own. Raises as `bear` does."""
+        self._ask(_OWN_CGROUP + _INSPECT, ["", "", *questions], descriptors)
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
+
+    def _ask(self, flags: int, words: Sequence[str], descriptors: Sequence[int]) -> None:
         request = bytes([flags]) + b"".join(word.encode() + b"\x00" for word in words)
         if len(request) > _MAX_BYTES:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
@@ -64,12 +76,6 @@ class Nursery:
             log.warning("the nursery had ended; starting another one")
             self._requests = None
             self._send(request, descriptors)
-
-    def close(self) -> None:
-        """Ends it."""
-        if self._requests is not None:
-            self._requests.close()
-            self._requests = None
 
     def _send(self, request: bytes, descriptors: Sequence[int]) -> None:
         if self._requests is None:

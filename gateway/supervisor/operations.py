@@ -19,6 +19,7 @@ from gateway.supervisor.acceptance import Acceptance
 from gateway.supervisor.acting import Acting, require_feeding
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.following import Following
+from gateway.supervisor.inspection import MAX_QUESTIONS, Inspections, is_question
 from gateway.supervisor.looking import Looking
 from gateway.supervisor.pauses import Pauses
 from gateway.supervisor.protocol import ProtocolError
@@ -50,6 +51,7 @@ class Operations:
         tickets: Tickets,
         root_changes: RootChanges,
         pauses: Pauses,
+        inspections: Inspections,
     ) -> None:
         self._acceptance = acceptance
         self._config = config
@@ -60,6 +62,7 @@ class Operations:
         self._tickets = tickets
         self._root_changes = root_changes
         self._pauses = pauses
+        self._inspections = inspections
         self._handlers: dict[str, Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]] = {
             "run": self._run,
             "start": self._start,
@@ -75,6 +78,7 @@ class Operations:
             "ticket_make": self._make_ticket,
             "root_change": self._change_as_root,
             "pause": self._pause,
+            "inspect": self._inspect,
         }
 
     async def dispatch(self, connection: Connection, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -287,6 +291,13 @@ class Operations:
     async def _pause(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         vmid, node = _member(header, "vmid", int), _member(header, "node", str)
         return {"audit_id": await self._pauses.set(vmid, node, origin, paused=_member(header, "paused", bool))}, ()
+
+    async def _inspect(self, _: Connection, header: dict[str, Any], __: list[bytes], ___: Origin) -> Reply:
+        """It tells numbers of groups and nodes, which nobody has to be granted here: web decides who may ask."""
+        vmid, questions = _member(header, "vmid", int), _member(header, "questions", list)
+        if not 1 <= len(questions) <= MAX_QUESTIONS or not all(map(is_question, questions)):
+            raise ProtocolError("no such questions")
+        return {"found": await self._inspections.ask(vmid, questions)}, ()
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)

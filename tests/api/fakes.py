@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from gateway.auth.tokens import TokenStore
 from gateway.clientwatch import Watch
 from gateway.errors import AuditUnavailable, ExecEnded, ExecNotFound, GuestNotFound, IdempotencyConflict
 from gateway.exec.origin import Origin
-from gateway.exec.reply import OutputSlice, Redeemed, RunReply, Started, StdinReply
+from gateway.exec.reply import Found, OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecView, StreamCount
 from gateway.policy.root import RootChange
@@ -57,6 +57,7 @@ class FakeSupervisor:
     tickets: dict[str, tuple[Redeemed, str]] = field(default_factory=dict)
     root_changes: list[RootChange] = field(default_factory=list)
     pauses: list[tuple[int, bool]] = field(default_factory=list)
+    found: dict[str, Found] = field(default_factory=dict)
 
     def locate(self, vmid: int) -> None:
         self._fail()
@@ -146,6 +147,10 @@ class FakeSupervisor:
         self._fail()
         self.pauses.append((vmid, paused))
         return "au_1"
+
+    def inspect(self, vmid: int, questions: Sequence[str], origin: Origin) -> list[Found]:
+        self._fail()
+        return [self.found.get(question, Found(2, 0, 0, 0, 0, 0)) for question in questions]
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         self._fail()

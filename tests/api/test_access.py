@@ -46,7 +46,10 @@ BODIES: dict[type[Any] | None, Any] = {
     BackupRequest: {"storage": "local"},
     TemplateRequest: {"storage": "local", "template": "debian-13.tar.zst"},
 }
-QUERIES = {"deleteBackup": "?volume=local:backup/vzdump-lxc-{vmid}-2026_01_01-00_00_00.tar.zst"}
+QUERIES = {
+    "deleteBackup": "?volume=local:backup/vzdump-lxc-{vmid}-2026_01_01-00_00_00.tar.zst",
+    "lookUpDevice": "?path=/dev/null",
+}
 """What an operation has to be asked with."""
 
 

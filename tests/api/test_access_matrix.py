@@ -69,6 +69,8 @@ NEEDS = {
     "deleteBackup": "guest:destroy",
     "listTemplates": "guest:read",
     "downloadTemplate": "guest:create",
+    "listDevices": "device:read",
+    "lookUpDevice": "device:read",
     "listTasks": "guest:read",
     "showTask": "guest:read",
     "readTaskLog": "guest:read",

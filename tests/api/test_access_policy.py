@@ -20,6 +20,8 @@ from gateway.auth.actions import Action
 from gateway.auth.grants import Grant, parse_guests
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
+from gateway.devices.sysfs import Sysfs
+from gateway.devices.tree import DeviceTree
 from gateway.guests.changes import Changes
 from gateway.guests.maker import Maker
 from gateway.guests.pace import Pace
@@ -90,6 +92,7 @@ def test_policy_stands_before_every_grant(
         pve=pve, guests=guests, changes=changes, pace=pace, pools=PoolFile(tmp_path),
         freezer=Freezer(config.lxc.cgroup, config.node),
         maker=Maker(Workshop(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=True)),
+        devices=DeviceTree(config.devices.dev), sysfs=Sysfs(config.devices.sys),
         openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
     )  # fmt: skip
     reached: list[Call] = []

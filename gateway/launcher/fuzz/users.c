@@ -1,4 +1,4 @@
-/* Fuzzes find_account and collect_groups: the input is one text, read as passwd by name and by uid, and as group. */
+/* Fuzzes find_account, collect_groups and find_group: the input is one text, read as passwd by name and by uid, and as group. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +46,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     who.group_count = 1;
     bool fits = collect_groups(text, size, "www-data", &who);
     if (who.group_count > GROUPS_MAX || (!fits && who.group_count != GROUPS_MAX))
+        abort();
+    free(text);
+    text = copy(data, size);
+    gid_t gid;
+    if (find_group(text, size, "www-data", &gid) && gid > ID_MAX)
         abort();
     free(text);
     return 0;
