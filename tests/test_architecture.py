@@ -17,9 +17,11 @@ MODULES = {
 # Each layer may import itself and the layers it names; `shared` everybody may import.
 SHARED = {
     "gateway",
+    "gateway.certificate",
     "gateway.clientwatch",
     "gateway.errors",
     "gateway.errors_pve",
+    "gateway.histogram",
     "gateway.jsonbytes",
     "gateway.memory",
     "gateway.notify",
@@ -28,7 +30,7 @@ SHARED = {
 }
 ALLOWED = {
     "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "supervisor", "exec.agent", "pve"},
-    "app": {"app", "api", "auth", "audit", "config", "guests", "policy", "pve", "supervisor.client"},
+    "app": {"app", "api", "auth", "audit", "config", "guests", "policy", "pve", "supervisor.client", "web.codes"},
     "api": {
         "api",
         "auth",
@@ -36,6 +38,7 @@ ALLOWED = {
         "config",
         "exec",
         "guests",
+        "metrics",
         "policy",
         "pve",
         "web.codes",
@@ -52,12 +55,15 @@ ALLOWED = {
     "guests": {"guests", "audit.record", "audit.unfinished", "exec", "policy", "pve"},
     "policy": {"policy", "config"},
     "exec": {"exec", "config"},
+    "metrics": {"metrics"},
     "pve": {"pve", "exec.agent", "exec.order", "exec.origin", "auth.private", "config", "policy.root"},
     "web": {"web"},
     "supervisor": {"supervisor", "exec", "audit", "config", "policy"},
     "__main__": {"cli"},
+    "certificate": set(),
     "config": set(),
     "errors": set(),
+    "histogram": set(),
     "memory": set(),
     "clientwatch": set(),
     "jsonbytes": set(),
@@ -69,6 +75,7 @@ ONLY = {
     "flask": {"api.pipeline", "app"},
     "werkzeug": {"app"},
     "gunicorn": {"web"},
+    "prometheus_client": {"metrics", "api.handlers.metrics"},
     "proxmoxer": {"pve"},
     "requests": {"pve"},
     "urllib3": {"pve"},

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gateway.api.figures import WebFigures
 from gateway.api.shares import Shares
 from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
@@ -92,6 +93,8 @@ class Supervisor(Protocol):
 
     def health(self) -> dict[str, Any]: ...
 
+    def figures(self) -> dict[str, Any]: ...
+
 
 class Audit(Protocol):
     """The audit log as the web sees it (audit.client.AuditClient). Raises AuditUnavailable."""
@@ -114,7 +117,7 @@ class Services:
     that of all who wait for what no task tells.
 
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
-    `starts` counts terminals whose exec is being started.
+    `starts` counts terminals whose exec is being started. `figures` counts requests, for /metrics.
     """
 
     config: Config
@@ -131,3 +134,4 @@ class Services:
     openapi: Callable[[], bytes]
     streams: Shares
     starts: Shares
+    figures: WebFigures

@@ -48,6 +48,7 @@ class Operations:
         acting: Acting,
         tickets: Tickets,
         root_changes: RootChanges,
+        show_figures: Callable[[], dict[str, Any]],
     ) -> None:
         self._acceptance = acceptance
         self._config = config
@@ -57,6 +58,7 @@ class Operations:
         self._acting = acting
         self._tickets = tickets
         self._root_changes = root_changes
+        self._show_figures = show_figures
         self._handlers: dict[str, Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]] = {
             "run": self._run,
             "start": self._start,
@@ -78,6 +80,8 @@ class Operations:
         operation = header.get("op")
         if operation == "health":
             return {"checks": readiness.checks(self._config), "running": len(self._execs.running)}, ()
+        if operation == "figures":
+            return self._show_figures(), ()
         if operation == "ticket_take":  # of one who has nothing else to show yet
             return {"data": self._tickets.take(_member(header, "ticket", str), _member(header, "path", str))}, ()
         handler = self._handlers.get(str(operation))
