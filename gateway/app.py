@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,10 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from gateway.api.cors import Cors
 from gateway.api.denials import DenialLog
 from gateway.api.door import Door
+from gateway.api.figures import CLIENT_GONE, UNMATCHED, WebFigures
 from gateway.api.openapi import build_openapi
 from gateway.api.pipeline import Pipeline
+from gateway.api.route import Route
 from gateway.api.routes import ROUTES
 from gateway.api.services import Audit, Services, Supervisor
 from gateway.api.shares import start_shares, stream_shares
@@ -28,7 +30,7 @@ from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.devices.sysfs import Sysfs
 from gateway.devices.tree import DeviceTree
-from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
+from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound, all_errors
 from gateway.guests.changes import Changes
 from gateway.guests.maker import Maker
 from gateway.guests.pace import Pace
@@ -39,18 +41,27 @@ from gateway.pve.guests import GuestMap
 from gateway.pve.pools import PoolFile
 from gateway.pve.service import Pve, connect
 from gateway.supervisor.client import SupervisorClient
+from gateway.web.codes import EDGE_CODES
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
-def build(config: Config) -> Application:
+def make_figures() -> WebFigures:
+    """Counts for all workers, and for all applications that come after each other in one master."""
+    good = {status for route in ROUTES for status in route.statuses} | {204}
+    statuses = {*good, *EDGE_CODES, *(error.status for error in all_errors())}
+    return WebFigures(((route.method, route.path) for route in ROUTES), statuses)
+
+
+def build(config: Config, figures: WebFigures) -> Application:
     """The application as it runs: with the real supervisor, audit log and token store."""
     return create_app(
         config,
         supervisor=SupervisorClient(config.supervisor.socket, GuestMap(config.pve.etc, config.node)),
         audit=AuditClient(config.audit.socket),
         tokens=build_tokens(config),
+        figures=figures,
     )
 
 
@@ -62,13 +73,16 @@ def create_app(
     tokens: TokenStore,
     pve: Pve | None = None,
     changes: Changes | None = None,
+    figures: WebFigures | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Application:
     """The WSGI application. Flask gives the URL routing; everything else of a request is the pipeline's.
 
-    `pve` and `changes`: what stands for the configured PVE API, and for changes by way of it.
+    `pve` and `changes`: what stands for the configured PVE API, and for changes by way of it. `figures`: what others
+    have counted before.
     """
-    pve = pve or connect(config.pve)
+    figures = figures or make_figures()
+    pve = pve or connect(config.pve, figures.count_call)
     changes = changes or _build_changes(config, audit, pve)
     guests, pace = GuestMap(config.pve.etc, config.node), Pace()
     services = Services(
@@ -89,9 +103,10 @@ def create_app(
         openapi=cache(_dump_openapi),
         streams=stream_shares(config.web.max_streams),
         starts=start_shares(),
+        figures=figures,
     )
     pipeline = Pipeline(services, DenialLog(audit, config.node, monotonic), Door(config.web, monotonic=monotonic))
-    return Application(pipeline, Cors(config.web.allowed_origins), changes)
+    return Application(pipeline, Cors(config.web.allowed_origins), changes, figures)
 
 
 def _build_changes(config: Config, audit: Audit, pve: Pve) -> Changes:
@@ -102,10 +117,11 @@ class Application(Flask):
     """ROUTES as a Flask application, without Flask's contexts and hooks: nothing here uses them, and each request
     would pay for them. ClientGone passes through to the server, which closes the connection."""
 
-    def __init__(self, pipeline: Pipeline, cors: Cors, changes: Changes) -> None:
+    def __init__(self, pipeline: Pipeline, cors: Cors, changes: Changes, figures: WebFigures) -> None:
         super().__init__("gateway", static_folder=None, template_folder=None)
         self._changes = changes
         self._pipeline = pipeline
+        self._figures = figures
         self._cors = cors
         self._routes = {route.operation_id: route for route in ROUTES}
         self.url_map.merge_slashes = False  # it would answer `//exec` by a redirect, in HTML
@@ -124,11 +140,23 @@ class Application(Flask):
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answers one request."""
-        response = self._answer(environ)
+        began, name, status = time.monotonic(), UNMATCHED, CLIENT_GONE
+        try:
+            found = self._find(environ)
+            if isinstance(found, Response):
+                response = found
+            else:
+                route, values = found
+                name = route.method, route.path
+                response = self._pipeline.take(route, environ, values)
+            status = response.status_code
+        finally:
+            self._figures.count_request(name, status, time.monotonic() - began)
         response.headers.update(self._cors.headers(environ, response.headers.get("Allow")))
         return response(environ, start_response)
 
-    def _answer(self, environ: WSGIEnvironment) -> Response:
+    def _find(self, environ: WSGIEnvironment) -> tuple[Route, Mapping[str, str]] | Response:
+        """The operation that is asked for, with what stands in its path; or the reply to what is none."""
         method = environ["REQUEST_METHOD"]
         try:
             path = environ.get("PATH_INFO", "").encode("latin-1").decode()  # PEP 3333: bytes in disguise
@@ -143,7 +171,7 @@ class Application(Flask):
             return self._pipeline.turn_away(NotFound("no such path in this API; GET /openapi.json lists them"), environ)
         except (HTTPException, UnicodeDecodeError):
             return self._pipeline.turn_away(MalformedRequest("the request's URL cannot be understood"), environ)
-        return self._pipeline.take(self._routes[operation_id], environ, values)
+        return self._routes[operation_id], values
 
 
 def _dump_openapi() -> bytes:

@@ -53,16 +53,22 @@ main.add_command(setup)
 @click.pass_obj
 def serve(path: Path, config: Config) -> None:
     """Serve the API (the unit pve-exec-gateway)."""
-    from gateway.app import Application, build
+    from gateway.app import Application, build, make_figures
     from gateway.app_tokens import build_tokens
     from gateway.config import load
     from gateway.web.server import serve as serve_web
 
     _log_to_stderr()
     build_tokens(config).create()
+    figures = make_figures()
     try:
         # Read again on SIGHUP; one that is broken then leaves the old one in use.
-        serve_web(lambda: build(load(path)), web_settings(config), begin=Application.begin)
+        serve_web(
+            lambda: build(load(path), figures),
+            web_settings(config),
+            begin=Application.begin,
+            count_refusal=figures.count_refusal,
+        )
     except ValueError as exc:
         raise ConfigError(f"cannot serve: {exc}") from exc
 

@@ -189,6 +189,8 @@ def _content(route: Route, status: int, schemas: dict[str, Schema]) -> Schema:
     content: Schema = {}
     if route.reply is bytes:
         content[_BYTES] = {}
+    elif route.reply is str:
+        content["text/plain"] = {"schema": {"type": "string"}}
     elif route.reply is not None:
         content[JSON] = {"schema": type_schema(route.reply, schemas)}
     if route.events:

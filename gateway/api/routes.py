@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.api.device_routes import DEVICE_ROUTES
 from gateway.api.exec_routes import EXEC_ROUTES
 from gateway.api.guest_routes import GUEST_ROUTES
-from gateway.api.handlers import health, openapi
+from gateway.api.handlers import health, metrics, openapi
 from gateway.api.making_routes import MAKING_ROUTES
 from gateway.api.models.health import Alive, Readiness
 from gateway.api.route import Route
@@ -36,6 +36,15 @@ ROUTES: tuple[Route, ...] = (
         reply=Readiness,
         statuses=(200, 503),
         handler=health.show_ready,
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        operation_id="showMetrics",
+        summary="What the gateway's processes have counted, as Prometheus reads it",
+        action=Action.METRICS_READ,
+        reply=str,
+        handler=metrics.show_metrics,
     ),
     Route(
         method="GET",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gateway.api.figures import WebFigures
 from gateway.api.shares import Shares
 from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
@@ -100,6 +101,8 @@ class Supervisor(Protocol):
 
     def health(self) -> dict[str, Any]: ...
 
+    def figures(self) -> dict[str, Any]: ...
+
 
 class Audit(Protocol):
     """The audit log as the web sees it (audit.client.AuditClient). Raises AuditUnavailable."""
@@ -123,7 +126,7 @@ class Services:
     at the node's devices.
 
     `streams` counts replies that stay: event streams, downloads, WebSockets. See `streams.take_stream`.
-    `starts` counts terminals whose exec is being started.
+    `starts` counts terminals whose exec is being started. `figures` counts requests, for /metrics.
     """
 
     config: Config
@@ -143,3 +146,4 @@ class Services:
     openapi: Callable[[], bytes]
     streams: Shares
     starts: Shares
+    figures: WebFigures

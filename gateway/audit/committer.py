@@ -18,6 +18,7 @@ from gateway.audit.queue import Entry, Queue, Refusal, State
 from gateway.audit.record import Event, Fields, build_aborted, note
 from gateway.audit.sinks import Sinks
 from gateway.errors import AuditUnavailable
+from gateway.histogram import SHORT, Histogram
 
 _RETRY_SECONDS = 1.0
 _NEARLY_FULL = 0.8
@@ -51,6 +52,8 @@ class Committer:
         self._nearly_full = False
         self._records = self._syncs = self._writing = 0
         self._last_sync = 0.0
+        self._sync_seconds = Histogram(SHORT)
+        self._failures = self._refused_ever = 0
 
     # -- the I/O thread's side
 
@@ -61,9 +64,11 @@ class Committer:
             if entry.wait and now - entry.sent > PATIENCE:
                 return Refusal(Code.UNAVAILABLE, "the request is too old: its caller has stopped waiting")
             if entry.wait and (stuck := self._stuck_for(now)):
+                self._refused_ever += 1
                 return Refusal(Code.UNAVAILABLE, _describe_stuck(stuck))
             if entry.wait and (full := self._log.full):
                 self._refused_full += 1
+                self._refused_ever += 1
                 return Refusal(Code.UNAVAILABLE, full)
             refusal = self._queue.put(entry, now)
             if refusal is None and (entry.wait or len(self._queue) == 1):
@@ -80,6 +85,7 @@ class Committer:
         now = time.monotonic()
         with self._changed:
             late = self._queue.find_late(now)
+            self._refused_ever += len(late)
             for entry in late:
                 self._queue.let_go(entry)
             detail = _describe_stuck(self._stuck_for(now)) if late else ""
@@ -124,6 +130,10 @@ class Committer:
                 "records": self._records,
                 "syncs": self._syncs,
                 "last_sync_ms": round(self._last_sync * 1000, 3),
+                "sync_seconds": self._sync_seconds.to_wire(),
+                "lag": now - self._busy_since if self._busy_since is not None else 0.0,
+                "failures": self._failures,
+                "refused": self._refused_ever,
                 "seq": self._log.head.seq if self._log.head else 0,
                 "anchors_sent": self._anchors.sent,
                 "anchors_failed": self._anchors.failed,
@@ -212,6 +222,7 @@ class Committer:
             self._records += len(records)
             self._syncs += 1
             self._last_sync = ended - began
+            self._sync_seconds.observe(self._last_sync)
             for entry, head in zip(batch, heads, strict=True):
                 if self._queue.settle(entry):
                     self._answers.append((entry, Receipt(entry.fields["audit_id"], head.seq, head.mac)))
@@ -227,9 +238,11 @@ class Committer:
             if self._failing_since is None:
                 self._failing_since = time.monotonic()
             self._failure = detail
+            self._failures += 1
             self._own = [*own, *self._own]
             for entry in batch:
                 self._refused += 1
+                self._refused_ever += 1
                 if self._queue.settle(entry):
                     self._answers.append((entry, refusal))
         self._wake()

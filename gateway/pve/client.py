@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from gateway.pve.failure import PveFailure
 from gateway.pve.ids import PathText
 from gateway.pve.token import read_token
 
@@ -19,6 +21,14 @@ _TIMEOUT = 30.0  # PVE waits 10 s for a lock: less than that, and a change that 
 _SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 
 
+Observe = Callable[[str, str, float], object]
+"""Is told of every call: its method, its outcome (`ok`, or the failure's) and how many seconds it took."""
+
+
+def ignore(method: str, outcome: str, seconds: float) -> None:
+    """Nobody wants to know."""
+
+
 class PveApi:
     """Calls of one API token. Any thread may use it, and it may be forked.
 
@@ -26,13 +36,16 @@ class PveApi:
     token holds at once. A call takes 30 s at most unless told. `key` is the configuration's name of the token's file.
     """
 
-    def __init__(self, url: str, token_file: Path, ca: Path, *, key: str = "pve.token_file") -> None:
+    def __init__(
+        self, url: str, token_file: Path, ca: Path, *, key: str = "pve.token_file", observe: Observe = ignore
+    ) -> None:
         self._url = url.rstrip("/")
         self._token_file = token_file
         self._key = key
         self._ca = ca
         self._lock = threading.Lock()
         self._https: Https | None = None
+        self._observe = observe
 
     def get(self, *path: str | int, **parameters: Any) -> Any:
         """The `data` of a GET. Raises PveFailure."""
@@ -50,7 +63,14 @@ class PveApi:
         A part of `path` is a name, a number, or a PathText of pve.ids; ValueError for anything else.
         """
         parts = [_encode(part) for part in path]
-        return self._connect().call(read_token(self._token_file, self._key), method, parts, parameters, timeout)
+        began, outcome = time.monotonic(), "ok"
+        try:
+            return self._connect().call(read_token(self._token_file, self._key), method, parts, parameters, timeout)
+        except PveFailure as exc:
+            outcome = exc.outcome
+            raise
+        finally:
+            self._observe(method, outcome, time.monotonic() - began)
 
     @property
     def token_id(self) -> str:

@@ -12,11 +12,15 @@ _SHOWN = 300
 
 
 class PveFailure(Exception):
-    """A call that did not succeed; the text is safe to show."""
+    """A call that did not succeed; the text is safe to show. `outcome` is its name in the metrics."""
+
+    outcome = "refused"
 
 
 class PveUnreachable(PveFailure):
     """The call never left: no token, no connection, or a certificate that the CA did not sign."""
+
+    outcome = "unreachable"
 
 
 class PveSilent(PveFailure):
@@ -24,6 +28,8 @@ class PveSilent(PveFailure):
 
     `nonsense`: something came, but nothing that PVE sends.
     """
+
+    outcome = "silent"
 
     def __init__(self, text: str, *, nonsense: bool = False) -> None:
         super().__init__(text)

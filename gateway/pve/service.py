@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.config import PveConfig
 from gateway.pve.caller import Caller
-from gateway.pve.client import PveApi
+from gateway.pve.client import Observe, PveApi, ignore
 from gateway.pve.failure import PveFailure
 from gateway.pve.inventory import Inventory
 from gateway.pve.lifecycle import Lifecycle
@@ -37,6 +37,6 @@ class Pve:
             raise explain(exc, {}, change=False) from exc
 
 
-def connect(config: PveConfig) -> Pve:
+def connect(config: PveConfig, observe: Observe = ignore) -> Pve:
     """The node's own API, by the token that `pve-exec-gateway setup` made for the web service."""
-    return Pve(PveApi(config.api, config.token_file, config.ca))
+    return Pve(PveApi(config.api, config.token_file, config.ca, observe=observe))

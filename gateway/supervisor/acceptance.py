@@ -190,6 +190,8 @@ class Acceptance:
             return
         if reservation is not None:
             reservation.confirm(order.id)
+        before = self._io.time() - attempt.came
+        self._execs.figures.began(order.kind, queued=queued, overhead=before - queued)
         entry.begin(order, spec, captures)
         self._wait_over(order)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from gateway.audit.aio import AsyncAuditClient
 from gateway.audit.keys import load_keys
@@ -21,6 +23,7 @@ from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import ExecGroup
 from gateway.supervisor.drivers import AgentDriver, ContainerDriver, Driver
 from gateway.supervisor.execs import Execs
+from gateway.supervisor.figures import Figures
 from gateway.supervisor.following import Following
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.idempotency import IdempotencyKeys, key_of
@@ -77,7 +80,8 @@ class Supervisor:
             max_waiting=config.exec.max_queued,
         )
         self.memory = memory = Memory(config.exec.memory)
-        self.execs = execs = Execs(config.lxc.proc, self.loop, self.spool, self.trail, places, memory)
+        self.figures = figures = Figures(config.exec.driver)
+        self.execs = execs = Execs(config.lxc.proc, self.loop, self.spool, self.trail, places, memory, figures)
         looking = Looking(execs, self.spool, self.guests, self.machines)
         drivers: dict[GuestKind, Driver] = {
             GuestKind.LXC: ContainerDriver(config.exec.path, services, self.guests, execs),
@@ -104,6 +108,7 @@ class Supervisor:
             self.root_changes,
             Pauses(config, self.guests, announced),
             self.inspections,
+            self.show_figures,
         )
         self.server = Server(
             io,
@@ -144,7 +149,7 @@ class Supervisor:
             guests=self.guests,
             proc=proc,
             keep={*self.execs.running, *self.execs.surviving},
-            record_outcome=self.trail.outcome,
+            record_outcome=self.execs.tell_outcome,
             adopt=self._adopt_survivors,
             booted=booted,
         )
@@ -190,6 +195,22 @@ class Supervisor:
                 return False
             await asyncio.sleep(_START_POLL)
         return True
+
+    def show_figures(self) -> dict[str, Any]:
+        """What has been counted, and what there is now."""
+        running = Counter(self.figures.driver_of(execution.order.kind) for execution in self.execs.running.values())
+        return {
+            **self.figures.to_wire(),
+            "driver": self.config.exec.driver,
+            "running": dict(running),
+            "queued": len(self.execs.queued),
+            "surviving": len(self.execs.surviving),
+            "places": self.config.exec.max_running,
+            "remembered": len(self.spool.remembered()),
+            "spool_bytes": self.spool.size,
+            "spool_limit": self.config.spool.total,
+            "connections": len(self.server.connections),
+        }
 
     def sweep(self) -> None:
         """Forgets what is past its retention, again and again; of many a few at a time, for others wait meanwhile."""

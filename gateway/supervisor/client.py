@@ -209,6 +209,11 @@ class SupervisorClient:
         reply, _ = self._caller.ask({"op": "health"}, timeout=_HEALTH_SECONDS)
         return reply
 
+    def figures(self) -> dict[str, Any]:
+        """What it has counted, for /metrics (supervisor.figures)."""
+        reply, _ = self._caller.ask({"op": "figures"}, timeout=_HEALTH_SECONDS)
+        return reply
+
     def close(self) -> None:
         self._caller.close()
 

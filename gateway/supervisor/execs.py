@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from gateway.errors import TooManyExecs
-from gateway.exec.ending import ending_unbegun, render
+from gateway.exec.ending import Ending, ending_unbegun, render
 from gateway.exec.order import Order
 from gateway.exec.spec import OnDisconnect, Placement
 from gateway.exec.view import ExecView, Reason, State
@@ -14,6 +14,7 @@ from gateway.supervisor.agent_survivor import AgentSurvivor
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.bounds import Claim
 from gateway.supervisor.cgroup import Tree
+from gateway.supervisor.figures import Figures
 from gateway.supervisor.loop import Loop
 from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Places
@@ -39,6 +40,7 @@ class Execs:
         trail: AuditTrail,
         places: Places,
         memory: Memory,
+        figures: Figures,
     ) -> None:
         self.queued: dict[str, Queued] = {}
         """Those that had to wait, until they run."""
@@ -50,6 +52,7 @@ class Execs:
         self._trail = trail
         self._places = places
         self._memory = memory
+        self.figures = figures
         self._ends: dict[str, asyncio.Future[Result | None]] = {}
 
     # ---- beginning
@@ -78,7 +81,7 @@ class Execs:
         streams.followers.wake()
         if left is not None:
             self.surviving[order.id] = left
-        self._trail.outcome(order, ending)
+        self.tell_outcome(order, ending)
         self._close(order, (render(order, State.ENDED, ending), stdout, stderr))
 
     def on_lost(self, execution: Running) -> None:
@@ -88,8 +91,13 @@ class Execs:
         self._spool.end_unknown(order)
         execution.streams.forget()
         execution.streams.followers.wake()
-        self._trail.outcome(order, None)
+        self.tell_outcome(order, None)
         self._close(order, (render(order, State.UNKNOWN), b"", b""))
+
+    def tell_outcome(self, order: Order, ending: Ending | None) -> None:
+        """Records and counts how an exec ended; None where nobody can know it."""
+        self._trail.outcome(order, ending)
+        self.figures.ended(order.kind, ending)
 
     def _close(self, order: Order, result: Result) -> None:
         """Gives back what it had of the node, and wakes who waits for its end."""
@@ -127,7 +135,7 @@ class Execs:
         self._spool.restore(order, ending)
         del self.queued[order.id]
         waiting.withdraw()
-        self._trail.outcome(order, ending)
+        self.tell_outcome(order, ending)
         return render(order, State.ENDED, ending)
 
     async def wait_end(self, exec_id: str, timeout: float | None = None) -> Result | None:

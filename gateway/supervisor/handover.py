@@ -48,6 +48,7 @@ def to_state(supervisor: Supervisor) -> State:
         "memory": supervisor.memory.promised_to(execs.running),
         "tickets": supervisor.tickets.to_state(),
         "audit": supervisor.audit.unsettled(),
+        "figures": supervisor.figures.to_wire(),
     }
 
 
@@ -63,6 +64,7 @@ def take_over(supervisor: Supervisor, state: State) -> None:
     """Goes on with everything that the image before this one had."""
     for record in state["audit"]:
         supervisor.audit.post(record)
+    supervisor.figures.take_over(state.get("figures", {}))
     _Successor(supervisor, state).go_on()
     promises = state.get("memory", {})
     running = supervisor.execs.running

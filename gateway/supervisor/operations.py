@@ -52,6 +52,7 @@ class Operations:
         root_changes: RootChanges,
         pauses: Pauses,
         inspections: Inspections,
+        show_figures: Callable[[], dict[str, Any]],
     ) -> None:
         self._acceptance = acceptance
         self._config = config
@@ -63,6 +64,7 @@ class Operations:
         self._root_changes = root_changes
         self._pauses = pauses
         self._inspections = inspections
+        self._show_figures = show_figures
         self._handlers: dict[str, Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]] = {
             "run": self._run,
             "start": self._start,
@@ -86,6 +88,8 @@ class Operations:
         operation = header.get("op")
         if operation == "health":
             return {"checks": readiness.checks(self._config), "running": len(self._execs.running)}, ()
+        if operation == "figures":
+            return self._show_figures(), ()
         if operation == "ticket_take":  # of one who has nothing else to show yet
             return {"data": self._tickets.take(_member(header, "ticket", str), _member(header, "path", str))}, ()
         handler = self._handlers.get(str(operation))

@@ -227,6 +227,11 @@ class Spool:
             order = self._files.interleaving(exec_id)
         return Recording((streams[0], streams[1]), order)
 
+    @property
+    def size(self) -> int:
+        """Bytes of output that are kept of those that have ended."""
+        return self._allowance.kept
+
     def sweep(self, now: float, wanted: int = 0, at_most: int | None = None) -> bool:
         """Forgets what is past retention, and the oldest while there is too much. `now`: seconds since 1970.
 

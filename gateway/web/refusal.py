@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -60,13 +61,16 @@ class RefusalLog:
 
     LINES = 10
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, count: Callable[[int], object]) -> None:
+        """`count` is told the status of each."""
         self._log = log
+        self._count = count
         self._written = 0
         self._omitted = 0
 
     def note(self, address: str, no: Refusal) -> None:
         """One was refused."""
+        self._count(no.status)
         if self._written >= self.LINES:
             self._omitted += 1
             return

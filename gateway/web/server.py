@@ -23,7 +23,11 @@ _FIRST_LISTEN_FD = 3  # sd_listen_fds(3)
 
 
 def serve(
-    app_factory: Callable[[], Wsgi], settings: WebSettings, *, begin: Callable[[Any], None] = lambda app: None
+    app_factory: Callable[[], Wsgi],
+    settings: WebSettings,
+    *,
+    begin: Callable[[Any], None] = lambda app: None,
+    count_refusal: Callable[[int], object] = lambda status: None,
 ) -> None:
     """Serve until SIGTERM; does not return, but raises SystemExit.
 
@@ -31,7 +35,8 @@ def serve(
     then, the old one stays), so it may neither start threads nor open connections: that is for `begin`, which is called
     with the application in every worker. Takes systemd's sockets in place of
     `settings.listen` if there are any. SIGTERM and SIGHUP let begun requests end, for 5 s at most; live replies that
-    would go on are cut, to be resumed. Workers send READY=1 themselves: the unit needs `NotifyAccess=all`.
+    would go on are cut, to be resumed. `count_refusal` is told, in the workers, the status of each request that the
+    edge refuses by itself. Workers send READY=1 themselves: the unit needs `NotifyAccess=all`.
 
     Raises ValueError if the certificate cannot be loaded, or if without TLS a socket of systemd's is
     bound to anything but a loopback address.
@@ -43,7 +48,7 @@ def serve(
         tls = ServerTls(settings.tls_cert, settings.tls_key)
     # gunicorn's master would say READY=1 before any worker accepts.
     notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
-    Master(_Application(app_factory, settings, tls, notify_socket, begin)).run()
+    Master(_Application(app_factory, settings, tls, notify_socket, begin, count_refusal)).run()
 
 
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -71,10 +76,12 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         tls: ServerTls | None,
         notify_socket: str | None,
         begin: Callable[[Any], None],
+        count_refusal: Callable[[int], object],
     ) -> None:
         self.settings = settings
         self.tls = tls
         self.begin = begin
+        self.count_refusal = count_refusal
         self.arrivals = Rates()  # of all workers, which are forked later
         self._app_factory = app_factory
         self._notify_socket = notify_socket

@@ -62,7 +62,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self._tls: ServerTls | None = self.app.tls
         files = _raise_file_limit()
         streams = min(settings.max_streams, files // 2 // FILES_PER_STREAM)
-        self._refusals = RefusalLog(self.log)
+        self._refusals = RefusalLog(self.log, self.app.count_refusal)
         self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pump = Pump(limit=streams, log=self.log, done=self._give_back)
         self._exchange = Exchange(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app import create_app
+from gateway.app import create_app, make_figures
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 
@@ -33,5 +33,6 @@ def api(tmp_path: Path) -> Api:
     tokens.create()
     supervisor, audit = FakeSupervisor(), FakeAudit()
     pve, asked = make_pve(KNOWN)
-    app = create_app(config, supervisor=supervisor, audit=audit, tokens=tokens, pve=pve)
-    return Api(app.test_client(), supervisor, audit, tokens, asked)
+    figures = make_figures()
+    app = create_app(config, supervisor=supervisor, audit=audit, tokens=tokens, pve=pve, figures=figures)
+    return Api(app.test_client(), supervisor, audit, tokens, asked, figures)

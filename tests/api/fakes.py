@@ -12,6 +12,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from gateway import ulid
+from gateway.api.figures import WebFigures
+from gateway.app import make_figures
 from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
 from gateway.audit.search import Page, Query
@@ -23,9 +25,11 @@ from gateway.exec.origin import Origin
 from gateway.exec.reply import Found, OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecView, StreamCount
+from gateway.histogram import SHORT, Histogram
 from gateway.policy.root import RootChange
 from gateway.supervisor.calling import Decide
 from gateway.supervisor.feed import Feed
+from gateway.supervisor.figures import Figures
 from tests.auth.changes import issue_token
 
 from .fake_exec import FakeExec
@@ -218,6 +222,11 @@ class FakeSupervisor:
         self._fail()
         return {"checks": self.checks}
 
+    def figures(self) -> dict[str, Any]:
+        self._fail()
+        now = {"running": {}, "queued": 0, "surviving": 0, "places": 500, "remembered": 0, "connections": 1}
+        return {**Figures("lxc-attach").to_wire(), "driver": "lxc-attach", **now, "spool_bytes": 0, "spool_limit": 1}
+
     def _running(self, exec_id: str, origin: Origin) -> FakeExec:
         self.get(exec_id, origin)
         if exec_id not in self.live:
@@ -279,7 +288,8 @@ class FakeAudit:
     def ping(self, timeout: float = 1.0) -> dict[str, Any]:
         if self.down:
             raise AuditUnavailable("the audit writer does not answer")
-        return {"ok": True}
+        names = ("records", "refused", "failures", "anchors_sent", "anchors_failed", "lag", "queued", "filled")
+        return {"ok": True, **dict.fromkeys(names, 0), "sync_seconds": Histogram(SHORT).to_wire()}
 
 
 @dataclass
@@ -291,6 +301,7 @@ class Api:
     audit: FakeAudit
     tokens: TokenStore
     pve: FakePveApi = field(default_factory=lambda: FakePveApi(()))
+    figures: WebFigures = field(default_factory=make_figures)
 
     def token(self, actions: str = "exec:run", guests: str = "101-199", **options: Any) -> str:
         """A new token."""

@@ -89,6 +89,7 @@ NEEDS = {
     "revokeToken": "token:admin",
     "showLive": None,
     "showReady": None,
+    "showMetrics": "metrics:read",
     "showOpenapi": None,
 }
 # By hand: which actions give more than themselves.

@@ -15,6 +15,7 @@ from gateway.api.pipeline import Pipeline
 from gateway.api.route import CHANGES_GUESTS, Route
 from gateway.api.services import Services
 from gateway.api.shares import start_shares, stream_shares
+from gateway.app import make_figures
 from gateway.audit.unfinished import UnfinishedChanges
 from gateway.auth.actions import Action
 from gateway.auth.grants import Grant, parse_guests
@@ -93,7 +94,7 @@ def test_policy_stands_before_every_grant(
         freezer=Freezer(config.lxc.cgroup, config.node),
         maker=Maker(Workshop(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=True)),
         devices=DeviceTree(config.devices.dev), sysfs=Sysfs(config.devices.sys),
-        openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(),
+        openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(), figures=make_figures(),
     )  # fmt: skip
     reached: list[Call] = []
 

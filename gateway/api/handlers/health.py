@@ -20,12 +20,17 @@ def show_live(services: Services, call: Call) -> Reply:
 
 def show_ready(services: Services, call: Call) -> Reply:
     """Everything that is needed, by name; what exactly was found is for callers with a token only."""
-    checks = _merge([*_check_supervisor(services), _check_audit(services), _check_tokens(services)])
+    checks = find_checks(services)
     ready = all(check["ok"] for check in checks)
     if call.actor is ANONYMOUS:
         checks = [{"name": check["name"], "ok": check["ok"]} for check in checks]
     answer: Readiness = {"status": "ready" if ready else "not_ready", "checks": checks}
     return Reply(answer, status=200 if ready else 503)
+
+
+def find_checks(services: Services) -> list[CheckView]:
+    """Everything that running commands needs, as it is now."""
+    return _merge([*_check_supervisor(services), _check_audit(services), _check_tokens(services)])
 
 
 def _merge(checks: Iterable[CheckView]) -> list[CheckView]:
