@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ ROOT = Path(__file__).parents[1]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "gateway").rglob("*.py")
+}
+
+CLIENT = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "pvex").rglob("*.py")
 }
 
 # Each layer may import itself and the layers it names; `shared` everybody may import.
@@ -159,3 +165,27 @@ def test_modules_say_what_they_own(name: str) -> None:
     text = MODULES[name].read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text)), name
     assert len(text.splitlines()) <= 440, f"{name}: look for the second concept in it"
+
+
+CLIENT_LIBRARIES = {"click", "requests", "urllib3", "wsproto", "yaml"}
+
+
+@pytest.mark.parametrize("name", sorted(CLIENT))
+def test_the_client_stands_alone(name: str) -> None:
+    """pvex imports itself, the standard library and its few libraries: a package of its own can hold it."""
+    for imported in imports(CLIENT[name]):
+        top = imported.split(".")[0]
+        assert top == "pvex" or top in sys.stdlib_module_names or top in CLIENT_LIBRARIES, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", sorted(CLIENT))
+def test_modules_of_the_client_say_what_they_own(name: str) -> None:
+    """As the gateway's: a sentence, and one concept."""
+    text = CLIENT[name].read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), name
+    assert len(text.splitlines()) <= 300, f"{name}: look for the second concept in it"
+
+
+def test_the_gateway_knows_no_client() -> None:
+    """The other way round neither."""
+    assert not [name for name, path in MODULES.items() if any(i.split(".")[0] == "pvex" for i in imports(path))]

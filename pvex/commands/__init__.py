@@ -1,0 +1,1 @@
+"""The commands of pvex, a module for each of their groups."""

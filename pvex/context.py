@@ -1,0 +1,33 @@
+"""What every command shares: the chosen profile, the Api, notes on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pvex.api import Api
+
+
+class Context:
+    """What was said before the command's name."""
+
+    def __init__(self, profile: str | None, output: str) -> None:
+        self.profile = profile
+        self.output = output
+        self._api: Api | None = None
+
+    @property
+    def api(self) -> Api:
+        """The gateway; the profile is read, and requests imported, when it is first needed."""
+        if self._api is None:
+            from pvex.api import Api
+            from pvex.profile import choose_profile
+
+            self._api = Api(choose_profile(self.profile))
+        return self._api
+
+
+def note(text: str) -> None:
+    """A line on stderr, in our name."""
+    print(f"pvex: {text}", file=sys.stderr, flush=True)

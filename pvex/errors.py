@@ -1,0 +1,71 @@
+"""What can go wrong for pvex itself: each is one line on stderr that says what to do, and an exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FAILED = 125
+"""pvex or the gateway failed: as docker, so that a command's own exit code is never taken for it."""
+USAGE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_HINTS = {
+    "unauthenticated": "the token has expired, was revoked or is none: get a new one and run `pvex login`",
+    "guest_not_found": "`pvex ls` lists the guests that this token may see",
+    "exec_not_found": "`pvex ps -a` lists the commands that are remembered",
+    "guest_not_running": "`pvex start` starts it",
+    "forbidden": "`pvex token self` shows what this token may do",
+}
+
+
+class ClientError(Exception):
+    """The root: its text is for people, one line."""
+
+    exit_code = FAILED
+
+
+class UsageError(ClientError):
+    """What was asked for makes no sense, or there is no such profile."""
+
+    exit_code = USAGE
+
+
+class Unreachable(ClientError):
+    """No connection could be made: nothing was sent."""
+
+
+class Untrusted(ClientError):
+    """The gateway's certificate is not signed by the CA that we trust."""
+
+
+class Cut(ClientError):
+    """The connection ended before the answer did: what became of the request is not known."""
+
+
+class Problem(ClientError):
+    """The gateway's refusal, application/problem+json; `document` is all of it."""
+
+    def __init__(self, status: int, document: dict[str, Any]) -> None:
+        self.status = status
+        self.document = document
+        self.code = str(document.get("code", ""))
+        self.retryable = bool(document.get("retryable"))
+        super().__init__(_describe(status, document))
+
+    @property
+    def passing(self) -> bool:
+        """Whether the gateway, or a proxy before it, is only away for a moment."""
+        return self.status in (502, 503, 504) and self.code in ("", "gateway_restarting", "supervisor_unavailable")
+
+
+def _describe(status: int, document: dict[str, Any]) -> str:
+    code = str(document.get("code", ""))
+    text = str(document.get("detail") or document.get("title") or f"the gateway answered {status}")
+    fields = [f"{error.get('path')}: {error.get('message')}" for error in document.get("errors", ())]
+    if fields:
+        text = "; ".join(fields)
+    if code in _HINTS:
+        text += f" ({_HINTS[code]})"
+    words = [*text.splitlines(), *(str(line) for line in document.get("log", ())[-3:])]
+    return " | ".join(words) + (f" [{code}]" if code else "")

@@ -1,0 +1,1 @@
+"""pvex, the command-line client, against a real gateway."""

@@ -1,0 +1,56 @@
+"""Pvex: the command as a process, against a gateway of the tests, with a home of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.exec.gateways import Gateway
+
+PROGRAM = [sys.executable, "-m", "pvex"]
+
+
+@dataclass(frozen=True)
+class Pvex:
+    """Runs pvex with a token. `home`: where its configuration goes."""
+
+    gateway: Gateway
+    home: Path
+    token: str = field(repr=False)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Nothing of ours but the path; the gateway as .demo/env names it."""
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "HOME": str(self.home),
+            "GATEWAY_URL": self.gateway.services.url,
+            "GATEWAY_TOKEN": self.token,
+            "GATEWAY_CA": str(self.gateway.services.ca),
+            **more,
+        }
+
+    def __call__(
+        self, *arguments: str, stdin: bytes = b"", timeout: float = 30, **environment: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Runs it to its end. An empty variable is one that is not set."""
+        given = {name: value for name, value in self.environment(**environment).items() if value}
+        return subprocess.run(
+            [*PROGRAM, *arguments], input=stdin, capture_output=True, timeout=timeout, env=given, check=False
+        )
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Starts it, its three streams pipes unless `options` say otherwise."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        environment = self.environment(**options.pop("environment", {}))
+        return subprocess.Popen([*PROGRAM, *arguments], env=environment, **{**pipes, **options})
+
+    def lines(self, *arguments: str, **options: Any) -> list[str]:
+        """What it prints, where it succeeds."""
+        done = self(*arguments, **options)
+        assert done.returncode == 0, done
+        return done.stdout.decode().splitlines()

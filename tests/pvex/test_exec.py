@@ -1,0 +1,133 @@
+"""`pvex exec`: streams, exit codes, signals and failures are those of a command that runs here."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.exec.inside import ended, labelled, living, new_mark
+from tests.exec.waiting import until
+from tests.pvex.client import Pvex
+
+
+def test_a_command(pvex: Pvex) -> None:
+    """Its output is ours, each stream its own, and its exit code."""
+    done = pvex("exec", "101", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["101", "echo", "-n", "a  b", "$(id)"],
+        ["101", "--", "echo", "-n", "a  b", "$(id)"],
+        ["--", "101", "echo", "-n", "a  b", "$(id)"],
+        ["101", "-e", "X=1", "--", "echo", "-n", "a  b", "$(id)"],
+    ],
+)
+def test_words(pvex: Pvex, words: list[str]) -> None:
+    """Options stand before the guest, or before `--`; what follows is the command's, untouched."""
+    done = pvex("exec", *words)
+    assert (done.returncode, done.stdout) == (0, b"a  b $(id)"), done
+
+
+def test_bytes_both_ways(pvex: Pvex) -> None:
+    """All 256 values and more than a piece of input go through unchanged; without -i there is no input."""
+    data = bytes(range(256)) * 3000
+    done = pvex("exec", "-i", "101", "--", "cat", stdin=data)
+    assert (done.returncode, done.stdout == data, done.stderr) == (0, True, b"")
+    assert pvex("exec", "101", "--", "cat", stdin=data).stdout == b""
+
+
+def test_input_as_it_comes(pvex: Pvex) -> None:
+    """A conversation: each line is answered before the next is sent."""
+    with pvex.start("exec", "-i", "101", "--", "sh", "-c", "while read x; do echo got $x; done") as talk:
+        assert talk.stdin and talk.stdout
+        for word in (b"one", b"two"):
+            talk.stdin.write(word + b"\n")
+            talk.stdin.flush()
+            assert talk.stdout.readline() == b"got " + word + b"\n"
+        talk.stdin.close()
+        assert talk.wait(10) == 0
+
+
+def test_circumstances(pvex: Pvex) -> None:
+    """User, directory and environment; -e NAME takes our own value."""
+    done = pvex(
+        "exec", "-u", "1000:1000", "-w", "/tmp", "-e", "A=1", "-e", "OURS", "101",
+        "--", "sh", "-c", "id -u; pwd; echo $A $OURS", OURS="kept",
+    )  # fmt: skip
+    assert done.stdout == b"1000\n/tmp\n1 kept\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--timeout", "0.2", "101", "--", "sleep", "9"], 124, b"its time was over"),
+        (["101", "--", "/no/such"], 127, b"did not begin"),
+        (["101", "--", "/etc"], 126, b"did not begin"),
+        (["101", "--", "sh", "-c", "kill -9 $$"], 137, b""),
+        (["103", "--", "true"], 125, b"`pvex start` starts it"),
+        (["999", "--", "true"], 125, b"`pvex ls` lists"),
+        (["101"], 2, b"give a command"),
+        (["-d", "-i", "101", "--", "true"], 2, b"takes no -i"),
+        (["101", "--", b"\xff"], 2, b"UTF-8"),
+    ],
+)
+def test_exit_codes(pvex: Pvex, words: list[str], code: int, told: bytes) -> None:
+    """As docker has them: the command's own, 124 to 128+n, 125 for what is not the command's, 2 for a wrong call."""
+    done = pvex("exec", *words)
+    assert (done.returncode, told in done.stderr) == (code, True), done
+    assert b"Traceback" not in done.stderr
+    assert code == 2 or done.stderr.count(b"\n") <= 1
+
+
+def test_detached(pvex: Pvex) -> None:
+    """-d prints an id; the same Idempotency-Key gives the same one."""
+    words = ["exec", "-d", "--idempotency-key", new_mark(), "101", "--", "true"]
+    (exec_id,) = pvex.lines(*words)
+    assert pvex.lines(*words) == [exec_id]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_reach_the_whole_tree(pvex: Pvex, number: signal.Signals) -> None:
+    """What would end a job here ends it there, the shell's child included; the exit code tells of it."""
+    mark = new_mark()
+    with pvex.start("exec", "101", "--", "sh", "-c", f"sleep {mark}; exit 5") as running:
+        until(lambda: living(mark, alone=True))
+        running.send_signal(number)
+        assert running.wait(10) == 128 + number
+    assert not living(mark)
+
+
+def test_a_signal_that_is_caught(pvex: Pvex) -> None:
+    """The command decides what it makes of it."""
+    script = "trap 'echo caught; exit 7' USR1; echo ready; while :; do sleep 0.05; done"
+    with pvex.start("exec", "101", "--", "sh", "-c", script) as running:
+        assert running.stdout and running.stdout.readline() == b"ready\n"
+        running.send_signal(signal.SIGUSR1)
+        assert running.stdout.read() == b"caught\n"
+        assert running.wait(10) == 7
+
+
+def test_a_reader_that_leaves(pvex: Pvex) -> None:
+    """`pvex exec ... yes | head -1` ends, and so does yes."""
+    mark = new_mark()
+    with pvex.start("exec", "-l", f"test={mark}", "101", "--", "yes") as running:
+        assert running.stdout and running.stdout.readline() == b"y\n"
+        running.stdout.close()
+        assert running.wait(10) == 141
+    with contextlib.closing(pvex.gateway.api(pvex.token)) as own:
+        view = labelled(own, mark)
+        assert view and ended(own, view["id"])["reason"] == "cancelled"
+
+
+def test_it_starts_quickly() -> None:
+    """--help imports nothing that takes long."""
+    code = "import sys, pvex.cli; print([m for m in ('requests', 'yaml', 'ssl', 'gateway') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
