@@ -60,6 +60,7 @@ class Creation(Making):
                 self._workshop.root,
                 RootChange(node=node, vmid=vmid, create=True, options=wish.options()),
                 self._caller.origin,
+                lambda _: self._caller.renew(vmid),
             )
             if made is None:
                 raise OutcomeUnknown("pvesh named no task; look at the guest before asking again", vmid=vmid)
@@ -75,7 +76,7 @@ class Creation(Making):
         options = self._wish.root_options()
         if options:
             change = RootChange(node=guest.node, vmid=guest.vmid, options=options)
-            change_as_root(self._workshop.root, change, self._caller.origin)
+            change_as_root(self._workshop.root, change, self._caller.origin, lambda _: self._caller.renew(guest.vmid))
 
 
 class Cloning(Making):
