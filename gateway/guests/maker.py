@@ -68,6 +68,7 @@ class ContainerCreation(Making):
                 self._workshop.root,
                 RootChange(node=self.node, vmid=vmid, create=True, options=wish.options()),
                 self._caller.origin,
+                lambda _: self._caller.renew(vmid),
             )
             if made is None:
                 raise OutcomeUnknown("pvesh named no task; look at the guest before asking again", vmid=vmid)
@@ -81,7 +82,7 @@ class ContainerCreation(Making):
         options = self._wish.root_options()
         if options:
             change = RootChange(node=guest.node, vmid=guest.vmid, options=options)
-            change_as_root(self._workshop.root, change, self._caller.origin)
+            change_as_root(self._workshop.root, change, self._caller.origin, lambda _: self._caller.renew(guest.vmid))
 
 
 class MachineCreation(Making):

@@ -47,13 +47,15 @@ class MadeGuest:
 @dataclass(frozen=True)
 class Caller:
     """Who asks, and the vmids that it may make guests under. `again` decides anew about one who has waited: grants,
-    and node policy."""
+    and node policy; `renew` about the grants alone."""
 
     asker: Asker
     reach: Ranges
     origin: Origin
     again: Callable[[int], None]
     """Raises GatewayError when it may not make that vmid any more."""
+    renew: Callable[[int], Origin]
+    """The same; what the supervisor is told of it then."""
 
 
 class Making(ABC):

@@ -4,7 +4,8 @@ whoever waits for them."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from gateway.audit.record import Event, build_aborted, build_record, new_audit_id
@@ -24,23 +25,29 @@ class Announced:
         self._trail = trail
         self._unfinished = unfinished
         self._working: set[asyncio.Task[Any]] = set()
-        self._awaited = 0
+        self._busy = 0
 
     @property
     def under_way(self) -> bool:
-        """Whether any is being made, or answered: none can be handed to another image."""
-        return bool(self._working or self._awaited)
+        """Whether any is being decided, made or answered: none can be handed to another image."""
+        return bool(self._working or self._busy)
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
         """What comes of it; it goes on to its end though the one who waits leaves."""
         task = self._io.create_task(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
-        self._awaited += 1
-        try:
+        with self.busy():
             return await asyncio.shield(task)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """One is about to be made, or to be answered: it counts as under way."""
+        self._busy += 1
+        try:
+            yield
         finally:
-            self._awaited -= 1
+            self._busy -= 1
 
     async def make(
         self,

@@ -24,7 +24,8 @@ _MAX_IDLE = 32
 
 Answer = tuple[dict[str, Any], list[bytes]]
 Decide = Callable[[str], Origin]
-"""Who asks for an exec, as the token is when its turn comes; called with its id. Raises what it is refused for now."""
+"""Who asks for an exec, or a change as root, as the token is when its turn comes; called with the exec's id, or with
+nothing in its place. Raises what it is refused for now."""
 
 
 class Caller:

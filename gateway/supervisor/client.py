@@ -160,13 +160,15 @@ class SupervisorClient:
         kind, config_id = self._guests.locate(vmid)
         return {"op": operation, "origin": origin.to_wire(), "vmid": vmid, "kind": kind, "config_id": config_id}
 
-    def change_as_root(self, change: RootChange, origin: Origin) -> dict[str, Any]:
+    def change_as_root(self, change: RootChange, origin: Origin, again: Decide) -> dict[str, Any]:
         """Has pvesh make the change; what it said (supervisor.root_changes). It is made though the client leaves.
+
+        `again` is asked, by the name of "", for `origin` as it is then when the change has had to wait for its turn.
 
         Raises PolicyRefused, GuestNotFound, ...; OutcomeUnknown when the supervisor went away meanwhile.
         """
         header = {"op": "root_change", "origin": origin.to_wire(), "change": change.to_wire()}
-        reply, _ = self._caller.ask(header, timeout=_ROOT_CHANGE_SECONDS)
+        reply, _ = self._caller.ask(header, again=again, timeout=_ROOT_CHANGE_SECONDS)
         said: dict[str, Any] = reply["said"]
         return said
 

@@ -175,7 +175,10 @@ class Operations:
         return connection.begun
 
     async def _decide_again(self, connection: Connection, origin: Origin, exec_id: str) -> Origin:
-        """The same caller as its token is now, which the web alone can tell. Raises TokenStoreError if it does not."""
+        """The same caller as its token is now, which the web alone can tell. Raises TokenStoreError if it does not.
+
+        `exec_id`: what is about to begin; empty where it is no exec.
+        """
         try:
             answer = await connection.ask({"turn": exec_id}, _DECISION_SECONDS)
             now = Origin.from_wire(answer.get("origin"))
@@ -289,8 +292,20 @@ class Operations:
             raise ProtocolError(str(exc)) from exc
         if header.get("begun"):  # an earlier image of this program had it in work: it is not made twice
             raise OutcomeUnknown("the supervisor was replaced meanwhile; look at the guest", vmid=change.vmid)
-        connection.request = {**header, "begun": True}, []
-        return {"said": await self._root_changes.make(change, origin)}, ()
+        has_waited = header.get("waits") is True
+        connection.request = {**header, "waits": True}, []
+
+        def begins() -> None:
+            connection.request = {**header, "begun": True}, []
+
+        said = await self._root_changes.make(
+            change,
+            origin,
+            lambda: self._decide_again(connection, origin, ""),
+            has_waited=has_waited,
+            begins=begins,
+        )
+        return {"said": said}, ()
 
     async def _pause(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         vmid, node = _member(header, "vmid", int), _member(header, "node", str)

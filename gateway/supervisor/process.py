@@ -90,6 +90,7 @@ async def _become_new_image(supervisor: Supervisor, lock: int, signals: Signals)
         connection.pause()
     supervisor.places.hold()
     supervisor.questions.hold()
+    supervisor.root_changes.turns.hold()
     try:
         await supervisor.audit.flush(_FLUSH_SECONDS)
         ready = await supervisor.nothing_starts(_HANDOVER_SECONDS, lambda: signals.waits(_STOPS))
@@ -104,6 +105,7 @@ async def _become_new_image(supervisor: Supervisor, lock: int, signals: Signals)
         log.exception("not reloaded; all goes on as before")
     supervisor.places.go_on()
     supervisor.questions.go_on()
+    supervisor.root_changes.turns.go_on()
     if listener is not None:
         supervisor.server.listen(listener)
     for connection in connections:
@@ -113,6 +115,7 @@ async def _become_new_image(supervisor: Supervisor, lock: int, signals: Signals)
 async def _shut_down(supervisor: Supervisor) -> None:
     supervisor.server.stop_listening()
     supervisor.acceptance.stop()
+    supervisor.root_changes.stop()
     await supervisor.execs.shut_down(_STOP_SECONDS)
     await supervisor.server.finish_replies(_FLUSH_SECONDS)
     await supervisor.audit.flush(_FLUSH_SECONDS)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.audit.record import Event
@@ -15,8 +14,7 @@ from gateway.policy.node import NodePolicy
 from gateway.policy.root import RootChange
 from gateway.supervisor.announced import Announced
 from gateway.supervisor.pvesh import Pvesh, Said
-
-log = logging.getLogger(__name__)
+from gateway.supervisor.turns import Turns
 
 _AT_ONCE = 2  # pvesh takes a second of a processor
 _MAX_WAITING = 32
@@ -32,39 +30,65 @@ class RootChanges:
         self._policy = NodePolicy(config.policy)
         self._announced = announced
         self._pvesh = pvesh
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._waiting = 0
+        self.turns = Turns(_AT_ONCE, _MAX_WAITING)
 
-    async def make(self, change: RootChange, origin: Origin) -> dict[str, Any]:
+    async def make(
+        self,
+        change: RootChange,
+        origin: Origin,
+        decide_again: Callable[[], Awaitable[Origin]],
+        *,
+        has_waited: bool,
+        begins: Callable[[], None],
+    ) -> dict[str, Any]:
         """What pvesh said: `exit_code` (None: killed after its time), `status`, `words`, `upid`, `audit_id`.
 
-        Raises GuestNotFound beyond the caller's grants, PolicyRefused, NodeNotReady, AuditUnavailable; then nothing was
-        done.
+        One that has to wait for its turn, or `has_waited` under an earlier image of this program, is decided again when
+        that comes: `decide_again` gives its caller as the token is then. It is made from `begins` on, whoever waits.
+        Raises GuestNotFound beyond the caller's grants, PolicyRefused, NodeNotReady, AuditUnavailable, and what
+        `decide_again` raises; then nothing was done.
         """
+        self._require(change, origin)
+        full = NodeNotReady("as many changes as root@pam are waiting as may; try again", missing=["resources"])
+        waited = await self.turns.take(full)
+        made = None
+        try:
+            with self._announced.busy():
+                if waited or has_waited:
+                    origin = await decide_again()
+                    self._require(change, origin)
+                begins()
+                made = self._make(change, origin)
+                return await self._announced.finish(made)
+        finally:
+            if made is None:
+                self.turns.give_back()
+
+    def stop(self) -> None:
+        """Lets nothing begin any more; who waits is told that nothing was done."""
+        words = "the supervisor is being stopped or restarted, and nothing of this change was made; send it again"
+        self.turns.stop(NodeNotReady(words, missing=["supervisor"], retry_after=1))
+
+    def _require(self, change: RootChange, origin: Origin) -> None:
         if not within(change.vmid, origin.root_guests) or change.vmid in self._config.guests.protected:
             raise GuestNotFound.for_vmid(change.vmid)
         if change.node != self._config.node:
             raise NodeNotReady(f"this is node {self._config.node}; ask the gateway of {change.node}", missing=["node"])
         self._policy.require(change.describe())
-        if self._waiting >= _MAX_WAITING:
-            raise NodeNotReady("as many changes as root@pam are waiting as may; try again", missing=["resources"])
-        self._waiting += 1
-        return await self._announced.finish(self._work(change, origin))
 
-    async def _work(self, change: RootChange, origin: Origin) -> dict[str, Any]:
+    async def _make(self, change: RootChange, origin: Origin) -> dict[str, Any]:
         try:
-            async with self._turns:
-                return await self._announced.make(
-                    Event.GUEST_ROOT_CONFIG,
-                    origin,
-                    "guest:root-config",
-                    change.vmid,
-                    change.node,
-                    change.show(),
-                    lambda: self._call(change),
-                )
+            return await self._announced.make(
+                Event.GUEST_ROOT_CONFIG,
+                origin,
+                "guest:root-config",
+                change.vmid,
+                change.node,
+                change.show(),
+                lambda: self._call(change),
+            )
         finally:
-            self._waiting -= 1
+            self.turns.give_back()
 
     async def _call(self, change: RootChange) -> dict[str, Any]:
         try:

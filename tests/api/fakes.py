@@ -142,7 +142,7 @@ class FakeSupervisor:
     def resize(self, exec_id: str, origin: Origin, rows: int, cols: int) -> ExecView:
         return self._running(exec_id, origin).resize(rows, cols)
 
-    def change_as_root(self, change: RootChange, origin: Origin) -> dict[str, Any]:
+    def change_as_root(self, change: RootChange, origin: Origin, again: Decide) -> dict[str, Any]:
         self._fail()
         self.root_changes.append(change)
         return {"exit_code": 0, "status": None, "words": "", "upid": None, "audit_id": "au_1"}

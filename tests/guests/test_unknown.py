@@ -69,7 +69,9 @@ def test_unknown_is_said_and_nothing_is_undone(tmp_path: Path, alone: bool, task
     pve, guests = Pve(typed), GuestMap(tmp_path / "etc", "pve1")
     changes = Changes(audit, pve.tasks, pve.watcher, UnfinishedChanges(tmp_path / "changes"))
     workshop = Workshop(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=alone, find_seconds=0.1)
-    caller = Caller(Asker("tk_1", "ci", "10.0.0.1", "req_1"), ((200, 299),), ORIGIN, lambda vmid: None)
+    caller = Caller(
+        Asker("tk_1", "ci", "10.0.0.1", "req_1"), ((200, 299),), ORIGIN, lambda vmid: None, lambda vmid: ORIGIN
+    )
     wish = ContainerRequest(template="local:vztmpl/debian.tar.zst", vmid=200)
     with pytest.raises(OutcomeUnknown) as caught:
         Maker(workshop).create(caller, wish).wait(5, None)

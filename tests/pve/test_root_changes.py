@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,18 @@ import pytest
 import yaml
 
 from gateway import errors_pve
-from gateway.errors import GatewayError, GuestNotFound, InvalidRequest, NodeNotReady, PolicyRefused
+from gateway.errors import (
+    GatewayError,
+    GuestNotFound,
+    InvalidRequest,
+    NodeNotReady,
+    PolicyRefused,
+    SupervisorUnavailable,
+    Unauthenticated,
+)
 from gateway.exec.origin import Origin
 from gateway.policy.root import RootChange
-from gateway.pve.root import change_as_root
+from gateway.pve.root import Again, change_as_root
 from gateway.supervisor.client import SupervisorClient
 from gateway.supervisor.pvesh import Said, call_at_once
 from tests.exec.gateways import Gateway
@@ -33,6 +44,12 @@ VMID = 8801
 ORIGIN = Origin("tk_1", "ci", (), (), "10.0.0.1", "req_1", root_guests=((100, 200),))
 UPID = "UPID:pve1:0000C350:0012D687:6920A1B2:vzcreate:150:root@pam:"
 NULL = {"dev0": "/dev/null,mode=0660"}
+
+
+def same(_: str) -> Origin:
+    """A token that may still, when its turn comes."""
+    return ORIGIN
+
 
 _SCRIPT = """#!/bin/sh
 cd "$(dirname "$0")"
@@ -107,7 +124,7 @@ def change(gateway: Gateway, vmid: int = 150, **more: Any) -> RootChange:
 def test_change_is_made_and_recorded(root_gateway: Gateway, supervisor: SupervisorClient, pvesh: FakePvesh) -> None:
     """pvesh gets what the model says and nothing of ours; intent and outcome stand in the log under one id."""
     made = change(root_gateway, delete=("mp1",), digest="a" * 40)
-    assert change_as_root(supervisor, made, ORIGIN) is None
+    assert change_as_root(supervisor, made, ORIGIN, same) is None
     assert pvesh.argv == [
         "--noproxy", "set", f"/nodes/{made.node}/lxc/150/config", "--dev0=/dev/null,mode=0660", "--delete=mp1",
         f"--digest={'a' * 40}", "--output-format=json",
@@ -135,7 +152,7 @@ def test_node_policy_is_asked_again(
 ) -> None:
     """What the configuration does not name is refused by the supervisor itself, whatever the web let through."""
     with pytest.raises(error):
-        change_as_root(supervisor, change(root_gateway, options=options), ORIGIN)
+        change_as_root(supervisor, change(root_gateway, options=options), ORIGIN, same)
     assert pvesh.argv == []
 
 
@@ -145,14 +162,14 @@ def test_grants_are_asked_again(
 ) -> None:
     """A guest beyond guest:root-config, or a protected one, does not exist."""
     with pytest.raises(GuestNotFound):
-        change_as_root(supervisor, change(root_gateway, vmid), ORIGIN)
+        change_as_root(supervisor, change(root_gateway, vmid), ORIGIN, same)
     assert pvesh.argv == []
 
 
 def test_another_nodes_guest(root_gateway: Gateway, supervisor: SupervisorClient, pvesh: FakePvesh) -> None:
     """It is never reached by ssh."""
     with pytest.raises(NodeNotReady, match="pve9"):
-        change_as_root(supervisor, RootChange(node="pve9", vmid=150, options=NULL), ORIGIN)
+        change_as_root(supervisor, RootChange(node="pve9", vmid=150, options=NULL), ORIGIN, same)
     assert pvesh.argv == []
 
 
@@ -174,7 +191,7 @@ def test_failures_are_those_of_the_api(
     """pvesh's words are read by the table that reads the API's; the record of it has them."""
     pvesh.say(code=255, err=err)
     with pytest.raises(error) as failed:
-        change_as_root(supervisor, change(root_gateway), ORIGIN)
+        change_as_root(supervisor, change(root_gateway), ORIGIN, same)
     audit_id = failed.value.evidence["audit_id"]
     (outcome,) = until(lambda: root_gateway.records(event="guest:outcome", audit_id=audit_id))
     assert outcome["data"]["reason"] == "failed"
@@ -185,7 +202,7 @@ def test_creation_tells_its_task(root_gateway: Gateway, supervisor: SupervisorCl
     """pvesh prints the task's log and then its name."""
     pvesh.say(out=f'extracting archive\nUPID:not one\n"{UPID}"\n')
     created = change(root_gateway, create=True, options={"ostemplate": "local:vztmpl/x.tar.zst", "unprivileged": True})
-    upid = change_as_root(supervisor, created, ORIGIN)
+    upid = change_as_root(supervisor, created, ORIGIN, same)
     assert str(upid) == UPID
     assert "--unprivileged=1" in pvesh.argv and "--vmid=150" in pvesh.argv
 
@@ -228,7 +245,7 @@ def test_many_at_once(root_gateway: Gateway, supervisor: SupervisorClient, pvesh
     """They take turns, and each gets its own answer."""
     done: list[object] = []
     threads = [
-        threading.Thread(target=lambda: done.append(change_as_root(supervisor, change(root_gateway), ORIGIN)))
+        threading.Thread(target=lambda: done.append(change_as_root(supervisor, change(root_gateway), ORIGIN, same)))
         for _ in range(10)
     ]
     for thread in threads:
@@ -236,6 +253,123 @@ def test_many_at_once(root_gateway: Gateway, supervisor: SupervisorClient, pvesh
     for thread in threads:
         thread.join(20)
     assert done == [None] * 10 and pvesh.argv.count("set") == 10
+
+
+class Waiting:
+    """A change that waits for its turn, behind as many as are made at once: they wait for `free`."""
+
+    def __init__(self, gateway: Gateway, supervisor: SupervisorClient, pvesh: FakePvesh, again: Again) -> None:
+        (pvesh.directory / "wait").touch()
+        os.mkfifo(pvesh.directory / "go")
+        self._pvesh = pvesh
+        self._pool = ThreadPoolExecutor(3)
+        before = [self._pool.submit(change_as_root, supervisor, change(gateway), ORIGIN, same) for _ in range(2)]
+        until(lambda: pvesh.argv.count("set") == 2, why="both are being made")
+        self._before = before
+        late = change(gateway, 151)
+        self.result = self._pool.submit(change_as_root, supervisor, late, ORIGIN, again)
+
+    def free(self) -> None:
+        """Lets those before it end."""
+        (self._pvesh.directory / "wait").unlink()
+        until(self._have_gone_on, why="pvesh goes on")
+        self._pool.shutdown(wait=False)
+
+    def _have_gone_on(self) -> bool:
+        with contextlib.suppress(OSError):  # nobody reads at this moment
+            fd = os.open(self._pvesh.directory / "go", os.O_WRONLY | os.O_NONBLOCK)
+            os.write(fd, b"go\n")
+            os.close(fd)
+        return all(one.done() for one in self._before)
+
+
+def refuse(error: Exception) -> Again:
+    def decide(_: str) -> Origin:
+        raise error
+
+    return decide
+
+
+@pytest.mark.parametrize(
+    ("again", "error"),
+    [
+        (refuse(Unauthenticated("no more")), Unauthenticated),
+        (lambda _: replace(ORIGIN, root_guests=((100, 150),)), GuestNotFound),
+        (lambda _: replace(ORIGIN, token_id="another"), errors_pve.OutcomeUnknown),
+    ],
+    ids=["revoked", "narrowed", "another's"],
+)
+def test_what_waits_is_decided_again(
+    root_gateway: Gateway, supervisor: SupervisorClient, pvesh: FakePvesh, again: Again, error: type[Exception]
+) -> None:
+    """A change whose token may not any more when its turn comes is not made, and leaves no record; the turn goes on."""
+    waiting = Waiting(root_gateway, supervisor, pvesh, again)
+    waiting.free()
+    with pytest.raises(error):
+        waiting.result.result(10)
+    assert not [word for word in pvesh.argv if "/151/" in word]
+    assert not root_gateway.records(event="guest:root-config", vmid=151)
+    assert change_as_root(supervisor, change(root_gateway), ORIGIN, same) is None
+
+
+def test_what_waits_and_may_still_is_made(
+    root_gateway: Gateway, supervisor: SupervisorClient, pvesh: FakePvesh
+) -> None:
+    """By a token that has another name now, which the record tells."""
+    asked: list[str] = []
+
+    def decide(name: str) -> Origin:
+        asked.append(name)
+        return replace(ORIGIN, token_name="renamed")
+
+    waiting = Waiting(root_gateway, supervisor, pvesh, decide)
+    assert asked == []
+    waiting.free()
+    assert waiting.result.result(10) is None and asked == [""]
+    (record,) = root_gateway.records(event="guest:root-config", vmid=151)
+    assert record["actor"]["name"] == "renamed"
+
+
+def test_what_waits_over_a_reload(make_gateway: Callable[..., Gateway], pvesh: FakePvesh) -> None:
+    """It waits no more in the next image of the supervisor, which decides it again before it is made, once."""
+    gateway = make_gateway(pve={"pvesh": str(pvesh.path)}, policy={"devices": ["/dev/null"]})
+    asked: list[str] = []
+
+    def decide(name: str) -> Origin:
+        asked.append(name)
+        return ORIGIN
+
+    with contextlib.closing(SupervisorClient(socket_of(gateway), None)) as client:  # type: ignore[arg-type]
+        waiting = Waiting(gateway, client, pvesh, decide)
+        with ThreadPoolExecutor(1) as pool:
+            reloaded = pool.submit(gateway.services.reload, "supervisor")
+            until(lambda: not listens(gateway), why="it waits for what it makes before it becomes another image")
+            waiting.free()
+            reloaded.result(30)
+        assert waiting.result.result(20) is None
+        assert asked == [""] and len([word for word in pvesh.argv if "/151/" in word]) == 1
+
+
+def listens(gateway: Gateway) -> bool:
+    """Whether the supervisor takes new connections."""
+    with contextlib.closing(SupervisorClient(socket_of(gateway), None)) as client:  # type: ignore[arg-type]
+        try:
+            client.health()
+        except SupervisorUnavailable:
+            return False
+    return True
+
+
+def test_what_waits_when_the_supervisor_stops(make_gateway: Callable[..., Gateway], pvesh: FakePvesh) -> None:
+    """It is told that nothing was done, and the log has nothing of it."""
+    gateway = make_gateway(pve={"pvesh": str(pvesh.path)}, policy={"devices": ["/dev/null"]})
+    with contextlib.closing(SupervisorClient(socket_of(gateway), None)) as client:  # type: ignore[arg-type]
+        waiting = Waiting(gateway, client, pvesh, same)
+        gateway.services.kill("supervisor", signal.SIGTERM)
+        with pytest.raises(NodeNotReady, match="nothing of this change"):
+            waiting.result.result(10)
+        waiting.free()
+    assert not gateway.records(event="guest:root-config", vmid=151)
 
 
 # ---- with the simulated node's pvesh
@@ -263,16 +397,16 @@ def test_on_a_node(make_gateway: Callable[..., Gateway], simulated: Path) -> Non
     origin = Origin("tk_1", "ci", (), (), "10.0.0.1", "req_1", root_guests=((VMID, VMID + 1),))
     with contextlib.closing(SupervisorClient(socket_of(gateway), None)) as client:  # type: ignore[arg-type]
         options = {"dev0": "/dev/null,mode=0660", "features": "fuse=1,nesting=1"}
-        change_as_root(client, change(gateway, VMID, options=options), origin)
+        change_as_root(client, change(gateway, VMID, options=options), origin, same)
         config = pmxcfs.ROOT / f"nodes/{socket.gethostname()}/lxc/{VMID}.conf"
         lines = config.read_text().splitlines()
         assert "dev0: /dev/null,mode=0660" in lines and any(line.startswith("features: ") for line in lines)
-        change_as_root(client, change(gateway, VMID, options={}, delete=("dev0",)), origin)
+        change_as_root(client, change(gateway, VMID, options={}, delete=("dev0",)), origin, same)
         assert "dev0" not in config.read_text()
         with pytest.raises(errors_pve.GuestChanged):
-            change_as_root(client, change(gateway, VMID, digest="0" * 40), origin)
+            change_as_root(client, change(gateway, VMID, digest="0" * 40), origin, same)
         with pytest.raises(GuestNotFound):
-            change_as_root(client, change(gateway, VMID + 1), origin)
+            change_as_root(client, change(gateway, VMID + 1), origin, same)
 
 
 # ---- the model

@@ -203,7 +203,7 @@ def _edit_as_root(services: Services, call: Call, guest: GuestRef, edit: Edit) -
             vmid=guest.vmid,
         )
     change = RootChange(node=guest.node, vmid=guest.vmid, options=edit.options, delete=edit.delete, digest=edit.digest)
-    return make_as_root(services.supervisor, change, call.origin)[0]
+    return make_as_root(services.supervisor, change, call.origin, call.decide_again)[0]
 
 
 def _read_edit(kind: GuestKind, call: Call) -> Edit:

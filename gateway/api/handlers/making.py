@@ -8,6 +8,7 @@ from gateway.api.services import Services
 from gateway.api.work import asker
 from gateway.auth.actions import Action
 from gateway.errors import Forbidden, GatewayRestarting, GuestNotFound
+from gateway.exec.origin import Origin
 from gateway.exec.permit import Ranges
 from gateway.guests import origins
 from gateway.guests.background import Work
@@ -56,14 +57,19 @@ def _asked(call: Call) -> ContainerRequest | MachineRequest:
 
 
 def _caller(services: Services, call: Call, wish: Wish) -> Caller:
+    def renew(vmid: int) -> Origin:
+        actor = call.standing.renew()
+        if actor.decide(Action.GUEST_CREATE, vmid) is not None:
+            raise GuestNotFound.for_vmid(vmid)
+        return actor.origin(call.remote, call.request_id)
+
     def again(vmid: int) -> None:
         """The token as it is now, and the source."""
-        if call.standing.renew().decide(Action.GUEST_CREATE, vmid) is not None:
-            raise GuestNotFound.for_vmid(vmid)
+        renew(vmid)
         describe = describe_copy if isinstance(wish, CloneRequest) else describe_guest
         services.policy.require(describe(services, call))
 
-    return Caller(asker(call), _reach(call, wish), call.origin, again)
+    return Caller(asker(call), _reach(call, wish), call.origin, again, renew)
 
 
 def _reach(call: Call, wish: Wish) -> Ranges:
