@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from gateway.errors import GatewayError
 from gateway.policy.paths import is_plain
-from gateway.pve.ids import MAX_VMID, MIN_VMID, parse_pool, parse_tag, parse_volume
+from gateway.pve.ids import MAX_VMID, MIN_VMID, NODE, parse_pool, parse_tag, parse_volume
 
 _SIZE = re.compile(r"([1-9][0-9]{0,6})([MGT])")
 _MIB = {"M": 1, "G": 1024, "T": 1024 * 1024}
@@ -67,6 +67,7 @@ Size = Annotated[
 ]
 Vmid = Annotated[int, Field(ge=MIN_VMID, le=MAX_VMID)]
 HostName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(?:\.{_LABEL})*$", max_length=253)]
+NodeField = Annotated[str, StringConstraints(pattern=f"^{NODE.pattern}$")]
 StorageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,98}[A-Za-z0-9]$")]
 SnapshotName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,39}$")]
 TagName = Annotated[str, _check(parse_tag, "a tag is made of letters, digits, _ + . - and begins with none of + . -")]

@@ -135,6 +135,10 @@ class Cloning(Making):
 
     @property
     def node(self) -> str:
+        return self._wish.node or self._source.node
+
+    @property
+    def task_node(self) -> str:
         return self._source.node
 
     @property
@@ -157,6 +161,7 @@ class Cloning(Making):
             name=wish.name,
             full=wish.full,
             storage=wish.storage,
+            target=self.node if self.node != self._source.node else None,
             pool=wish.pool,
             snapshot=wish.snapshot,
             description=wish.notes,

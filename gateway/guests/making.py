@@ -98,8 +98,13 @@ class Making(ABC):
 
     @property
     def node(self) -> str:
-        """Where PVE makes it."""
-        return self._workshop.node
+        """Where it is when it is made."""
+        return self._wish.node or self._workshop.node
+
+    @property
+    def task_node(self) -> str:
+        """Where the task runs that makes it."""
+        return self.node
 
     def make(self, work: Work[MadeGuest]) -> MadeGuest:
         """All of it. Raises GatewayError with what has become of it."""
@@ -165,11 +170,11 @@ class Making(ABC):
         """The task that PVE began, or begins yet, though its answer was lost; None if there is none for a while, or it
         might be another's.
 
-        PVE is on this node, so its clock is ours. Nobody else's task can be between: the source is locked by PVE while
-        it is copied, by us too (turn), and a vmid is made by one only.
+        Of this node alone, whose clock is ours. Nobody else's task can be between: the source is locked by PVE while it
+        is copied, by us too (turn), and a vmid is made by one only.
         """
         deadline = time.monotonic() + self._workshop.find_seconds
-        while self._workshop.alone:
+        while self._workshop.alone and self.task_node == self._workshop.node:
             found = self._tasks_since(guest, began)
             if found:
                 return found[0] if len(found) == 1 and self._workshop.begun(found[0]) else None
@@ -181,7 +186,7 @@ class Making(ABC):
         kind, vmid = self.task(guest.vmid)
         try:
             ours = self._pve.token_id
-            tasks = self._pve.tasks.recent(guest.node, vmid=vmid, since=began, limit=100)
+            tasks = self._pve.tasks.recent(self.task_node, vmid=vmid, since=began, limit=100)
         except GatewayError:
             return []
         upids = [task.upid for task in tasks if (task.upid.type, task.upid.vmid, task.upid.user) == (kind, vmid, ours)]

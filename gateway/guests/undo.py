@@ -7,12 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning
+from gateway.exec.order import GuestKind
 from gateway.pve.guests import GuestMap
 from gateway.pve.ids import Upid
 from gateway.pve.models import GuestRef
 from gateway.pve.service import Pve
 
 _SECONDS = 120.0
+_CLOCK_SLACK = 5
 _MAKES_ROOM = frozenset({"vzdestroy", "qmdestroy", "vzcreate", "qmcreate", "vzrestore", "qmrestore"})
 """Tasks about a vmid behind which another guest may stand under it (PVE::API2::LXC, PVE::API2::Qemu)."""
 
@@ -37,10 +39,11 @@ def undo(pve: Pve, guests: GuestMap, guest: GuestRef, maker: Upid | None) -> Und
         if not _exists(guests, guest.vmid):
             return Undone(True)
         if maker is None:
+            program = "pct" if guest.kind is GuestKind.LXC else "qm"
             return Undone(
                 False,
-                f"PVE has a guest {guest.vmid} now, half-made or another's: look at it; `pct unlock {guest.vmid}` and "
-                f"`pct destroy {guest.vmid}` on the node remove it",
+                f"PVE has a guest {guest.vmid} now, half-made or another's: look at it; `{program} unlock "
+                f"{guest.vmid}` and `{program} destroy {guest.vmid}` on the node remove it",
             )
         return _destroy(pve, guests, guest, maker)
     except GatewayError as error:
@@ -53,9 +56,15 @@ def _exists(guests: GuestMap, vmid: int) -> bool:
 
 
 def _may_be_anothers(pve: Pve, guest: GuestRef, maker: Upid) -> bool:
-    tasks = pve.tasks.recent(guest.node, vmid=guest.vmid, since=maker.start, limit=500)
-    later = (task.upid for task in tasks if _began(task.upid) >= _began(maker) and str(task.upid) != str(maker))
+    since = maker.start if maker.node == guest.node else maker.start - _CLOCK_SLACK
+    tasks = pve.tasks.recent(guest.node, vmid=guest.vmid, since=since, limit=500)
+    later = (task.upid for task in tasks if _is_later(task.upid, maker) and str(task.upid) != str(maker))
     return any(upid.type in _MAKES_ROOM for upid in later)
+
+
+def _is_later(upid: Upid, maker: Upid) -> bool:
+    """Of a clone to another node all that is known there counts as later."""
+    return upid.node != maker.node or _began(upid) >= _began(maker)
 
 
 def _began(upid: Upid) -> int:

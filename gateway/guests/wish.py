@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, StringConstraints, model_validator
 from gateway.exec.spec import Strict
 from gateway.guests.fields import (
     HostName,
+    NodeField,
     Notes,
     PoolName,
     PublicKey,
@@ -33,6 +34,11 @@ class Wish(Strict):
     """What new guests of every origin have in common, and how far their making goes."""
 
     vmid: Vmid | None = Field(default=None, description="Default: the next free one within the token's grants.")
+    node: NodeField | None = Field(
+        default=None,
+        description="Where in the cluster it is made. Default: the gateway's own node, or the source's. What only "
+        "root@pam may give is for guests of the gateway's own.",
+    )
     name: HostName | None = Field(default=None, description="Its host name.")
     cores: int | None = Field(default=None, ge=1, le=8192, description="Processors. Default: PVE's, or the origin's.")
     memory: int | None = Field(default=None, ge=16, le=1 << 24, description="MiB. Default: 512, or the origin's.")

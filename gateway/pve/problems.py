@@ -114,7 +114,7 @@ MEANINGS = (
     _says(
         r"snapshot feature is not available|feature (?:for '[^']*' )?is not available|is not most recent snapshot"
         r"|can't (?:snapshot|resize|rollback snapshot) this image format|snapshots? .*not supported"
-        r"|Linked clone feature is not supported for drive|clone to non-shared storage|CT uses local storage"
+        r"|Linked clone feature is not supported for drive|clone to non-shared storage|(?:CT|VM) uses local storage"
         r"|cannot migrate local \w+ mount point|unable to clone mountpoint"
         r"|parameter 'storage' not allowed for linked clones",
         pve.StorageUnsuitable,

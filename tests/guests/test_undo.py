@@ -54,7 +54,7 @@ class Node:
         self.vmids.discard(guest.vmid)
         return DESTROY
 
-    def undo(self) -> Undone:
+    def undo(self, guest: GuestRef = GUEST, maker: Upid = MAKER) -> Undone:
         tasks = SimpleNamespace(
             recent=lambda node, **options: [Task(upid=upid, exitstatus="OK", ended_at=1) for upid in self.tasks],
             require_ok=lambda task: task,
@@ -62,7 +62,7 @@ class Node:
         watcher = SimpleNamespace(wait=lambda upid, seconds: None)
         pve: Any = SimpleNamespace(guests=self, tasks=tasks, watcher=watcher)
         guests: Any = SimpleNamespace(vmids=lambda: frozenset(self.vmids))
-        return undo(pve, guests, GUEST, MAKER)
+        return undo(pve, guests, guest, maker)
 
 
 def test_what_was_made_is_destroyed() -> None:
@@ -75,6 +75,16 @@ def test_a_guest_that_took_its_place_while_it_was_stopped_stays() -> None:
     """Stopping takes up to minutes; who destroys it meanwhile, and makes another, keeps that."""
     node = Node(lambda node: node.tasks.append(THEIRS))
     assert not node.undo().clean and node.did == ["stop"] and GUEST.vmid in node.vmids
+
+
+def test_a_clone_that_another_node_has() -> None:
+    """Ticks of two nodes are not compared: what makes room for others there, at any time that counts, keeps it."""
+    away = parse_upid(str(THEIRS).replace(":pve1:", ":pve2:").replace("00002800", "00000800"))
+    maker = parse_upid("UPID:pve1:0000C350:00001000:6920A1B2:vzclone:7109:gateway@pve!web:")
+    there = GUEST._replace(node="pve2")
+    assert Node(tasks=[maker]).undo(there, maker) == Undone(True)
+    assert not Node(tasks=[maker, away]).undo(there, maker).clean
+    assert Node(tasks=[MAKER, parse_upid(str(away).replace(":pve2:", ":pve1:"))]).undo() == Undone(True)
 
 
 def test_a_guest_that_stopped_by_itself_is_destroyed() -> None:

@@ -15,6 +15,7 @@ from gateway.guests.background import Work
 from gateway.guests.container import ContainerRequest
 from gateway.guests.machine import MachineRequest
 from gateway.guests.making import Caller, MadeGuest
+from gateway.guests.places import require_place
 from gateway.guests.request import GuestRequest
 from gateway.guests.wish import CloneRequest, Wish
 from gateway.policy.change import GuestChange
@@ -24,11 +25,13 @@ def describe_guest(services: Services, call: Call) -> GuestChange:
     """What the new guest would be given of the node. First of all, whether the caller may make it at all."""
     wish = _asked(call)
     reach = _reach(call, wish)
+    if wish.backup is not None:
+        _, owner = origins.owner_of(wish.backup)
+        _require_create(call, owner)
+    node = require_place(services.pve, services.guests, wish, here=services.config.node)
     if wish.backup is None:
         return origins.describe_new(wish.vmid or (reach[0][0] if reach else 0), wish)
-    _, owner = origins.owner_of(wish.backup)
-    _require_create(call, owner)
-    return origins.describe_restored(services.pve, services.config.node, wish)
+    return origins.describe_restored(services.pve, node, wish)
 
 
 def create_guest(services: Services, call: Call) -> Reply:
@@ -41,7 +44,10 @@ def describe_copy(services: Services, call: Call) -> GuestChange:
     """What the source has of the node, and its copy would have, too."""
     wish: CloneRequest = call.body
     _reach(call, wish)
-    return origins.describe_clone(services.pve, services.guests.find(call.vmid), wish)
+    source = services.guests.find(call.vmid)
+    if wish.node is not None:
+        require_place(services.pve, services.guests, wish, here=source.node)
+    return origins.describe_clone(services.pve, source, wish)
 
 
 def clone_guest(services: Services, call: Call) -> Reply:

@@ -36,7 +36,7 @@ class AgentError(Exception):
 class Agent:
     """qemu-ga as far as commands go: guest-exec, guest-exec-status, guest-ping."""
 
-    def __init__(self, home: Path, quirks: Path, config: Path) -> None:
+    def __init__(self, home: Path, quirks: Path, config: str) -> None:
         self._home = home
         self._quirks = quirks
         self._config = config
@@ -82,7 +82,7 @@ class Agent:
 
     def _interface(self) -> dict[str, Any]:
         """The one network that a VM has on paper, with the address that cloud-init was told, or one by DHCP."""
-        config = self._config.read_text() if self._config.exists() else ""
+        config = "".join(file.read_text() for file in (pmxcfs.ROOT / "nodes").glob(self._config))
         mac = re.search(r"^net0: \w+=([0-9A-Fa-f:]{17})", config, re.MULTILINE)
         told = re.search(r"^ipconfig0: (?:.*,)?ip=([0-9.]+)/([0-9]+)", config, re.MULTILINE)
         address, prefix = (told[1], int(told[2])) if told else ("10.200.0.1", 8)
@@ -180,8 +180,7 @@ def _line(message: dict[str, Any]) -> bytes:
 def main(pidfile: Path) -> None:
     """Runs until it is killed. The socket and `quirks.json` stand beside the pid file, under its name."""
     with tempfile.TemporaryDirectory(prefix="vm-", dir=pidfile.parent) as home:  # gone with the node, if we are killed
-        config = pmxcfs.ROOT / "local/qemu-server" / f"{pidfile.stem}.conf"
-        agent = Agent(Path(home), pidfile.with_suffix(".quirks.json"), config)
+        agent = Agent(Path(home), pidfile.with_suffix(".quirks.json"), f"*/qemu-server/{pidfile.stem}.conf")
         signal.signal(signal.SIGHUP, agent.restart)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         listener = socket.socket(socket.AF_UNIX)

@@ -68,6 +68,14 @@ def clone(call: Call) -> Any:
     if call.get("storage") and not is_full:
         die("parameter 'storage' not allowed for linked clones")
     values = guest.snapshots[snapshot] if snapshot else guest.values
+    node = call.get("target", "localhost")
+    if node not in (call.node, "localhost"):
+        if node not in call.sim.nodes:
+            die(f"no such cluster node '{node}'")
+        if call.get("storage") and not storages.find(call["storage"], node).is_shared:
+            die(f"can't clone to non-shared storage '{call['storage']}'")
+        if not all(storages.parse(volume).storage.is_shared for volume in pending.disks(values).values()):
+            die(f"can't clone VM to node '{node}' (VM uses local storage)")
     for key, volume in pending.disks(values).items():
         require(call.user, f"/storage/{call.get('storage') or volume.partition(':')[0]}", "Datastore.AllocateSpace")
         if not is_full and not volumes.can_link(volume, snapshot):
