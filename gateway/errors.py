@@ -410,7 +410,8 @@ class ClientGone(Exception):
 
 def all_errors() -> list[type[GatewayError]]:
     """Every error class, the root's own code included, for the problem registry and the wire."""
-    import gateway.errors_pve  # noqa: F401  defines more of them, and needs this module first
+    import gateway.errors_files
+    import gateway.errors_pve  # noqa: F401  these define more of them, and need this module first
 
     found: list[type[GatewayError]] = []
     queue: list[type[GatewayError]] = [GatewayError]

@@ -42,6 +42,9 @@ _PARAMETER_TEXT = {
 _ASKED = {
     "If-Match": "The ETag of the version that is meant; if there is another by now, nothing is changed (412).",
     "Range": "One range, like `bytes=0-99`; several are ignored.",
+    "If-Range": "The ETag of the version that a Range is meant of; of another one everything is sent.",
+    "If-None-Match": "`*`: only if nothing stands there yet (412).",
+    "Content-Digest": "`sha-256=:<base64>:` of the body (RFC 9530); if that is not what comes, nothing is replaced.",
     "Prefer": "`respond-async` starts the exec and answers 202 at once, where Accept takes JSON.",
     "Idempotency-Key": "1 to 255 visible ASCII characters. The same key with the same request, from the same token, "
     "gives the first one's exec; with another request it is refused.",
@@ -50,12 +53,20 @@ _ASKED = {
     "Last-Event-ID": "`seq` of the last event seen: go on behind it.",
 }
 _TOLD = {
-    "Content-Range": "The range that this is, and the stream's length: `*` while the command runs.",
-    "ETag": "The version of the token, or of the guest's configuration, for If-Match.",
+    "Content-Digest": "`sha-256=:<base64>:` of the body, where it has at most 1 MiB (RFC 9530).",
+    "Content-Range": "The range that this is, and the whole's length: of a running command's output `*`.",
+    "ETag": "The version of the token, or of the guest's configuration, for If-Match; of the file, for If-Range.",
+    "Last-Modified": "When the guest says that the file was changed last.",
     "Idempotency-Replayed": "`true` when an earlier request with this Idempotency-Key began the exec.",
     "Location": "The exec or the task (200, 202), the token or the guest (201).",
     "Preference-Applied": "`respond-async` (202).",
     "Sec-WebSocket-Protocol": "`pvex.v1`.",
+    "X-File-Type": "`file` or `directory`.",
+    "X-File-Mode": "Its permissions, in octal: `0644`.",
+    "X-File-Uid": "Its owner's number in the guest.",
+    "X-File-Gid": "Its group's number in the guest.",
+    "X-File-User": "Its owner's name, where the guest's /etc/passwd has one.",
+    "X-File-Group": "Its group's name, where the guest's /etc/group has one.",
     "X-Output-Bytes": "The stream's length so far, dropped bytes counted.",
     "X-Output-Complete": "`true` when no more will come.",
     "X-Output-Dropped": "Ranges that were not kept, like `100-199,300-399`.",
@@ -193,6 +204,8 @@ def _content(route: Route, status: int, schemas: dict[str, Schema]) -> Schema:
         content["text/plain"] = {"schema": {"type": "string"}}
     elif route.reply is not None:
         content[JSON] = {"schema": type_schema(route.reply, schemas)}
+    if route.content:
+        content[_BYTES] = {}
     if route.events:
         schemas.setdefault("ExecEvent", type_schema(ExecEvent, schemas))
         for format_ in EventFormat:

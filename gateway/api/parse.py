@@ -10,6 +10,7 @@ from typing import Any, get_origin
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from gateway.api.models.execs import Query
 from gateway.api.problems import explain
@@ -112,16 +113,18 @@ def _ignore(_: str) -> None:
 
 
 def parse_query(model: type[Query], text: str) -> Query:
-    """The query's parameters as one `model`. Raises MalformedRequest or InvalidRequest."""
+    """The query's parameters as one `model`; where that has bytes, percent-encoded ones of any value are taken.
+
+    Raises MalformedRequest or InvalidRequest.
+    """
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
-    except UnicodeDecodeError:
-        raise MalformedRequest("the query is not percent-encoded UTF-8") from None
+        pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
         raise MalformedRequest(f"the query has more than {MAX_QUERY_FIELDS} parameters") from None
     values: dict[str, Any] = {}
-    for name, value in pairs:
+    for name, given in pairs:
         field = model.model_fields.get(name)
+        value = _as_field(field, name, given)
         if field is not None and get_origin(field.annotation) is list:
             values.setdefault(name, []).append(value)
         elif name in values:
@@ -132,6 +135,17 @@ def parse_query(model: type[Query], text: str) -> Query:
         return model.model_validate(values)
     except ValidationError as exc:
         raise explain(model, exc) from None
+
+
+def _as_field(field: FieldInfo | None, name: str, given: str) -> str | bytes:
+    try:
+        name.encode()
+        if field is not None and field.annotation is bytes:
+            return given.encode("utf-8", "surrogateescape")
+        given.encode()
+    except UnicodeEncodeError:
+        raise MalformedRequest("the query is not percent-encoded UTF-8") from None
+    return given
 
 
 def _invalid(path: str, code: str, message: str) -> GatewayError:

@@ -52,11 +52,11 @@ class Route:
 
     `event` is the audit event that records it, None for looking. `upload` says that the body is bytes of any kind,
     which the handler reads as they come. `reply` is a TypedDict, bytes, str (plain text), or None where there are only
-    events; with `events` an Accept header may ask for a stream of them. `accepted` is the reply of status 202 where it
-    is another. `asks` and `tells` name header fields of request and reply. `errors` are those of its domain; those of
-    the pipeline are added to every route that can raise them. `change` describes what the request would give a guest of
-    the node: node policy decides about it before the handler is called. A route that makes guests or changes them has
-    one.
+    events; with `events` an Accept header may ask for a stream of them; with `content` it may be bytes as well.
+    `accepted` is the reply of status 202 where it is another. `asks` and `tells` name header fields of request and
+    reply. `errors` are those of its domain; those of the pipeline are added to every route that can raise them.
+    `change` describes what the request would give a guest of the node: node policy decides about it before the handler
+    is called. A route that makes guests or changes them has one.
     """
 
     method: str
@@ -69,6 +69,7 @@ class Route:
     body: type[BaseModel] | None = None
     upload: bool = False
     reply: Any
+    content: bool = False
     events: bool = False
     accepted: Any = None
     statuses: tuple[int, ...] = (200,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.api.device_routes import DEVICE_ROUTES
 from gateway.api.exec_routes import EXEC_ROUTES
+from gateway.api.file_routes import FILE_ROUTES
 from gateway.api.guest_routes import GUEST_ROUTES
 from gateway.api.handlers import health, metrics, openapi
 from gateway.api.making_routes import MAKING_ROUTES
@@ -18,6 +19,7 @@ ROUTES: tuple[Route, ...] = (
     *GUEST_ROUTES,
     *MAKING_ROUTES,
     *DEVICE_ROUTES,
+    *FILE_ROUTES,
     Route(
         method="GET",
         path="/health/live",

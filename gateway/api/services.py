@@ -11,6 +11,7 @@ from gateway.api.figures import WebFigures
 from gateway.api.shares import Shares
 from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
+from gateway.audit.record import Event
 from gateway.audit.search import Page, Query
 from gateway.auth.tokens import TokenStore
 from gateway.clientwatch import Watch
@@ -31,6 +32,7 @@ from gateway.pve.pools import PoolFile
 from gateway.pve.service import Pve
 from gateway.supervisor.calling import Decide
 from gateway.supervisor.feed import Feed
+from gateway.supervisor.files_link import FilesLink
 
 Stream = Literal["stdout", "stderr"]
 
@@ -94,6 +96,9 @@ class Supervisor(Protocol):
     def pause(self, vmid: int, node: str, origin: Origin, *, paused: bool) -> str: ...
 
     def inspect(self, vmid: int, questions: Sequence[str], origin: Origin) -> builtins.list[Found]: ...
+    def open_files(
+        self, vmid: int, origin: Origin, event: Event, data: dict[str, Any], watch: Watch | None = None
+    ) -> FilesLink: ...
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str: ...
 

@@ -57,6 +57,11 @@ class Event(StrEnum):
     GUEST_TASK_STOP = "guest:task-stop"
     GUEST_OUTCOME = "guest:outcome"
     GUEST_ABORTED = "guest:aborted"
+    FILE_READ = "file:read"
+    FILE_WRITE = "file:write"
+    FILE_DELETE = "file:delete"
+    FILE_OUTCOME = "file:outcome"
+    FILE_ABORTED = "file:aborted"
     STORAGE_DOWNLOAD = "storage:download"
     STORAGE_OUTCOME = "storage:outcome"
     STORAGE_ABORTED = "storage:aborted"
@@ -82,6 +87,9 @@ _GUEST_ENDS = (Event.GUEST_OUTCOME, Event.GUEST_ABORTED)
 ANNOUNCEMENTS = frozenset(
     {
         *(event for event in Event if event.startswith("guest:") and event not in _GUEST_ENDS),
+        Event.FILE_READ,
+        Event.FILE_WRITE,
+        Event.FILE_DELETE,
         Event.STORAGE_DOWNLOAD,
         Event.EXEC_INTENT,
         Event.EXEC_CANCEL,

@@ -105,6 +105,8 @@ class Actor:
             max_running=self.limits.max_running,
             root_guests=self.reach(Action.GUEST_ROOT_CONFIG),
             power_guests=self.reach(Action.GUEST_POWER),
+            read_guests=self.reach(Action.FILE_READ),
+            write_guests=self.reach(Action.FILE_WRITE),
         )
 
 

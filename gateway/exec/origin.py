@@ -32,6 +32,10 @@ class Origin:
     """Those whose configuration it may change as root@pam (`guest:root-config`)."""
     power_guests: Ranges = ()
     """Those that it may pause (`guest:power`)."""
+    read_guests: Ranges = ()
+    """Those whose files it may read (`file:read`)."""
+    write_guests: Ranges = ()
+    """Those whose files it may write (`file:write`)."""
 
     def may_run(self, vmid: int) -> bool:
         """Whether this caller may run any command in guest `vmid`."""
@@ -76,13 +80,15 @@ class Origin:
             "max_running": self.max_running,
             "root_guests": [list(pair) for pair in self.root_guests],
             "power_guests": [list(pair) for pair in self.power_guests],
+            "read_guests": [list(pair) for pair in self.read_guests],
+            "write_guests": [list(pair) for pair in self.write_guests],
         }
 
     @classmethod
     def from_wire(cls, data: object) -> Origin:
         """The origin that `to_wire` described. Raises ValueError for anything else."""
         if not isinstance(data, dict) or data.keys() != cls.__dataclass_fields__.keys():
-            raise ValueError("an origin has exactly its nine members")
+            raise ValueError("an origin has exactly its eleven members")
         texts = {name: data[name] for name in ("token_id", "token_name", "remote", "request_id")}
         if not all(isinstance(text, str) and len(text) <= 256 for text in texts.values()):
             raise ValueError("an origin's names are short strings")
@@ -99,4 +105,6 @@ class Origin:
             max_running=max_running,
             root_guests=ranges_from_wire(data["root_guests"]),
             power_guests=ranges_from_wire(data["power_guests"]),
+            read_guests=ranges_from_wire(data["read_guests"]),
+            write_guests=ranges_from_wire(data["write_guests"]),
         )

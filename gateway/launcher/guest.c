@@ -1,4 +1,4 @@
-/* Owns guest mode: from a spec to the command, with one handshake between. */
+/* Owns guest mode: from a spec to the command, or to file mode, with one handshake between. */
 #include "guest.h"
 
 #include <errno.h>
@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "files.h"
 #include "process.h"
 #include "protocol.h"
 #include "spec.h"
@@ -97,6 +98,11 @@ _Noreturn void launch_in_guest(void)
 
     send_message(MESSAGE_READY);
     await_go();
+    if (spec.flags & SPEC_FILES) {
+        close(FD_STATUS); /* says that it runs */
+        close(FD_COMMAND_STDERR);
+        serve_files(spec.flags & SPEC_FILES_WRITE);
+    }
     if (dup2(FD_COMMAND_STDERR, FD_STDERR) < 0)
         fail(MESSAGE_FAILED, STAGE_FDS);
     close(FD_COMMAND_STDERR);

@@ -29,7 +29,7 @@ bool parse_spec(char *bytes, size_t size, struct spec *spec)
     uint32_t flags = little_endian(bytes + 12), argc = little_endian(bytes + 16), envc = little_endian(bytes + 20);
     size_t length = size - SPEC_HEADER;
     /* Every string is at least its NUL: so the counts are held by bytes that exist before anything is allocated. */
-    if ((flags & ~(uint32_t)SPEC_TTY) || argc < 1 || little_endian(bytes + 24) != length ||
+    if ((flags & ~(uint32_t)(SPEC_TTY | SPEC_FILES | SPEC_FILES_WRITE)) || argc < 1 || little_endian(bytes + 24) != length ||
         (uint64_t)argc + envc + 2 > length)
         return false;
 

@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SPEC_TTY = 1 };
+enum { SPEC_TTY = 1, SPEC_FILES = 2, SPEC_FILES_WRITE = 4 }; /* files.h */
 enum { SPEC_MAX = 4 << 20, SPEC_HEADER = 28 };
 enum { SPEC_ENV_ROOM = 4 }; /* free places behind the variables, for those that the user's account gives */
 

@@ -24,6 +24,7 @@ from gateway.supervisor.cgroup import ExecGroup
 from gateway.supervisor.drivers import AgentDriver, ContainerDriver, Driver
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.figures import Figures
+from gateway.supervisor.file_sessions import FileSessions
 from gateway.supervisor.following import Following
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.idempotency import IdempotencyKeys, key_of
@@ -97,6 +98,7 @@ class Supervisor:
         self.announced = announced = Announced(io, self.trail, UnfinishedChanges(config.pve.changes))
         self.root_changes = RootChanges(config, announced, Pvesh(self.loop, config.pve.pvesh))
         self.inspections = Inspections(self.loop, self.guests, services.launcher.nursery)
+        self.files = FileSessions(io, config, services, self.guests, places, self.trail)
         self.operations = Operations(
             config,
             self.acceptance,
@@ -109,6 +111,7 @@ class Supervisor:
             Pauses(config, self.guests, announced),
             self.inspections,
             self.show_figures,
+            self.files,
         )
         self.server = Server(
             io,
@@ -125,6 +128,7 @@ class Supervisor:
             self.guests.forget(guest)
             self.services.launcher.programs.forget(guest.key)
             self.execs.died_with(guest)
+            self.files.died_with(guest)
             guest.close()
 
         self.loop.io.add_reader(guest.pidfd, died)
@@ -182,13 +186,14 @@ class Supervisor:
         self.execs.adopt_survivors(order, group, reopen_pipes(self.config.lxc.proc, group.pids()))
 
     async def nothing_starts(self, timeout: float, give_up: Callable[[], bool]) -> bool:
-        """Waits until no exec is on its way into its guest, no change of ours under way and no guest looked at; False
-        when that takes longer than `timeout` seconds, or than until `give_up` says so."""
+        """Waits until no exec is on its way into its guest, no change of ours and no file under way and no guest looked
+        at; False when that takes longer than `timeout` seconds, or than until `give_up` says so."""
         deadline = self.loop.io.time() + timeout
         while (
             self.acceptance.under_way
             or self.announced.under_way
             or self.inspections.under_way
+            or self.files.under_way
             or not all(e.can_be_handed_over for e in self.execs.running.values())
         ):
             if self.loop.io.time() > deadline or give_up():

@@ -63,8 +63,10 @@ class Caller:
         again: Decide | None = None,
         watch: Watch | None,
         timeout: float | None,
+        rights: list[int] | None = None,
     ) -> Answer:
-        """The same on a connection that stays with the asker; it is ours again if the supervisor refuses.
+        """The same on a connection that stays with the asker; it is ours again if the supervisor refuses. Descriptors
+        that come with the answer are added to `rights`.
 
         It is closed if that fails, and the supervisor told that the client has left where it has, or has lost its right
         to wait.
@@ -72,7 +74,7 @@ class Caller:
         try:
             sock.settimeout(timeout)
             sock.sendall(encode(header, *blobs))
-            answer, parts = self._await(sock, header["op"], watch, timeout)
+            answer, parts = self._await(sock, header["op"], watch, timeout, rights)
             while again is not None and (exec_id := answer.get("turn")) is not None:
                 sock.sendall(encode({"origin": _or_leave(sock, again, exec_id).to_wire()}))
                 answer, parts = self._await(sock, header["op"], watch, timeout)
@@ -91,7 +93,14 @@ class Caller:
                 sock.close()
             raise
 
-    def _await(self, sock: socket.socket, operation: str, watch: Watch | None, timeout: float | None) -> Answer:
+    def _await(
+        self,
+        sock: socket.socket,
+        operation: str,
+        watch: Watch | None,
+        timeout: float | None,
+        rights: list[int] | None = None,
+    ) -> Answer:
         if watch is not None:
             seen = _or_leave(sock, watch.wait, sock.fileno(), timeout)
             if seen.gone:
@@ -99,7 +108,7 @@ class Caller:
                 raise ClientGone
             if not seen.fd:
                 raise _restarting(operation)
-        return _read_frame(sock)
+        return _read_frame(sock, rights)
 
     def connect(self) -> socket.socket:
         """A connection on which nothing is under way. Raises SupervisorUnavailable: nothing has been asked then."""
@@ -157,9 +166,9 @@ def reply_of(answer: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
-def _read_frame(sock: socket.socket) -> Answer:
+def _read_frame(sock: socket.socket, rights: list[int] | None) -> Answer:
     reader = FrameReader()
-    while (frame := reader.read(sock)) is None:
+    while (frame := reader.read(sock, rights)) is None:
         pass
     return frame
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from gateway.audit.record import Event
 from gateway.clientwatch import Watch
 from gateway.errors import ExecNotFound, GatewayRestarting
 from gateway.exec.order import GuestKind
@@ -17,10 +19,12 @@ from gateway.exec.view import ExecView
 from gateway.policy.root import RootChange
 from gateway.supervisor.calling import ANSWER_SECONDS, Caller, Decide
 from gateway.supervisor.feed import Feed
+from gateway.supervisor.files_link import FilesLink
 
 _HEALTH_SECONDS = 2.0
 _INPUT_SECONDS = 40.0
 _PAUSE_SECONDS = 20.0
+_FILES_SECONDS = 330.0  # exec.queue_timeout_max, and the way into the guest
 _ROOT_CHANGE_SECONDS = 1300.0  # others' before it, and its own ten minutes
 
 
@@ -187,6 +191,25 @@ class SupervisorClient:
         header = {"op": "inspect", "origin": origin.to_wire(), "vmid": vmid, "questions": [*questions]}
         reply, _ = self._caller.ask(header)
         return [Found(*numbers) for numbers in reply["found"]]
+
+    def open_files(
+        self, vmid: int, origin: Origin, event: Event, data: dict[str, Any], watch: Watch | None = None
+    ) -> FilesLink:
+        """A launcher in file mode in the guest, which the caller ends. `event` and `data` are what is recorded of it.
+
+        Raises GuestNotRunning, GuestFrozen, TooManyExecs, AuditUnavailable, ...; nothing of it has been done then.
+        """
+        kind, _ = self._guests.locate(vmid)
+        header = {"op": "files", "origin": origin.to_wire(), "vmid": vmid, "kind": kind, "event": event, "data": data}
+        rights: list[int] = []
+        sock = self._caller.connect()
+        try:
+            reply, _ = self._caller.ask_on(sock, header, watch=watch, timeout=_FILES_SECONDS, rights=rights)
+            return FilesLink(sock, str(reply["audit_id"]), rights)
+        except BaseException:
+            for fd in rights:
+                os.close(fd)
+            raise
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         """A ticket that stands for this secret once, within 30 s, for this alone. Raises TooManyRequests."""

@@ -16,6 +16,7 @@ import struct
 import termios
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gateway.config import LxcConfig
 from gateway.exec.view import SpawnError
@@ -55,7 +56,7 @@ _LOW_FDS = range(3, 10)
 _ATTACH_FD = 8
 _CREDENTIALS = struct.Struct("3i")
 _SPEC_HEADER = struct.Struct("<8sIIIII")
-_SPEC_TTY = 1
+_SPEC_TTY, _SPEC_FILES, _SPEC_FILES_WRITE = 1, 2, 4
 _DESCRIPTOR = struct.Struct("i")
 
 
@@ -71,11 +72,20 @@ def reserve_low_descriptors() -> None:
         os.close(null)
 
 
-def build_spec(*, argv: list[str], env: dict[str, str], cwd: str | None, user: str | None, tty: bool = False) -> bytes:
-    """The bytes of a spec, as launcher/spec.h defines them."""
+def build_spec(
+    *,
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str | None,
+    user: str | None,
+    tty: bool = False,
+    files: Literal["read", "write"] | None = None,
+) -> bytes:
+    """The bytes of a spec, as launcher/spec.h defines them. `files` makes it file mode's, without a command."""
+    flags = (_SPEC_TTY if tty else 0) | (_SPEC_FILES if files else 0) | (_SPEC_FILES_WRITE if files == "write" else 0)
     words = [cwd or "", user or "", *argv, *(f"{name}={value}" for name, value in env.items())]
     area = b"".join(word.encode() + b"\x00" for word in words)
-    return _SPEC_HEADER.pack(b"pvegspec", 1, _SPEC_TTY if tty else 0, len(argv), len(env), len(area)) + area
+    return _SPEC_HEADER.pack(b"pvegspec", 1, flags, len(argv), len(env), len(area)) + area
 
 
 @dataclass(frozen=True)

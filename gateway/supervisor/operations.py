@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from gateway import ulid
+from gateway.audit.record import Event
 from gateway.config import Config
 from gateway.errors import NodeNotReady, TokenStoreError
 from gateway.errors_pve import OutcomeUnknown
@@ -18,6 +19,7 @@ from gateway.supervisor import readiness
 from gateway.supervisor.acceptance import Acceptance
 from gateway.supervisor.acting import Acting, require_feeding
 from gateway.supervisor.execs import Execs
+from gateway.supervisor.file_sessions import EVENTS, REASONS, FileSessions, Held
 from gateway.supervisor.following import Following
 from gateway.supervisor.inspection import MAX_QUESTIONS, Inspections, is_question
 from gateway.supervisor.looking import Looking
@@ -53,6 +55,7 @@ class Operations:
         pauses: Pauses,
         inspections: Inspections,
         show_figures: Callable[[], dict[str, Any]],
+        files: FileSessions,
     ) -> None:
         self._acceptance = acceptance
         self._config = config
@@ -65,6 +68,7 @@ class Operations:
         self._pauses = pauses
         self._inspections = inspections
         self._show_figures = show_figures
+        self._files = files
         self._handlers: dict[str, Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]] = {
             "run": self._run,
             "start": self._start,
@@ -81,6 +85,7 @@ class Operations:
             "root_change": self._change_as_root,
             "pause": self._pause,
             "inspect": self._inspect,
+            "files": self._open_files,
         }
 
     async def dispatch(self, connection: Connection, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -92,6 +97,8 @@ class Operations:
             return self._show_figures(), ()
         if operation == "ticket_take":  # of one who has nothing else to show yet
             return {"data": self._tickets.take(_member(header, "ticket", str), _member(header, "path", str))}, ()
+        if operation == "files_end":  # of the connection that has them in hand
+            return self._end_files(connection, header), ()
         handler = self._handlers.get(str(operation))
         if handler is None:
             raise ProtocolError("no such operation")
@@ -112,6 +119,8 @@ class Operations:
         self._following.left(connection, connection.follows)
         if connection.writes is not None:
             self._acting.left(connection, connection.writes)
+        if isinstance(connection.holds, Held):
+            self._files.lost(connection.holds, client_left=connection.client_left)
         attended = connection.attends
         if attended is not None and connection.client_left and not self._is_attended(attended, connection.peers):
             self._execs.client_gone(attended)
@@ -317,6 +326,28 @@ class Operations:
         if not 1 <= len(questions) <= MAX_QUESTIONS or not all(map(is_question, questions)):
             raise ProtocolError("no such questions")
         return {"found": await self._inspections.ask(vmid, questions)}, ()
+
+    async def _open_files(
+        self, connection: Connection, header: dict[str, Any], _: list[bytes], origin: Origin
+    ) -> Reply:
+        try:
+            kind, event = GuestKind(_member(header, "kind", str)), Event(_member(header, "event", str))
+        except ValueError as exc:
+            raise ProtocolError(str(exc)) from exc
+        if event not in EVENTS or connection.holds is not None:
+            raise ProtocolError("no such event of files, or not now")
+        held = await self._files.open(_member(header, "vmid", int), kind, event, _member(header, "data", dict), origin)
+        connection.holds, connection.rights = held, held.session.give_pipes()
+        connection.request = None
+        return {"audit_id": held.intent["audit_id"]}, ()
+
+    def _end_files(self, connection: Connection, header: dict[str, Any]) -> dict[str, Any]:
+        held, outcome = connection.holds, _member(header, "outcome", dict)
+        if not isinstance(held, Held) or outcome.get("reason") not in REASONS:
+            raise ProtocolError("nothing of files to end, or not so")
+        connection.holds = None
+        self._files.end(held, outcome)
+        return {}
 
     async def _kill(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id = _member(header, "id", str)

@@ -117,6 +117,7 @@ async def _shut_down(supervisor: Supervisor) -> None:
     supervisor.acceptance.stop()
     supervisor.root_changes.stop()
     await supervisor.execs.shut_down(_STOP_SECONDS)
+    await supervisor.files.shut_down(_STOP_SECONDS)
     await supervisor.server.finish_replies(_FLUSH_SECONDS)
     await supervisor.audit.flush(_FLUSH_SECONDS)
     await supervisor.audit.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from array import array
 from typing import Any
 
 from gateway import jsonbytes
@@ -19,6 +20,7 @@ MAX_HEADER = 8 << 20
 MAX_BLOB = (1 << 30) + (1 << 20)
 _FIRST_READ = 4096
 _KEPT_BUFFER = 2 << 20
+_MAX_RIGHTS = 2
 
 
 class ProtocolError(Exception):
@@ -77,10 +79,16 @@ class FrameReader:
         self._have = 0
         self._need = 0
 
-    def read(self, sock: socket.socket) -> tuple[dict[str, Any], list[bytes]] | None:
-        """Receives once; the frame, if it is complete. Raises ProtocolError, at the stream's end too, or OSError."""
+    def read(self, sock: socket.socket, rights: list[int] | None = None) -> tuple[dict[str, Any], list[bytes]] | None:
+        """Receives once; the frame, if it is complete. Raises ProtocolError, at the stream's end too, or OSError.
+
+        Descriptors that come along are added to `rights`; without it there is no room for any.
+        """
         with memoryview(self._buffer) as view:
-            received = sock.recv_into(view[self._have :])
+            if rights is None:
+                received = sock.recv_into(view[self._have :])
+            else:
+                received = _receive_with_rights(sock, view[self._have :], rights)
         if not received:
             raise ProtocolError("the supervisor closed the connection")
         self._have += received
@@ -113,3 +121,12 @@ class FrameReader:
         if len(self._buffer) > _KEPT_BUFFER:
             self._buffer = bytearray(_FIRST_READ)
         return header, blobs
+
+
+def _receive_with_rights(sock: socket.socket, room: memoryview, rights: list[int]) -> int:
+    size = socket.CMSG_LEN(_MAX_RIGHTS * array("i").itemsize)
+    received, ancillary, _, _ = sock.recvmsg_into([room], size, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            rights.extend(array("i", data[: len(data) - len(data) % array("i").itemsize]))
+    return received

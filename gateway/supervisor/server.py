@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import struct
+from array import array
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,10 @@ class Connection:
         """The exec whose client this is: it may end with it."""
         self.follows: set[str] = set()
         self.writes: str | None = None
+        self.holds: object = None
+        """What its client has in hand for as long as it is open."""
+        self.rights: list[int] = []
+        """Descriptors that go with the first byte of the next answer (SCM_RIGHTS); ours until then."""
         self.client_left = False
         """Whether the peer has said that its own client left; one that merely closes is a web that died."""
         self._asked: asyncio.Future[dict[str, Any]] | None = None
@@ -208,7 +213,7 @@ class Connection:
     def _write(self) -> None:
         try:
             while self._out:
-                self._sent(self.sock.sendmsg(self._out[:_MAX_PIECES]))
+                self._sent(self._send_some())
         except BlockingIOError:
             if not self._writing:
                 self._writing = True
@@ -221,6 +226,17 @@ class Connection:
         if self._writing:
             self._writing = False
             self._server.loop.remove_writer(self.sock.fileno())
+
+    def _send_some(self) -> int:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", self.rights))] if self.rights else []
+        size = self.sock.sendmsg(self._out[:_MAX_PIECES], ancillary)
+        self._drop_rights()
+        return size
+
+    def _drop_rights(self) -> None:
+        rights, self.rights = self.rights, []
+        for fd in rights:
+            os.close(fd)
 
     def _hear_last_word(self) -> None:
         """The peer has closed before it took its answer: that its client left may stand unread behind that."""
@@ -299,6 +315,7 @@ class Connection:
         if self._writing:
             self._server.loop.remove_writer(self.sock.fileno())
         self.sock.close()
+        self._drop_rights()
         self._server.connections.discard(self)
         if self.task is not None:
             self.task.cancel()

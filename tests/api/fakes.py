@@ -16,11 +16,19 @@ from gateway.api.figures import WebFigures
 from gateway.app import make_figures
 from gateway.audit.parts import Part
 from gateway.audit.protocol import Receipt
+from gateway.audit.record import Event
 from gateway.audit.search import Page, Query
 from gateway.auth.grants import Grant, parse_actions, parse_guests
 from gateway.auth.tokens import TokenStore
 from gateway.clientwatch import Watch
-from gateway.errors import AuditUnavailable, ExecEnded, ExecNotFound, GuestNotFound, IdempotencyConflict
+from gateway.errors import (
+    AuditUnavailable,
+    ExecEnded,
+    ExecNotFound,
+    GuestNotFound,
+    GuestNotRunning,
+    IdempotencyConflict,
+)
 from gateway.exec.origin import Origin
 from gateway.exec.reply import Found, OutputSlice, Redeemed, RunReply, Started, StdinReply
 from gateway.exec.spec import ExecSpec
@@ -30,6 +38,7 @@ from gateway.policy.root import RootChange
 from gateway.supervisor.calling import Decide
 from gateway.supervisor.feed import Feed
 from gateway.supervisor.figures import Figures
+from gateway.supervisor.files_link import FilesLink
 from tests.auth.changes import issue_token
 
 from .fake_exec import FakeExec
@@ -155,6 +164,14 @@ class FakeSupervisor:
     def inspect(self, vmid: int, questions: Sequence[str], origin: Origin) -> list[Found]:
         self._fail()
         return [self.found.get(question, Found(2, 0, 0, 0, 0, 0)) for question in questions]
+
+    def open_files(
+        self, vmid: int, origin: Origin, event: Event, data: dict[str, Any], watch: Watch | None = None
+    ) -> FilesLink:
+        """Files are in real guests alone (tests/files)."""
+        self._fail()
+        self.bodies.append(json.dumps(data).encode())
+        raise GuestNotRunning(f"guest {vmid} is not running; start it first", vmid=vmid)
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         self._fail()

@@ -49,6 +49,9 @@ BODIES: dict[type[Any] | None, Any] = {
 QUERIES = {
     "deleteBackup": "?volume=local:backup/vzdump-lxc-{vmid}-2026_01_01-00_00_00.tar.zst",
     "lookUpDevice": "?path=/dev/null",
+    "readFile": "?path=/etc/hostname",
+    "writeFile": "?path=/etc/hostname",
+    "deleteFile": "?path=/etc/hostname",
 }
 """What an operation has to be asked with."""
 

@@ -23,7 +23,7 @@ BROKEN = {
     "another magic": b"pvegspeC" + WHOLE[8:],
     "version 0": with_field(8, 0),
     "version 2": with_field(8, 2),
-    "unknown flag": with_field(12, 2),
+    "unknown flag": with_field(12, 8),
     "no argument": with_field(16, 0),
     "an argument too many": with_field(16, 3),
     "an argument too few": with_field(16, 1),

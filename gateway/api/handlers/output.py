@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack
 from dataclasses import replace
 
 from gateway.api.call import Call, Reply
 from gateway.api.handlers.exec import STREAM_HEADERS
 from gateway.api.models.execs import OutputQuery
+from gateway.api.ranges import Span, read_range
 from gateway.api.services import Services, Stream
 from gateway.api.streams import PIECE, OutputStream, dropped, take_stream
 from gateway.errors import RangeNotSatisfiable
 from gateway.exec.reply import OutputSlice
 
 _MEDIA_TYPE = "application/octet-stream"
-# RFC 9110, 14.1.2: one range; several, or another unit, may be ignored, and are.
-_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
-
-Span = tuple[int, int]
 
 
 def read_stdout(services: Services, call: Call) -> Reply:
@@ -99,19 +95,7 @@ def _asked(offset: int | None, header: str | None, total: int) -> Span | None:
         if offset > total:
             raise RangeNotSatisfiable("the offset is past the end of the output so far", size=total)
         return offset, total
-    match = _RANGE.fullmatch(header.strip()) if header else None
-    if not match:
-        return None
-    first, last, suffix = match.groups()
-    if suffix is not None:
-        start, end = max(0, total - int(suffix)), total
-    else:
-        start, end = int(first), total if last is None else min(int(last) + 1, total)
-        if last is not None and int(last) < start:
-            return None  # RFC 9110, 14.1.1: such a range is invalid, and an invalid one is ignored
-    if start >= end:
-        raise RangeNotSatisfiable("the range begins past the end of the output so far", size=total)
-    return start, end
+    return read_range(header, total)
 
 
 def _gaps(state: OutputSlice) -> list[Span]:

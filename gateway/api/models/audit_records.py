@@ -145,6 +145,47 @@ class ChangeOutcome(AuditRecord):
     data: ChangeEnd | Cut
 
 
+class FileData(Member):
+    """Which path in the guest, in base64 where `encoding` says so, and how. `new`: only if nothing stands there."""
+
+    path: Text
+    encoding: str | None = None
+    head: bool | None = None
+    recursive: bool | None = None
+    new: bool | None = None
+    mode: str | None = None
+    user: str | None = None
+    group: str | None = None
+
+
+class FileAsked(AuditRecord):
+    """A file in a guest is about to be read, written or removed."""
+
+    event: Literal[Event.FILE_READ, Event.FILE_WRITE, Event.FILE_DELETE]
+    data: FileData | Cut
+
+
+class FileEnd(Member):
+    """`reason`: `ok`, `failed` (nothing was changed), `client_gone` (the same), or `unknown`: of a change nobody can
+    tell. `bytes` from `offset` on went to or fro, and have this `sha256`; of a directory `entries` were told."""
+
+    reason: str
+    code: str | None = None
+    words: Text | None = None
+    offset: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    entries: int | None = None
+    created: bool | None = None
+
+
+class FileOutcome(AuditRecord):
+    """What came of that. One that has an intent alone still goes on."""
+
+    event: Literal[Event.FILE_OUTCOME]
+    data: FileEnd | Cut
+
+
 class SignalData(Member):
     """The signal's number, to the `command` or its `tree`."""
 
@@ -175,7 +216,9 @@ class AbortedData(Member):
 class Aborted(AuditRecord):
     """What was announced under this `audit_id` has not been done."""
 
-    event: Literal[Event.EXEC_ABORTED, Event.TOKEN_ABORTED, Event.GUEST_ABORTED, Event.STORAGE_ABORTED]
+    event: Literal[
+        Event.EXEC_ABORTED, Event.TOKEN_ABORTED, Event.GUEST_ABORTED, Event.FILE_ABORTED, Event.STORAGE_ABORTED
+    ]
     data: AbortedData
 
 
@@ -330,6 +373,8 @@ KINDS: tuple[type[AuditRecord], ...] = (
     ExecIntent,
     ExecOutcome,
     ChangeOutcome,
+    FileAsked,
+    FileOutcome,
     ExecSignal,
     ExecActed,
     Aborted,
@@ -359,6 +404,8 @@ AnyRecord = (
     ExecIntent
     | ExecOutcome
     | ChangeOutcome
+    | FileAsked
+    | FileOutcome
     | ExecSignal
     | ExecActed
     | Aborted

@@ -1,0 +1,109 @@
+"""FILE_ROUTES: the part of ROUTES that is about files in guests."""
+
+from __future__ import annotations
+
+from gateway.api.handlers import files
+from gateway.api.models.files import DeleteQuery, DirectoryList, FileQuery, FileWritten, WriteQuery
+from gateway.api.route import Route
+from gateway.audit.record import Event
+from gateway.auth.actions import Action
+from gateway.errors import (
+    AuditUnavailable,
+    GatewayError,
+    GatewayRestarting,
+    GuestFrozen,
+    GuestNotRunning,
+    GuestUnsupported,
+    NodeNotReady,
+    Overloaded,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    SupervisorUnavailable,
+    TooManyExecs,
+)
+from gateway.errors_files import (
+    DigestMismatch,
+    DirectoryTooLarge,
+    FileNotFound,
+    FileRefused,
+    FileTypeRefused,
+    GuestDiskFull,
+    GuestFilesFailed,
+    GuestFilesStalled,
+)
+
+_TO_REACH: tuple[type[GatewayError], ...] = (
+    FileNotFound,
+    GuestNotRunning,
+    GuestFrozen,
+    GuestUnsupported,
+    FileTypeRefused,
+    FileRefused,
+    TooManyExecs,
+    GuestFilesFailed,
+    AuditUnavailable,
+    SupervisorUnavailable,
+    GatewayRestarting,
+    NodeNotReady,
+    GuestFilesStalled,
+)
+"""Why a file may not be reached."""
+
+FILE_ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/guests/{vmid}/files",
+        operation_id="readFile",
+        summary="A file in a container, streamed, or a directory's entries as JSON; HEAD tells what there is",
+        action=Action.FILE_READ,
+        event=Event.FILE_READ,
+        query=FileQuery,
+        reply=DirectoryList,
+        content=True,
+        statuses=(200, 206),
+        asks=("Range", "If-Range"),
+        tells=(
+            "X-File-Type",
+            "X-File-Mode",
+            "X-File-Uid",
+            "X-File-Gid",
+            "X-File-User",
+            "X-File-Group",
+            "Last-Modified",
+            "ETag",
+            "Content-Digest",
+            "Content-Range",
+        ),
+        errors=(*_TO_REACH, DirectoryTooLarge, RangeNotSatisfiable, Overloaded),
+        handler=files.read_file,
+    ),
+    Route(
+        method="PUT",
+        path="/guests/{vmid}/files",
+        operation_id="writeFile",
+        summary="Write a file in a container: what stood there stays until the new one is whole, and on disk",
+        action=Action.FILE_WRITE,
+        event=Event.FILE_WRITE,
+        query=WriteQuery,
+        upload=True,
+        reply=FileWritten,
+        statuses=(200, 201),
+        asks=("Content-Digest", "If-None-Match"),
+        tells=("ETag",),
+        errors=(*_TO_REACH, PreconditionFailed, DigestMismatch, GuestDiskFull),
+        handler=files.write_file,
+    ),
+    Route(
+        method="DELETE",
+        path="/guests/{vmid}/files",
+        operation_id="deleteFile",
+        summary="Remove a file in a container, or with `recursive=true` a directory",
+        action=Action.FILE_WRITE,
+        event=Event.FILE_DELETE,
+        query=DeleteQuery,
+        reply=None,
+        statuses=(204,),
+        errors=_TO_REACH,
+        handler=files.delete_file,
+    ),
+)

@@ -1,0 +1,243 @@
+"""GET, HEAD, PUT and DELETE /guests/{vmid}/files: one path in a guest."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from email.utils import formatdate
+from itertools import islice
+from urllib.parse import quote_from_bytes
+
+from gateway.api.call import Call, Reply
+from gateway.api.content_digest import read_content_digest, show_content_digest
+from gateway.api.file_session import OpenFiles, path_data, show_name
+from gateway.api.file_stream import FileStream
+from gateway.api.models.files import DeleteQuery, DirectoryList, FileInfo, FileQuery, FileWritten, WriteQuery
+from gateway.api.parse import read_pieces
+from gateway.api.ranges import read_range
+from gateway.api.services import Services
+from gateway.api.streams import take_stream
+from gateway.audit.record import Event
+from gateway.errors_files import DigestMismatch, DirectoryTooLarge, FileNotFound, GuestFilesFailed
+from gateway.files.accounts import MAX_ID, NUMBER, Accounts
+from gateway.files.failures import bad_owner, exists, is_a
+from gateway.files.session import Session
+from gateway.files.wire import FRAME_MAX, WHOLE, FileType, Status
+
+MAX_ENTRIES = 1_000_000
+"""Names of one directory that are looked at for a page."""
+AT_ONCE = 1 << 20
+"""What a file may have to be answered with its digest, and without a stream."""
+
+_BYTES = "application/octet-stream"
+_NEW_MODE = 0o644
+
+
+def read_file(services: Services, call: Call) -> Reply:
+    """The file's bytes, or the directory's entries. HEAD: what there is, without."""
+    query: FileQuery = call.query
+    head = call.environ["REQUEST_METHOD"] == "HEAD"
+    data = path_data(query.path) | ({"head": True} if head else {})
+    with ExitStack() as holds:
+        files = OpenFiles.begin(services, call, Event.FILE_READ, data)
+        holds.push(files.__exit__)
+        status = files.session.look(query.path)
+        headers = _headers(status, files.session.accounts())
+        if status.type is FileType.DIRECTORY:
+            page = _list(files.session, query, bare=head)
+            files.done(entries=len(page["entries"]))
+            return Reply(page, headers=headers)
+        if status.type is not FileType.FILE:
+            raise is_a(status.type)
+        if head:
+            files.done()
+            return Reply(b"", headers={**headers, "Content-Length": str(status.size)}, media_type=_BYTES)
+        return _send(services, call, files, status, headers, holds)
+
+
+def _send(
+    services: Services, call: Call, files: OpenFiles, status: Status, headers: dict[str, str], holds: ExitStack
+) -> Reply:
+    """All of a regular file, or the range that is asked for: at once where it is little, else as a stream."""
+    asked = None
+    if status.size and call.environ.get("HTTP_IF_RANGE", headers["ETag"]) == headers["ETag"]:
+        asked = read_range(call.environ.get("HTTP_RANGE"), status.size)
+    start, end = asked or (0, status.size)
+    # What the kernel makes up as it is read (/proc) says that it has no bytes.
+    opened = files.session.open(call.query.path, start, end - start if status.size else WHOLE)
+    if opened != status and opened.size < end:
+        raise GuestFilesFailed("the file was changed while it was looked at; send the request again")
+    code, told = 200, dict[str, int]()
+    if asked is not None:
+        code, told = 206, {"offset": start}
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{status.size}"
+    first, whole = _read_first(files.session.content())
+    if whole and asked is not None and len(first) != end - start:
+        raise GuestFilesFailed("the file was cut short while it was read; send the request again")
+    if whole:
+        digest = hashlib.sha256(first)
+        files.done(**told, bytes=len(first), sha256=digest.hexdigest())
+        headers["Content-Digest"] = show_content_digest(digest.digest())
+        return Reply(first, status=code, headers=headers, media_type=_BYTES)
+    size = end - start if status.size else None
+    if size is not None:
+        headers["Content-Length"] = str(size)
+    holds.enter_context(take_stream(services, call))
+    stream = FileStream(files, first, size, told, holds.pop_all())
+    return Reply(stream, status=code, headers=headers, media_type=_BYTES)
+
+
+def _read_first(content: Iterator[bytes]) -> tuple[bytes, bool]:
+    """The first MiB, and whether that is all."""
+    first = bytearray()
+    for piece in content:
+        first += piece
+        if len(first) > AT_ONCE:
+            return bytes(first), False
+    return bytes(first), True
+
+
+def write_file(services: Services, call: Call) -> Reply:
+    """Takes the body as it comes into a file that nobody sees, and puts that in its place once it is whole."""
+    query: WriteQuery = call.query
+    promised = read_content_digest(call.environ)
+    exclusive = call.environ.get("HTTP_IF_NONE_MATCH", "").strip() == "*"
+    wish = {name: value for name, value in query.model_dump(exclude={"path"}).items() if value is not None}
+    data = {**path_data(query.path), **wish, **({"new": True} if exclusive else {})}
+    with OpenFiles.begin(services, call, Event.FILE_WRITE, data) as files:
+        session = files.session
+        accounts = session.accounts()
+        uid = _number(query.user, accounts.users, "user")
+        gid = _number(query.group, accounts.groups, "group")
+        old = session.begin_write(query.path)
+        if old is not None and exclusive:
+            raise exists()
+        digest, size = hashlib.sha256(), 0
+        for piece in read_pieces(call.environ, FRAME_MAX):
+            digest.update(piece)
+            size += len(piece)
+            session.write(piece)
+            call.standing.current()
+        if promised not in (None, digest.digest()):
+            raise DigestMismatch(
+                "the body is not what Content-Digest promised, so nothing was replaced; send it again",
+                sha256=digest.hexdigest(),
+            )
+        call.standing.current()
+        status = session.commit(
+            mode=int(query.mode, 8) if query.mode is not None else old.mode if old is not None else _NEW_MODE,
+            uid=uid if uid is not None else old.uid if old is not None else 0,
+            gid=gid if gid is not None else old.gid if old is not None else 0,
+            exclusive=exclusive,
+        )
+        files.done(bytes=size, sha256=digest.hexdigest(), created=old is None)
+    written: FileWritten = {
+        "created": old is None,
+        "size": status.size,
+        "sha256": digest.hexdigest(),
+        "mode": f"{status.mode:04o}",
+        "uid": status.uid,
+        "gid": status.gid,
+        "user": accounts.user_names.get(status.uid),
+        "group": accounts.group_names.get(status.gid),
+        "modified": _moment(status.mtime),
+        "audit_id": files.audit_id,
+    }
+    return Reply(written, status=201 if old is None else 200, headers={"ETag": _etag(status)})
+
+
+def delete_file(services: Services, call: Call) -> Reply:
+    """Removes it."""
+    query: DeleteQuery = call.query
+    data = {**path_data(query.path), **({"recursive": True} if query.recursive else {})}
+    with OpenFiles.begin(services, call, Event.FILE_DELETE, data) as files:
+        files.session.remove(query.path, recursive=query.recursive)
+        files.done()
+    return Reply(b"", status=204)
+
+
+def _number(owner: str | None, known: Mapping[str, int], field: str) -> int | None:
+    """The number that a name or number is in the guest. Raises InvalidRequest."""
+    if owner is None:
+        return None
+    if owner in known:
+        return known[owner]
+    if NUMBER.fullmatch(owner) and int(owner) <= MAX_ID:
+        return int(owner)
+    raise bad_owner(field, f"unknown_{field}", f"the guest has no {field} of this name")
+
+
+def _list(session: Session, query: FileQuery, *, bare: bool) -> DirectoryList:
+    """One page: the names are all looked at, the entries are only those of the page. `bare`: it is not wanted."""
+    if bare:
+        return {"entries": [], "next": None}
+    names = heapq.nsmallest(query.limit + 1, _behind(session.names(query.path), query.after))
+    page = names[: query.limit]
+    accounts = session.accounts()
+    entries = [info for name in page if (info := _entry(session, query.path, name, accounts)) is not None]
+    return {"entries": entries, "next": quote_from_bytes(page[-1], safe="") if len(names) > len(page) else None}
+
+
+def _behind(names: Iterator[bytes], after: bytes) -> Iterator[bytes]:
+    yield from (name for name in islice(names, MAX_ENTRIES) if name > after)
+    if next(names, None) is not None:
+        for _ in names:  # the session is good for another question only when this one's answer has been heard
+            break
+        raise DirectoryTooLarge(f"it has more than {MAX_ENTRIES} entries; look at it with a command in the guest")
+
+
+def _entry(session: Session, path: bytes, name: bytes, accounts: Accounts) -> FileInfo | None:
+    """An entry of a directory; None if it has gone meanwhile."""
+    try:
+        status = session.look(path.rstrip(b"/") + b"/" + name, follow=False)
+    except FileNotFound:
+        return None
+    text, encoding = show_name(name)
+    info: FileInfo = {
+        "name": text,
+        "encoding": encoding,
+        "type": status.type,
+        "size": status.size,
+        "mode": f"{status.mode:04o}",
+        "uid": status.uid,
+        "gid": status.gid,
+        "user": accounts.user_names.get(status.uid),
+        "group": accounts.group_names.get(status.gid),
+        "modified": _moment(status.mtime),
+    }
+    if status.type is FileType.LINK:
+        info["target"] = show_name(status.target)[0]
+    return info
+
+
+def _headers(status: Status, accounts: Accounts) -> dict[str, str]:
+    """What is told of a file beside its bytes."""
+    headers = {
+        "X-File-Type": str(status.type),
+        "X-File-Mode": f"{status.mode:04o}",
+        "X-File-Uid": str(status.uid),
+        "X-File-Gid": str(status.gid),
+        "Last-Modified": formatdate(min(status.mtime // 10**9, _LAST), usegmt=True),
+    }
+    if status.uid in accounts.user_names:
+        headers["X-File-User"] = accounts.user_names[status.uid]
+    if status.gid in accounts.group_names:
+        headers["X-File-Group"] = accounts.group_names[status.gid]
+    if status.type is FileType.FILE:
+        headers |= {"ETag": _etag(status), "Accept-Ranges": "bytes"}
+    return headers
+
+
+_LAST = 253402300799  # the year 9999; a guest may tell any number
+
+
+def _etag(status: Status) -> str:
+    return f'"{status.inode:x}-{status.mtime:x}-{status.size:x}"'
+
+
+def _moment(nanoseconds: int) -> str:
+    moment = datetime.fromtimestamp(min(nanoseconds / 10**9, _LAST), UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,305 @@
+/* Owns file mode: its frames, and reading and removing; what is written is upload.c's. */
+#include "files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "protocol.h"
+#include "upload.h"
+
+enum { DEPTH_MAX = 200 }; /* directories that are open at once while a tree is removed */
+
+static char frame[FILES_HEADER + FILES_FRAME_MAX];
+
+static uint64_t get(const char *bytes, size_t size)
+{
+    uint64_t value = 0;
+    while (size--)
+        value = value << 8 | (unsigned char)bytes[size];
+    return value;
+}
+
+static void put(char *bytes, size_t size, uint64_t value)
+{
+    for (size_t i = 0; i < size; i++, value >>= 8)
+        bytes[i] = (char)(value & 0xff);
+}
+
+bool parse_files_request(const char *bytes, size_t size, struct files_request *request)
+{
+    if (size <= FILES_REQUEST || size > FILES_REQUEST + PATH_MAX || bytes[size - 1] ||
+        memchr(bytes + FILES_REQUEST, 0, size - FILES_REQUEST) != bytes + size - 1)
+        return false;
+    *request = (struct files_request){
+        .flags = (uint32_t)get(bytes, 4),
+        .mode = (uint32_t)get(bytes + 4, 4),
+        .uid = (uint32_t)get(bytes + 8, 4),
+        .gid = (uint32_t)get(bytes + 12, 4),
+        .offset = get(bytes + 16, 8),
+        .length = get(bytes + 24, 8),
+        .path = bytes + FILES_REQUEST,
+    };
+    return !(request->flags & ~(uint32_t)(FILES_NOFOLLOW | FILES_EXCLUSIVE | FILES_RECURSIVE));
+}
+
+/* All of it, or none where 0 has ended. */
+static bool receive(char *bytes, size_t size)
+{
+    while (size) {
+        ssize_t got = read(FD_STDIN, bytes, size);
+        if (got == 0 || (got < 0 && errno != EINTR))
+            return false;
+        if (got > 0) {
+            bytes += got;
+            size -= (size_t)got;
+        }
+    }
+    return true;
+}
+
+/* Sends the first bytes of `frame` behind its header. Whoever does not take them any more has no use for us either. */
+static void send_frame(char kind, size_t length)
+{
+    put(frame, 4, (unsigned char)kind);
+    put(frame + 4, 4, length);
+    size_t size = FILES_HEADER + length, done = 0;
+    while (done < size) {
+        ssize_t sent = write(FD_STDOUT, frame + done, size - done);
+        if (sent > 0)
+            done += (size_t)sent;
+        else if (sent == 0 || errno != EINTR)
+            end_files();
+    }
+}
+
+static void send_error(enum files_step step)
+{
+    put(frame + FILES_HEADER, 4, (uint32_t)errno);
+    put(frame + FILES_HEADER + 4, 4, step);
+    send_frame('E', 8);
+}
+
+static void send_answer(const struct stat *status, size_t more)
+{
+    char *at = frame + FILES_HEADER;
+    put(at, 4, status->st_mode);
+    put(at + 4, 4, status->st_uid);
+    put(at + 8, 4, status->st_gid);
+    put(at + 12, 4, 0);
+    put(at + 16, 8, (uint64_t)status->st_size);
+    put(at + 24, 8, status->st_ino);
+    put(at + 32, 8, status->st_dev);
+    put(at + 40, 8, (uint64_t)status->st_mtim.tv_sec * 1000000000u + (uint64_t)status->st_mtim.tv_nsec);
+    send_frame('A', FILES_ANSWER + more);
+}
+
+_Noreturn void end_files(void)
+{
+    drop_upload();
+    _exit(0);
+}
+
+static void tell(const struct files_request *request)
+{
+    struct stat status;
+    ssize_t target = 0;
+    if (fstatat(AT_FDCWD, request->path, &status, request->flags & FILES_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0)) {
+        send_error(FILES_PATH);
+        return;
+    }
+    if (S_ISLNK(status.st_mode))
+        target = readlink(request->path, frame + FILES_HEADER + FILES_ANSWER, PATH_MAX);
+    send_answer(&status, target > 0 ? (size_t)target : 0);
+}
+
+/* Opens what `wanted` (S_IFREG or S_IFDIR) says, and tells what there is. -1: nothing is open, and all is told. It is
+ * looked at before it is opened, for to open a device can do something; and again after, for it can be another by then. */
+static int open_told(const char *path, mode_t wanted)
+{
+    struct stat status;
+    if (stat(path, &status)) {
+        send_error(FILES_PATH);
+        return -1;
+    }
+    int fd = -1;
+    if ((status.st_mode & S_IFMT) == wanted) {
+        fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+        if (fd < 0 || fstat(fd, &status)) {
+            send_error(FILES_PATH);
+            if (fd >= 0)
+                close(fd);
+            return -1;
+        }
+    }
+    send_answer(&status, 0);
+    if (fd >= 0 && (status.st_mode & S_IFMT) != wanted) {
+        close(fd);
+        fd = -1;
+    }
+    if (fd < 0)
+        send_frame('Z', 0);
+    return fd;
+}
+
+static void send_file(const struct files_request *request)
+{
+    int fd = open_told(request->path, S_IFREG);
+    if (fd < 0)
+        return;
+    uint64_t left = request->length;
+    ssize_t got = 0;
+    if (request->offset && lseek(fd, (off_t)request->offset, SEEK_SET) < 0)
+        got = -1;
+    while (got >= 0 && left) {
+        size_t most = left < FILES_FRAME_MAX ? (size_t)left : FILES_FRAME_MAX;
+        got = read(fd, frame + FILES_HEADER, most);
+        if (got < 0 && errno == EINTR)
+            got = 0;
+        else if (got <= 0)
+            break;
+        else
+            send_frame('D', (size_t)got);
+        left -= (uint64_t)got;
+    }
+    if (got < 0)
+        send_error(FILES_PATH);
+    else
+        send_frame('Z', 0);
+    close(fd);
+}
+
+static void send_names(const struct files_request *request)
+{
+    int fd = open_told(request->path, S_IFDIR);
+    if (fd < 0)
+        return;
+    long got;
+    while ((got = syscall(SYS_getdents64, fd, frame + FILES_HEADER, FILES_FRAME_MAX)) > 0)
+        send_frame('D', (size_t)got);
+    if (got < 0)
+        send_error(FILES_PATH);
+    else
+        send_frame('Z', 0);
+    close(fd);
+}
+
+/* Opens a directory that stands in `parent` itself: no link, and nothing that is mounted there. */
+static int open_below(int parent, const char *name)
+{
+    struct open_how how = {
+        .flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+        .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
+    };
+    return (int)syscall(SYS_openat2, parent, name, &how, sizeof how);
+}
+
+/* Removes all that is in a directory, which it closes. False with errno. */
+static bool empty(int fd, unsigned depth) // NOLINT(misc-no-recursion): DEPTH_MAX
+{
+    DIR *entries = fd < 0 ? NULL : fdopendir(fd);
+    if (!entries) {
+        int error = errno;
+        if (fd >= 0)
+            close(fd);
+        errno = error;
+        return false;
+    }
+    bool done = true;
+    struct dirent *entry;
+    while (done && (errno = 0, entry = readdir(entries))) {
+        const char *name = entry->d_name;
+        if (!strcmp(name, ".") || !strcmp(name, "..") || !unlinkat(fd, name, 0) || errno == ENOENT)
+            continue;
+        done = false;
+        if (errno != EISDIR)
+            break;
+        errno = EMFILE;
+        done = depth && empty(open_below(fd, name), depth - 1) && !unlinkat(fd, name, AT_REMOVEDIR);
+    }
+    int error = errno;
+    closedir(entries);
+    errno = error;
+    return done && !error;
+}
+
+static void remove_path(const struct files_request *request)
+{
+    struct place place;
+    bool done = split_path(request->path, &place);
+    if (done && unlinkat(place.directory, place.name, 0))
+        done = errno == EISDIR && (request->flags & FILES_RECURSIVE) &&
+               empty(open_below(place.directory, place.name), DEPTH_MAX) &&
+               !unlinkat(place.directory, place.name, AT_REMOVEDIR);
+    if (done)
+        send_frame('Z', 0);
+    else
+        send_error(FILES_PATH);
+    leave_place(&place);
+}
+
+static void write_piece(size_t length)
+{
+    if (!receive(frame, length))
+        end_files();
+    if (!write_upload(frame, length)) {
+        send_error(FILES_DATA);
+        end_files();
+    }
+}
+
+static void answer_upload(bool done, enum files_step step, const struct stat *status)
+{
+    if (done)
+        send_answer(status, 0);
+    else
+        send_error(step);
+}
+
+static void serve(char kind, const struct files_request *request, bool may_write)
+{
+    struct stat status;
+    enum files_step step = FILES_PATH;
+    if (kind == 'S')
+        tell(request);
+    else if (kind == 'R')
+        send_file(request);
+    else if (kind == 'L')
+        send_names(request);
+    else if (kind == 'U' && may_write)
+        remove_path(request);
+    else if (kind == 'W' && may_write)
+        answer_upload(begin_upload(request->path, &status, &step), step, &status);
+    else if (kind == 'C' && may_write)
+        answer_upload(finish_upload(request, &status, &step), step, &status);
+    else
+        end_files();
+}
+
+_Noreturn void serve_files(bool may_write)
+{
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* EFBIG tells */
+    for (;;) {
+        char header[FILES_HEADER];
+        if (!receive(header, sizeof header))
+            end_files();
+        uint64_t kind = get(header, 4), length = get(header + 4, 4);
+        struct files_request request;
+        static char body[FILES_REQUEST + PATH_MAX];
+        if (kind == 'D' && length <= FILES_FRAME_MAX) {
+            write_piece((size_t)length);
+            continue;
+        }
+        if (kind > CHAR_MAX || length > sizeof body || !receive(body, (size_t)length) ||
+            !parse_files_request(body, (size_t)length, &request))
+            end_files();
+        serve((char)kind, &request, may_write);
+    }
+}

@@ -1,0 +1,194 @@
+"""Sessions of files: accepted, given a place, recorded and started; their pipes go to the web, their end to the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from gateway import ulid
+from gateway.audit.record import Event, build_record, new_audit_id
+from gateway.audit.unfinished import Unfinished, UnfinishedChanges
+from gateway.config import Config
+from gateway.errors import GatewayError, GuestNotFound, GuestUnsupported, NodeNotReady
+from gateway.exec.order import GuestKind
+from gateway.exec.origin import Origin
+from gateway.exec.permit import within
+from gateway.supervisor.audit_trail import AuditTrail
+from gateway.supervisor.bounds import Claim
+from gateway.supervisor.file_session import FileSession
+from gateway.supervisor.guests import Guests, Incarnation
+from gateway.supervisor.places import Places
+from gateway.supervisor.services import Services
+
+log = logging.getLogger(__name__)
+
+EVENTS = frozenset({Event.FILE_READ, Event.FILE_WRITE, Event.FILE_DELETE})
+REASONS = frozenset({"ok", "failed", "client_gone", "unknown"})
+
+
+@dataclass
+class Held:
+    """A session that the web has in hand: what it was recorded as, and what it takes of the node."""
+
+    session: FileSession
+    claim: Claim
+    intent: dict[str, Any]
+    unfinished: Unfinished | None
+    recorded: bool = False
+
+
+class FileSessions:
+    """As execs they are counted, refused by a frozen guest, and end with it. Each is one operation on record."""
+
+    def __init__(
+        self,
+        io: asyncio.AbstractEventLoop,
+        config: Config,
+        services: Services,
+        guests: Guests,
+        places: Places,
+        trail: AuditTrail,
+    ) -> None:
+        self._io = io
+        self._config = config
+        self._services = services
+        self._guests = guests
+        self._places = places
+        self._trail = trail
+        self._unfinished = UnfinishedChanges(config.pve.changes)
+        self._held: dict[str, Held] = {}
+        self._stopped = False
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there are any."""
+        return bool(self._held)
+
+    async def open(self, vmid: int, kind: GuestKind, event: Event, data: dict[str, Any], origin: Origin) -> Held:
+        """A session in the guest, serving. Raises a GatewayError when nothing was done: it is recorded as aborted."""
+        reach = origin.read_guests if event is Event.FILE_READ else origin.write_guests
+        if not within(vmid, reach):
+            raise GuestNotFound.for_vmid(vmid)
+        if kind is not GuestKind.LXC:
+            raise GuestUnsupported("files of virtual machines cannot be reached yet; run a command instead", vmid=vmid)
+        self._guests.find(vmid)
+        claim = Claim(origin.token_id, vmid, most=origin.max_running)
+        await self._places.take(claim, self._config.exec.queue_timeout)
+        intent = self._record(event, vmid, origin, data)
+        try:
+            held = await self._begin(claim, intent)
+        except BaseException:
+            self._places.give_back(claim)
+            raise
+        try:
+            async with asyncio.timeout(self._config.exec.spawn_timeout):
+                await asyncio.shield(held.session.started)
+        except BaseException as exc:
+            held.session.kill()
+            self._abort(held, exc)
+            if isinstance(exc, TimeoutError):
+                raise NodeNotReady(
+                    f"no process of ours could be started in guest {vmid} in time; look at it", missing=["launcher"]
+                ) from exc
+            raise
+        return held
+
+    def end(self, held: Held, outcome: dict[str, Any]) -> None:
+        """The web has done with it. Never waits."""
+        self._note(held, outcome)
+        held.session.end()
+
+    def lost(self, held: Held, *, client_left: bool) -> None:
+        """The web has closed its connection without a word: nobody knows how far a change has come."""
+        if held.intent["event"] == Event.FILE_READ:
+            self._note(held, {"reason": "client_gone" if client_left else "failed"})
+        else:
+            self._note(held, {"reason": "unknown"})
+        held.session.end()
+
+    def died_with(self, guest: Incarnation) -> None:
+        """The guest is dead, and the kernel has ended all that was in it."""
+        for held in list(self._held.values()):
+            if held.session.guest is guest:
+                held.session.kill()
+
+    async def shut_down(self, timeout: float) -> None:
+        """Nothing begins any more, and all ends."""
+        self._stopped = True
+        deadline = self._io.time() + timeout
+        for held in list(self._held.values()):
+            self.lost(held, client_left=False)
+            held.session.kill()
+        while self._held and self._io.time() < deadline:
+            await asyncio.sleep(0.01)
+
+    async def _begin(self, claim: Claim, intent: dict[str, Any]) -> Held:
+        changes = intent["event"] != Event.FILE_READ
+        unfinished = self._unfinished.begin(intent) if changes else None  # killed, web says that it is unknown
+        try:
+            await self._trail.commit(intent)
+        except BaseException:
+            if unfinished is not None:
+                unfinished.close()
+            raise
+        try:
+            if self._stopped:
+                raise NodeNotReady("the supervisor is being stopped; try again", missing=["supervisor"], retry_after=1)
+            guest = self._guests.find(claim.vmid)  # it may have stopped or frozen meanwhile
+            moved = self._services.launcher.tool.moves_command
+            name = ulid.new("fs_")
+            tree = guest.group.make(name, taken_from=guest.ns if moved else None)
+            session = FileSession(self._services, name, guest, tree, self._gone)
+            held = self._held[name] = Held(session, claim, intent, unfinished)
+            try:
+                session.spawn(write=changes)
+            except BaseException:
+                del self._held[name]
+                session.give_up()
+                raise
+        except BaseException as exc:
+            self._trail.abort(intent, _why(exc))
+            if unfinished is not None:
+                unfinished.close()
+            raise
+        return held
+
+    def _gone(self, session: FileSession) -> None:
+        held = self._held.pop(session.name)
+        self._places.give_back(held.claim)
+
+    def _abort(self, held: Held, exc: BaseException) -> None:
+        if not held.recorded:
+            held.recorded = True
+            self._trail.abort(held.intent, _why(exc))
+            if held.unfinished is not None:
+                held.unfinished.close()
+
+    def _note(self, held: Held, outcome: dict[str, Any]) -> None:
+        if held.recorded:
+            return
+        held.recorded = True
+        record = {name: value for name, value in held.intent.items() if name != "data"}
+        self._trail.note({**record, "event": str(Event.FILE_OUTCOME), "data": outcome})
+        if held.unfinished is not None:
+            held.unfinished.close()
+
+    def _record(self, event: Event, vmid: int, origin: Origin, data: dict[str, Any]) -> dict[str, Any]:
+        return build_record(
+            event,
+            audit_id=new_audit_id(),
+            request_id=origin.request_id,
+            token_id=origin.token_id,
+            token_name=origin.token_name,
+            remote=origin.remote,
+            action="file:read" if event is Event.FILE_READ else "file:write",
+            vmid=vmid,
+            node=self._config.node,
+            data=data,
+        )
+
+
+def _why(exc: BaseException) -> str:
+    return exc.detail[:256] if isinstance(exc, GatewayError) else "nothing was done"

@@ -1,0 +1,1 @@
+"""Files in guests, on real containers."""
