@@ -16,10 +16,10 @@ demo: root packages .venv/installed build/launcher  ## start a simulated PVE nod
 demo-stop:  ## end the demo and check that nothing of it is left
 	@$(PYTHON) -m tests.demo stop
 
-test: root packages .venv/installed-dev build/launcher  ## run the tests on real containers (ARGS="-k name" goes to pytest)
+test: root packages test-packages .venv/installed-dev build/launcher  ## run the tests on real containers (ARGS="-k name" goes to pytest)
 	@$(BIN)/python -m tests.parts $(ARGS)
 
-lint: lint-packages .venv/installed-dev  ## check style, types and the launcher's C
+lint: lint-packages lint-spec .venv/installed-dev  ## check style, types, the API's description and the launcher's C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -47,8 +47,19 @@ fuzz-launcher: lint-packages  ## fuzz the launcher's parsers (FUZZ_SECONDS=60 ea
 spec: .venv/installed  ## write openapi/openapi.yaml anew
 	$(BIN)/pve-exec-gateway openapi > openapi/openapi.yaml
 
+examples: root packages .venv/installed-dev build/launcher  ## record the examples of the API's description anew, and write it
+	@RECORD_EXAMPLES=1 $(BIN)/python -m tests.pvesim run --state .test/examples --guests demo -- \
+	  $(BIN)/python -m pytest -q -s tests/guests/test_examples.py
+	@$(MAKE) -s spec
+
+lint-spec: openapi/node_modules/.installed  ## check openapi/openapi.yaml by Redocly's rules
+	@node openapi/lint.mjs
+
+vendor:  ## fetch Swagger UI for /docs anew, as gateway/api/docs/swagger-ui/VERSION names it
+	@sh gateway/api/docs/swagger-ui/fetch.sh
+
 clean: demo-stop  ## remove all that make made
-	rm -rf .venv .demo .test build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .demo .test build openapi/node_modules *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 root:
 	@test "$$(id -u)" = 0 || { echo "make: namespaces and containers need root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
@@ -56,8 +67,16 @@ root:
 packages:
 	@sh tests/demo/install.sh
 
+test-packages:
+	@sh tests/demo/install.sh chromium
+
 lint-packages:
 	@sh tests/demo/install.sh clang clang-tidy
+
+openapi/node_modules/.installed: openapi/package-lock.json
+	@command -v node >/dev/null && command -v npm >/dev/null || sh tests/demo/install.sh nodejs npm
+	@npm ci --prefix openapi --silent --no-fund --no-audit --ignore-scripts
+	@touch $@
 
 build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
 	$(MAKE) -s -C gateway/launcher
@@ -70,4 +89,4 @@ build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.$(EXTRAS)'
 	@touch $@ .venv/installed
 
-.PHONY: help demo demo-stop test lint bench soak fuzz chaos launcher fuzz-launcher spec clean root packages lint-packages
+.PHONY: help demo demo-stop test lint lint-spec bench soak fuzz chaos launcher fuzz-launcher spec examples vendor clean root packages test-packages lint-packages

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response
@@ -15,9 +13,12 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from gateway.api.cors import Cors
 from gateway.api.denials import DenialLog
+from gateway.api.docs import page_makers
+from gateway.api.documents import Document, Documents
 from gateway.api.door import Door
 from gateway.api.figures import CLIENT_GONE, UNMATCHED, WebFigures
-from gateway.api.openapi import build_openapi
+from gateway.api.headers import JSON
+from gateway.api.openapi.text import YAML, write_json, write_yaml
 from gateway.api.pipeline import Pipeline
 from gateway.api.route import Route
 from gateway.api.routes import ROUTES
@@ -100,7 +101,7 @@ def create_app(
         pace=pace,
         devices=DeviceTree(config.devices.dev),
         sysfs=Sysfs(config.devices.sys),
-        openapi=cache(_dump_openapi),
+        documents=Documents(_documents()),
         streams=stream_shares(config.web.max_streams),
         starts=start_shares(),
         figures=figures,
@@ -174,5 +175,9 @@ class Application(Flask):
         return self._routes[operation_id], values
 
 
-def _dump_openapi() -> bytes:
-    return json.dumps(build_openapi(), separators=(",", ":")).encode()
+def _documents() -> dict[str, Callable[[], Document]]:
+    return {
+        "openapi.json": lambda: Document(write_json(), JSON),
+        "openapi.yaml": lambda: Document(write_yaml().encode(), YAML),
+        **page_makers(),
+    }

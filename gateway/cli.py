@@ -118,9 +118,9 @@ def config_show(config: Config) -> None:
 @main.command()
 def openapi() -> None:
     """Print the API's description as OpenAPI 3.1."""
-    from gateway.api.openapi import build_openapi
+    from gateway.api.openapi.text import write_yaml
 
-    click.echo(_to_yaml(build_openapi()), nl=False)
+    click.echo(write_yaml(), nl=False)
 
 
 def guest_agents(config: Config) -> Agent:

@@ -105,7 +105,7 @@ ONLY = {
     "urllib3": {"pve"},
     "click": {"cli"},
     "itsdangerous": {"auth.keyring"},
-    "yaml": {"config", "cli"},
+    "yaml": {"config", "cli", "api.openapi.text"},
     "subprocess": {"supervisor"},
     "pty": {"supervisor"},
     "wsproto": {"api.terminal"},

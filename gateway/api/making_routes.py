@@ -222,7 +222,7 @@ MAKING_ROUTES: tuple[Route, ...] = (
         reply=TemplateWork,
         statuses=(200, 202),
         tells=("Location",),
-        errors=(StorageNotFound, StorageUnsuitable, StorageFull, *TO_CHANGE),
+        errors=(StorageNotFound, VolumeNotFound, StorageUnsuitable, StorageFull, *TO_CHANGE),
         change=guests.gives_nothing,
         handler=templates.download_template,
     ),

@@ -242,6 +242,7 @@ def _render(reply: Reply, request_id: str, *, head: bool) -> Response:
 
 
 def _respond(body: Any, status: int, media_type: str | None, headers: Mapping[str, str], request_id: str) -> Response:
-    fields = [*headers.items(), *SAFE_HEADERS, ("X-Request-Id", request_id)]
+    safe = [(name, value) for name, value in SAFE_HEADERS if name not in headers]
+    fields = [*headers.items(), *safe, ("X-Request-Id", request_id)]
     live = isinstance(body, Live)  # as it is, for the server to see
     return Response(body, status=status, headers=fields, content_type=media_type, direct_passthrough=live)

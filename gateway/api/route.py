@@ -50,25 +50,30 @@ def check_names(names: Mapping[str, str]) -> None:
 class Route:
     """One operation. `action` is what its caller must be granted; none or an unknown one fails at import.
 
-    `event` is the audit event that records it, None for looking. `upload` says that the body is bytes of any kind,
-    which the handler reads as they come. `reply` is a TypedDict, bytes, str (plain text), or None where there are only
-    events; with `events` an Accept header may ask for a stream of them; with `content` it may be bytes as well.
-    `accepted` is the reply of status 202 where it is another. `asks` and `tells` name header fields of request and
-    reply. `errors` are those of its domain; those of the pipeline are added to every route that can raise them.
-    `change` describes what the request would give a guest of the node: node policy decides about it before the handler
-    is called. A route that makes guests or changes them has one.
+    `description` tells people what the summary leaves out; with `described` False the API's own description leaves
+    all of it out. `event` is the audit event that records it, None for looking. `upload` says that the body is
+    bytes of any kind, which the handler reads as they come. `reply` is a TypedDict, bytes, str, or None where there
+    are only events; `media_type` is that of a reply that is neither bytes nor events. With `events` an Accept
+    header may ask for a stream of them; with `content` it may be bytes as well. `accepted` is the reply of status
+    202 where it is another. `asks` and `tells` name header fields of request and reply. `errors` are those of its
+    domain; those of the pipeline are added to every route that can raise them. `change` describes what the request
+    would give a guest of the node: node policy decides about it before the handler is called. A route that makes
+    guests or changes them has one.
     """
 
     method: str
     path: str
     operation_id: str
     summary: str
+    description: str = ""
+    described: bool = True
     action: Action
     event: Event | None = None
     query: type[Query] = Query
     body: type[BaseModel] | None = None
     upload: bool = False
     reply: Any
+    media_type: str = "application/json"
     content: bool = False
     events: bool = False
     accepted: Any = None

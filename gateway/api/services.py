@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gateway.api.documents import Documents
 from gateway.api.figures import WebFigures
 from gateway.api.shares import Shares
 from gateway.audit.parts import Part
@@ -123,7 +124,7 @@ class Audit(Protocol):
 
 @dataclass(frozen=True)
 class Services:
-    """Everything a handler may call. `openapi` gives the API's description as JSON.
+    """Everything a handler may call. `documents` are the same for everybody.
 
     `pve` asks PVE's API; `guests` and `pools` know from the cluster's files which guest a vmid is, and who is in which
     pool, and `freezer` which containers stand still, without asking anybody; `changes` has PVE change something, on
@@ -148,7 +149,7 @@ class Services:
     pace: Pace
     devices: DeviceTree
     sysfs: Sysfs
-    openapi: Callable[[], bytes]
+    documents: Documents
     streams: Shares
     starts: Shares
     figures: WebFigures

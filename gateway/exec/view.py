@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 
 class State(StrEnum):
@@ -84,8 +84,8 @@ class ExecView(TypedDict):
     id: str
     vmid: int
     node: str
-    state: str
-    reason: str | None
+    state: Annotated[str, State]
+    reason: Annotated[str, Reason] | None
     exit_code: int | None
     signal: str | None
     spawn_error: SpawnError | None

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.api.call import Call, Reply
 from gateway.api.denials import DenialLog
+from gateway.api.documents import Documents
 from gateway.api.door import Door
 from gateway.api.pipeline import Pipeline
 from gateway.api.route import CHANGES_GUESTS, Route
@@ -94,7 +95,7 @@ def test_policy_stands_before_every_grant(
         freezer=Freezer(config.lxc.cgroup, config.node),
         maker=Maker(Workshop(pve, guests, changes, pace, FakeSupervisor(), "pve1", alone=True)),
         devices=DeviceTree(config.devices.dev), sysfs=Sysfs(config.devices.sys),
-        openapi=lambda: b"", streams=stream_shares(4), starts=start_shares(), figures=make_figures(),
+        documents=Documents({}), streams=stream_shares(4), starts=start_shares(), figures=make_figures(),
     )  # fmt: skip
     reached: list[Call] = []
 

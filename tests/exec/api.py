@@ -1,4 +1,4 @@
-"""A small client of the API: HTTPS, kept connections, safe in many threads, answers as they came."""
+"""A small client of the API: HTTPS, kept connections, safe in many threads, answers as they came and as described."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.contract import check_reply
 from tests.pvesim.services import make_client_context
 
 
@@ -63,6 +64,7 @@ class Api:
             connection.request(method, path, data, sent | (headers or {}))
             reply = connection.getresponse()
             answer = Answer(reply.status, reply.headers, reply.read())
+            check_reply(method, path, answer.status, answer.headers.items(), answer.body)
         except BaseException:
             connection.close()
             raise

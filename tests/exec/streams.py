@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
+from tests.contract import check_event, check_reply
 from tests.exec.api import Api
 
 NDJSON = "application/x-ndjson"
@@ -44,6 +45,7 @@ class Reply:
             raise
         self.status = self._reply.status
         self.headers = self._reply.headers
+        check_reply(method, path, self.status, self.headers.items(), None)
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +69,9 @@ class Reply:
         assert self.status == 200, (self.status, self.read())
         lines = self._server_sent() if self.headers.get_content_type() == SSE else self._lines()
         for line in lines:
-            yield json.loads(line)
+            event = json.loads(line)
+            check_event(event)
+            yield event
 
     def next_event(self, kind: str) -> Event:
         """The next event of a type; those before it are passed over."""

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Message, Ping, TextMessage
 
+from tests.contract import check_message, check_reply
 from tests.exec.api import Answer, Api
 
 T = TypeVar("T")
@@ -89,9 +90,9 @@ class WebSocket:
             fields["Authorization"] = f"Bearer {api.token}"
         lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in (fields | (headers or {})).items())]
         self.sock.sendall("\r\n".join([*lines, "", ""]).encode())
-        self._read_head()
+        self._read_head(path)
 
-    def _read_head(self) -> None:
+    def _read_head(self, path: str) -> None:
         data = b""
         while b"\r\n\r\n" not in data:
             data += self._recv()
@@ -102,7 +103,9 @@ class WebSocket:
             while len(rest) < int(headers["Content-Length"]):
                 rest += self._recv()
             self.close()
+            check_reply("GET", path, int(status.split()[1]), headers.items(), rest)
             raise NotUpgraded(Answer(int(status.split()[1]), headers, rest))
+        check_reply("GET", path, 101, headers.items(), b"")
         assert (headers["Sec-WebSocket-Accept"], headers["Sec-WebSocket-Protocol"]) == (_ACCEPTED, "pvex.v1")
         self._take(rest)
 
@@ -194,6 +197,7 @@ class WebSocket:
 def _join(pieces: list[Any]) -> Heard:
     if isinstance(pieces[0], str):
         message: dict[str, Any] = json.loads("".join(pieces))
+        check_message(message)
         return message
     data = b"".join(pieces)
     channel, offset = _HEADER.unpack_from(data)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 
 from gateway.api.models.execs import Query
-from gateway.exec.view import ExecView
+from gateway.exec.view import ExecView, Reason
 
 Stream = Literal["stdout", "stderr"]
 
@@ -56,7 +56,7 @@ class EventEnd(TypedDict):
 
     seq: int
     type: Literal["end"]
-    reason: str | None
+    reason: Annotated[str, Reason] | None
     exit_code: int | None
     signal: str | None
     exec: ExecView
