@@ -13,7 +13,7 @@ from gateway.auth.actions import Action
 from gateway.auth.actor import Actor
 from gateway.errors import GatewayError
 from gateway.exec.origin import Origin
-from gateway.web.disconnect import ClientConnection
+from gateway.web.disconnect import ENDING, ClientConnection
 
 
 @dataclass
@@ -67,6 +67,11 @@ class Call:
     def watch(self) -> Watch:
         """Waits with the client for an answer, for as long as it is there and its token lets it."""
         return self.standing.watch(ClientConnection.of(self.environ))
+
+    @property
+    def right_watch(self) -> Watch:
+        """The same for what goes on without its client, for as long as the token lets it."""
+        return self.standing.watch(ClientConnection(None, self.environ.get(ENDING)))
 
 
 @dataclass(frozen=True)

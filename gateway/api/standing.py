@@ -5,14 +5,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from gateway.api.lease import CHECK_SECONDS, Leases
 from gateway.auth.actor import Actor
 from gateway.auth.tokens import Refused, TokenStore
-from gateway.web.disconnect import ClientConnection, Ready
+from gateway.web.disconnect import Ready
 
 Judge = Callable[[Actor | Refused, str | None], Actor]
 """The caller if what became of it may do this still, else raises why not, recorded, with the exec that it is about."""
+
+
+class Client(Protocol):
+    """One whose leaving can be waited for: a request's (web.disconnect.ClientConnection), or a WebSocket's."""
+
+    def wait(self, fd: int | None, timeout: float | None) -> Ready: ...
 
 
 class Standing:
@@ -57,7 +64,7 @@ class Standing:
         self._take(self._tokens.recall(self._actor.token_id, self._actor.secret, self._remote), exec_id)
         return self._actor
 
-    def watch(self, client: ClientConnection) -> Watch:
+    def watch(self, client: Client) -> Watch:
         """Waits for an answer, `client`'s leaving, and the end of the caller's right to it, at once."""
         look_up = self._leases.follow(self._actor, self._remote)
 
@@ -76,7 +83,7 @@ class Standing:
 class Watch:
     """One who waits for the supervisor (a clientwatch.Watch)."""
 
-    def __init__(self, client: ClientConnection, check: Callable[[], object], monotonic: Callable[[], float]) -> None:
+    def __init__(self, client: Client, check: Callable[[], object], monotonic: Callable[[], float]) -> None:
         """`check` raises the GatewayError that ends the waiting."""
         self._client = client
         self._check = check

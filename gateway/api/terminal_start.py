@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from gateway.api.services import Services
 from gateway.api.terminal_frames import parse_start
+from gateway.clientwatch import Watch
 from gateway.errors import ClientGone, GatewayError, InternalError
 from gateway.exec.origin import Origin
 from gateway.exec.view import ExecView
@@ -73,10 +74,12 @@ class Opening:
         vmid: int,
         origin: Origin,
         again: Decide,
+        watch: Callable[[Departure], Watch],
         message: bytes,
         refuse: Callable[[GatewayError], GatewayError],
     ) -> None:
-        """Begins it: `message` is the client's `start`; `again`: Call.decide_again; `refuse`: Call.refuse.
+        """Begins it: `message` is the client's `start`; `again`: Call.decide_again; `refuse`: Call.refuse; `watch`
+        ends the waiting with the token, too (Standing.watch).
 
         Raises TooManyRequests, Overloaded.
         """
@@ -92,6 +95,7 @@ class Opening:
         self._over = False
         self._abandoned = False
         self._departure = Departure()
+        self._watch = watch(self._departure)
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         threading.Thread(target=self._run, args=(message,), name="terminal-start", daemon=True).start()
 
@@ -140,7 +144,7 @@ class Opening:
         start = parse_start(message)
         supervisor, origin = self._services.supervisor, self._origin
         started, output = supervisor.start(
-            self._vmid, start.body(), origin, attended=True, again=self._again, watch=self._departure
+            self._vmid, start.body(), origin, attended=True, again=self._again, watch=self._watch
         )
         with ExitStack() as undo:
             undo.callback(output.close)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gateway.audit.record import new_audit_id
 from gateway.config import Config
-from gateway.errors import FieldError, GatewayError, IdempotencyConflict, InternalError, InvalidRequest, NodeNotReady
+from gateway.errors import FieldError, GatewayError, IdempotencyConflict, InternalError, InvalidRequest
 from gateway.exec import trail
 from gateway.exec.ending import timestamp
 from gateway.exec.limits import Limits, resolve_limits
@@ -29,6 +29,7 @@ from gateway.supervisor.memory import Memory
 from gateway.supervisor.places import Places, Turn, Withdrawn
 from gateway.supervisor.queued import Attempt, Queued
 from gateway.supervisor.spool import Spool
+from gateway.supervisor.stopping import stopping
 
 DecideAgain = Callable[[], Awaitable[Origin]]
 """The caller as its token is now. Raises TokenStoreError; where it is refused, the work on its request is cancelled."""
@@ -124,13 +125,13 @@ class Acceptance:
         self._stopped = True
         for waiting in list(self._execs.queued.values()):
             if not waiting.has_its_place:
-                refusal = _stopping()
+                refusal = stopping("command")
                 self._audit.never_began(waiting.order, refusal.detail)
                 waiting.refuse(refusal)
 
     def _require_going_on(self) -> None:
         if self._stopped:
-            raise _stopping()
+            raise stopping("command")
 
     def _require_same_guest(self, order: Order, config_id: str) -> None:
         """Raises IdempotencyConflict when the key's exec was of another guest that had this vmid: nothing of that one
@@ -164,6 +165,7 @@ class Acceptance:
         order = self._order(attempt.exec_id, spec, limits, origin, (*guest, entry.run), spooled, reservation)
         over_default = 0 if spooled else max(0, limits.output_limit - self._config.exec.output_limit)
         self._memory.promise(order.id, 2 * size + 2 * over_default)
+        undecided = True
         try:
             self._require_going_on()
             queued = await self._take_place(order, attempt, origin.max_running)
@@ -174,6 +176,7 @@ class Acceptance:
                     order = replace(order, incarnation=entry.run, queued_ms=round(queued * 1000))
                 if attempt.is_old(self._io.time()):
                     order = replace(order, terms=(await decide_again()).require_permit(vmid, spec).mark)
+                undecided = False
                 captures = await self._record(order, spec, entry)
             except BaseException:
                 self._places.give_back(claim_of(order))
@@ -183,6 +186,8 @@ class Acceptance:
         except BaseException as exc:
             self._memory.release(order.id)
             self._wait_over(order)
+            if undecided and attempt.since is not None and isinstance(exc, asyncio.CancelledError):
+                self._audit.never_began(order, "its client left while it waited, or may not run it any more")
             if not isinstance(exc, Withdrawn):
                 raise
             if reservation is not None:
@@ -293,14 +298,6 @@ def _check_way(spec: ExecSpec, *, spooled: bool) -> None:
         raise InvalidRequest(
             "an answer all at once cannot have this; stream it, or send Prefer: respond-async", errors=errors
         )
-
-
-def _stopping() -> NodeNotReady:
-    return NodeNotReady(
-        "the supervisor is being stopped or restarted, and nothing of this command has run; send it again",
-        missing=["supervisor"],
-        retry_after=1,
-    )
 
 
 def _parse(body: bytes) -> ExecSpec:

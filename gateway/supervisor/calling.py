@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -76,7 +77,9 @@ class Caller:
             sock.sendall(encode(header, *blobs))
             answer, parts = self._await(sock, header["op"], watch, timeout, rights)
             while again is not None and (exec_id := answer.get("turn")) is not None:
-                sock.sendall(encode({"origin": _or_leave(sock, again, exec_id).to_wire()}))
+                decision = encode({"origin": _or_leave(sock, again, exec_id).to_wire()})
+                with contextlib.suppress(OSError):  # it has closed: what it said before is what it answers
+                    sock.sendall(decision)
                 answer, parts = self._await(sock, header["op"], watch, timeout)
         except (OSError, ProtocolError) as exc:
             sock.close()
@@ -152,7 +155,8 @@ def _or_leave(sock: socket.socket, ask: Callable[P, T], *arguments: P.args, **na
     try:
         return ask(*arguments, **named)
     except GatewayError:
-        sock.sendall(CLIENT_LEFT)
+        with contextlib.suppress(OSError):
+            sock.sendall(CLIENT_LEFT)
         raise
 
 

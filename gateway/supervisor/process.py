@@ -23,6 +23,7 @@ from gateway.supervisor.assembly import Supervisor
 from gateway.supervisor.launch import reserve_low_descriptors
 from gateway.supervisor.server import bind
 from gateway.supervisor.signals import Signals
+from gateway.supervisor.stopping import stopping
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ async def _shut_down(supervisor: Supervisor) -> None:
     supervisor.server.stop_listening()
     supervisor.acceptance.stop()
     supervisor.root_changes.stop()
+    supervisor.server.ask_no_more(stopping("request"))
     await supervisor.execs.shut_down(_STOP_SECONDS)
     await supervisor.files.shut_down(_STOP_SECONDS)
     await supervisor.server.finish_replies(_FLUSH_SECONDS)

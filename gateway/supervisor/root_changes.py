@@ -14,6 +14,7 @@ from gateway.policy.node import NodePolicy
 from gateway.policy.root import RootChange
 from gateway.supervisor.announced import Announced
 from gateway.supervisor.pvesh import Pvesh, Said
+from gateway.supervisor.stopping import stopping
 from gateway.supervisor.turns import Turns
 
 _AT_ONCE = 2  # pvesh takes a second of a processor
@@ -66,8 +67,7 @@ class RootChanges:
 
     def stop(self) -> None:
         """Lets nothing begin any more; who waits is told that nothing was done."""
-        words = "the supervisor is being stopped or restarted, and nothing of this change was made; send it again"
-        self.turns.stop(NodeNotReady(words, missing=["supervisor"], retry_after=1))
+        self.turns.stop(stopping("change"))
 
     def _require(self, change: RootChange, origin: Origin) -> None:
         if not within(change.vmid, origin.root_guests) or change.vmid in self._config.guests.protected:

@@ -52,6 +52,8 @@ class Server:
         self.connections: set[Connection] = set()
         self._allowed = {0, *allowed_uids}
         self._listener: socket.socket | None = None
+        self.silence: GatewayError | None = None
+        """What a question to a peer is answered with in its place, once none is asked any more."""
 
     def listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)
@@ -64,6 +66,12 @@ class Server:
         if listener is not None:
             self.loop.remove_reader(listener.fileno())
         return listener
+
+    def ask_no_more(self, error: GatewayError) -> None:
+        """Peers are asked nothing from now on: who waits for an answer of theirs, or would ask, is told this."""
+        self.silence = error
+        for connection in self.connections:
+            connection.ask_no_more(error)
 
     async def finish_replies(self, timeout: float) -> None:
         """Lets the answers in work be sent, at most `timeout` seconds, then closes every connection."""
@@ -172,7 +180,9 @@ class Connection:
 
     async def ask(self, question: dict[str, Any], timeout: float) -> dict[str, Any]:
         """What the peer says to a question in the midst of its own; a pause does not hold that up. Raises TimeoutError;
-        one that closes instead cancels the work on its request, as ever."""
+        one that closes instead cancels the work on its request, as ever. Raises what `Server.ask_no_more` was given."""
+        if self._server.silence is not None:
+            raise self._server.silence
         self._asked = self._server.loop.create_future()
         self._server.loop.add_reader(self.sock.fileno(), self._readable)
         try:
@@ -183,6 +193,10 @@ class Connection:
             self._asked = None
             if self._paused:
                 self.pause()
+
+    def ask_no_more(self, error: GatewayError) -> None:
+        if self._asked is not None and not self._asked.done():
+            self._asked.set_exception(error)
 
     def answer(self, header: dict[str, Any], blobs: list[bytes]) -> None:
         self.request = header, blobs

@@ -90,21 +90,32 @@ CURSOR = f"7-{'a' * 64}-3-{'b' * 64}"
 def test_a_good_part(api: Api) -> None:
     """It says what was looked at, which anchors it was held against, and where to go on."""
     api.audit.part = Part(None, 5, 3, 7, False, CURSOR)
-    response = api.request("GET", "/audit/verify", api.token("audit:read", "150"))
+    response = api.request("GET", "/audit/verify", api.token("audit:read", "all"))
     assert response.json == {
         "good": True, "fault": None, "records": 5, "first": 3, "last": 7,
         "checked": [], "unchecked": ["writer", "journal"], "next": CURSOR,
     }  # fmt: skip
     api.audit.part = Part(None, 2, 8, 9, True, None)
-    response = api.request("GET", f"/audit/verify?after={CURSOR}", api.token("audit:read"))
+    response = api.request("GET", f"/audit/verify?after={CURSOR}", api.token("audit:read", "all"))
     assert (response.json["checked"], response.json["unchecked"]) == (["writer"], ["journal"])
     assert api.audit.cursors == [None, CURSOR]
+
+
+@pytest.mark.parametrize("fault", [None, Fault("audit.log", 4, 9, Wrong.CHANGED, "not as written")])
+def test_a_part_for_one_who_may_not_read_all(api: Api, fault: Fault | None) -> None:
+    """It is good or not; how many records there are, and where they stand, is not told."""
+    api.audit.part = Part(fault, 5, 3, 7, True, None)
+    response = api.request("GET", "/audit/verify", api.token("audit:read", "150"))
+    assert response.json == {
+        "good": fault is None, "fault": None, "records": None, "first": None, "last": None,
+        "checked": ["writer"], "unchecked": ["journal"], "next": None,
+    }  # fmt: skip
 
 
 def test_a_fault(api: Api) -> None:
     """A log that is not as it was written is no error of the request; the answer names the place."""
     api.audit.part = Part(Fault("audit.log", 4, 9, Wrong.CHANGED, "not as written"), 8, 1, 8, False, None)
-    response = api.request("GET", "/audit/verify", api.token("audit:read"))
+    response = api.request("GET", "/audit/verify", api.token("audit:read", "all"))
     assert response.status_code == 200 and response.json["good"] is False
     assert response.json["fault"] == {
         "file": "audit.log", "line": 4, "seq": 9, "wrong": "changed", "detail": "not as written",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import ssl
 import threading
 import time
@@ -15,7 +16,14 @@ from typing import Any
 import pytest
 
 from gateway.config import load
-from gateway.errors import GuestNotFound, InternalError, SupervisorUnavailable, TokenStoreError, Unauthenticated
+from gateway.errors import (
+    GuestNotFound,
+    InternalError,
+    NodeNotReady,
+    SupervisorUnavailable,
+    TokenStoreError,
+    Unauthenticated,
+)
 from gateway.exec.origin import Origin
 from gateway.exec.permit import Permit
 from gateway.exec.reply import RunReply
@@ -236,6 +244,27 @@ def test_what_waits_for_its_key_is_decided_again(
     assert not ran(mark)
 
 
+@pytest.mark.parametrize("way", ["json", "detached", "terminal"])
+@pytest.mark.parametrize("end", [Child.revoke, lambda child: child.edit(OTHER_GUEST)], ids=["revoked", "narrowed"])
+def test_what_waits_leaves_the_queue_with_its_token(
+    narrow: Gateway, admin: Api, child: Child, later: ThreadPoolExecutor, end: Callable[[Child], None], way: str
+) -> None:
+    """Within two seconds, not only when its turn comes, so that nobody waits behind it; and the log says so."""
+    mark = new_mark()
+    with occupied(admin):
+        answer = ask(later, child, admin, mark, way)
+        exec_id = str(labelled(admin, mark)["id"])  # type: ignore[index]
+        end(child)
+        began = time.monotonic()
+        until(lambda: labelled(admin, mark) is None, within=5, why="it has left the queue")
+        assert time.monotonic() - began < 2.5
+        if way != "terminal":  # which is cut, perhaps before it is told why
+            assert answer.result(10)[0] in (401, 404)
+        until(answer.done)
+    until(lambda: narrow.records(exec_id=exec_id, event="exec:aborted"), why="it is recorded")
+    assert not narrow.records(exec_id=exec_id, event="exec:intent")
+
+
 def test_a_reload_in_between_asks_too(narrow: Gateway, admin: Api, child: Child, later: ThreadPoolExecutor) -> None:
     """What waits over an upgrade of the supervisor is decided again by the next image of it."""
     allowed, revoked = new_mark(), new_mark()
@@ -355,6 +384,27 @@ def test_an_upgrade_waits_for_a_decision(
         reloaded.result(20)
     assert ran(mark)
     assert admin.run(VMID, ["true"])["exit_code"] == 0
+
+
+def test_a_stop_while_a_decision_is_asked_for(
+    narrow: Gateway, client: SupervisorClient, admin: Api, later: ThreadPoolExecutor
+) -> None:
+    """A supervisor that stops then waits for no answer: it says that nothing ran, and that is heard though it has ended
+    when the decision is there."""
+    mark = new_mark()
+
+    def decide(exec_id: str) -> Origin:
+        narrow.services.kill("supervisor", signal.SIGTERM)
+        narrow.services.wait_end("supervisor", 15)
+        return ORIGIN
+
+    with occupied(admin) as free:
+        answer = run_behind(client, admin, later, mark, decide)
+        free()
+        with pytest.raises(NodeNotReady, match="nothing of this request has run"):
+            answer.result(20)
+    narrow.services.restart("supervisor")
+    assert not ran(mark)
 
 
 def checking() -> str:

@@ -37,17 +37,21 @@ def list_records(services: Services, call: Call) -> Reply:
 
 
 def verify_log(services: Services, call: Call) -> Reply:
-    """A part of the log, as long as it takes some seconds, from the begin or from where the part before ended."""
+    """A part of the log, as long as it takes some seconds, from the begin or from where the part before ended.
+
+    Who may not read all records is told that it is good or not, and no numbers and places of records.
+    """
     asked: VerifyQuery = call.query
     part = services.audit.verify(asked.after)
+    sees_all = call.actor.reach(Action.AUDIT_READ) == ALL_GUESTS
     checked = [Witness.WRITER] if part.head_checked else []
     return Reply(
         {
             "good": part.fault is None,
-            "fault": asdict(part.fault) if part.fault else None,
-            "records": part.records,
-            "first": part.first,
-            "last": part.last,
+            "fault": asdict(part.fault) if part.fault and sees_all else None,
+            "records": part.records if sees_all else None,
+            "first": part.first if sees_all else None,
+            "last": part.last if sees_all else None,
             "checked": checked,
             "unchecked": [witness for witness in Witness if witness not in checked],
             "next": part.next,

@@ -53,7 +53,13 @@ def _stream(services: Services, call: Call, format_: EventFormat, key: str | Non
 def _detach(services: Services, call: Call, key: str | None) -> Reply:
     """The exec, which runs on by itself."""
     started, feed = services.supervisor.start(
-        call.vmid, call.give_raw(), call.origin, attended=False, again=call.decide_again, key=key
+        call.vmid,
+        call.give_raw(),
+        call.origin,
+        attended=False,
+        again=call.decide_again,
+        key=key,
+        watch=call.right_watch,
     )
     feed.close()
     headers = {"Location": f"/execs/{started.view['id']}", "Preference-Applied": "respond-async"}

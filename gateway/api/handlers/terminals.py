@@ -22,13 +22,13 @@ def open_terminal(services: Services, call: Call) -> Reply:
     head = _accept(services, call)
     services.supervisor.locate(call.vmid)
     origin = call.actor.origin(call.remote, call.request_id, Action.EXEC_TERMINAL)
-    vmid, refuse = call.vmid, call.refuse
+    vmid, refuse, watch = call.vmid, call.refuse, call.standing.watch
 
     def again(exec_id: str) -> Origin:
         return call.decide_again(exec_id, Action.EXEC_TERMINAL)
 
     def start(message: bytes) -> Opening:
-        return Opening(services, vmid, origin, again, message, refuse)
+        return Opening(services, vmid, origin, again, watch, message, refuse)
 
     with ExitStack() as holds:
         holds.enter_context(services.streams.take(call.actor.token_id))

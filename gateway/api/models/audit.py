@@ -96,15 +96,16 @@ class LogFault(TypedDict):
 class LogVerdict(TypedDict):
     """Whether a part of the log is as it was written: `records` of them, `first` to `last` (0 where there are none).
 
+    A token that may not read all records is told `good` alone: `fault` and the numbers are null.
     `checked` and `unchecked`: the anchors that the log was held against, or not yet. Those in the journal the API never
     asks; `audit verify --anchors` does. `next` asks for the part behind this one; null: that was the last, or a fault.
     """
 
     good: bool
     fault: LogFault | None
-    records: int
-    first: int
-    last: int
+    records: int | None
+    first: int | None
+    last: int | None
     checked: list[Witness]
     unchecked: list[Witness]
     next: str | None
