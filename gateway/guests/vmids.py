@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import islice
 
 from gateway.errors_pve import GuestExists, NoFreeVmid
 from gateway.exec.permit import Ranges
@@ -18,18 +19,26 @@ def free_vmids(reach: Ranges, taken: Collection[int]) -> Iterator[int]:
         yield from (vmid for vmid in range(low, high + 1) if vmid not in taken)
 
 
-def pick_vmid(inventory: Inventory, guests: GuestMap, reach: Ranges, tried: Collection[int] = ()) -> int:
-    """The lowest free vmid of `reach` but for those `tried`, as PVE confirms. It reserves nothing: what is made under
-    it may find it taken (GuestExists), and picks again.
+def first_free(reach: Ranges, taken: Collection[int]) -> int:
+    """The lowest one. Raises NoFreeVmid."""
+    found = next(free_vmids(reach, taken), None)
+    if found is None:
+        raise _none_free()
+    return found
+
+
+def pick_vmid(inventory: Inventory, guests: GuestMap, reach: Ranges) -> int:
+    """The lowest free vmid of `reach`, as PVE confirms. It reserves nothing: what is made under it may find it taken.
 
     Raises NoFreeVmid; NodeNotReady and PVE's own errors.
     """
-    taken = {*guests.vmids(), *tried}
-    for count, vmid in enumerate(free_vmids(reach, taken)):
-        if count == _MAX_TRIES:
-            break
+    for vmid in islice(free_vmids(reach, guests.vmids()), _MAX_TRIES):
         try:
             return inventory.next_vmid(vmid)
         except GuestExists:
             continue
-    raise NoFreeVmid("no vmid within this token's grants is free; destroy a guest, or have the grant widened")
+    raise _none_free()
+
+
+def _none_free() -> NoFreeVmid:
+    return NoFreeVmid("no vmid within this token's grants is free; destroy a guest, or have the grant widened")

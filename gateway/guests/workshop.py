@@ -12,7 +12,7 @@ from gateway.exec.permit import Ranges
 from gateway.guests.changes import Changes
 from gateway.guests.pace import Pace
 from gateway.guests.turns import Turns
-from gateway.guests.vmids import pick_vmid
+from gateway.guests.vmids import first_free
 from gateway.pve.guests import GuestMap
 from gateway.pve.ids import Upid
 from gateway.pve.root import Root
@@ -50,7 +50,8 @@ class Workshop:
 
     @contextmanager
     def reserve(self, reach: Ranges, wanted: int | None, tried: set[int]) -> Iterator[int]:
-        """A vmid that no other making here uses meanwhile. Raises GuestExists, NoFreeVmid, PVE's own errors."""
+        """A vmid that nobody in the cluster has and no other making here uses meanwhile: the cluster's own list tells, which
+        is all that PVE's nextid looks at. Raises GuestExists, NoFreeVmid, NodeNotReady."""
         vmid = self._take(reach, wanted, tried)
         try:
             yield vmid
@@ -59,19 +60,17 @@ class Workshop:
                 self._reserved.discard(vmid)
 
     def _take(self, reach: Ranges, wanted: int | None, tried: set[int]) -> int:
-        while True:
-            with self._lock:
-                reserved = set(self._reserved)
-            if wanted is None:  # asks PVE, so nobody may have to wait for it
-                vmid = pick_vmid(self.pve.inventory, self.guests, reach, reserved | tried)
-            elif wanted in reserved or wanted in self.guests.vmids():
+        known = self.guests.vmids()
+        with self._lock:
+            taken = known | self._reserved
+            if wanted is None:
+                vmid = first_free(reach, taken | tried)
+            elif wanted in taken:
                 raise GuestExists(f"vmid {wanted} is taken; see GET /nextid", vmid=wanted)
             else:
                 vmid = wanted
-            with self._lock:
-                if vmid not in self._reserved:
-                    self._reserved.add(vmid)
-                    return vmid
+            self._reserved.add(vmid)
+        return vmid
 
     def begun(self, upid: Upid) -> bool:
         """Remembers a task as that of one guest's making; False if it is another's already."""

@@ -65,6 +65,7 @@ MEANINGS = (
         "see `systemctl status pve-cluster` on the node",
     ),
     _says("", pve.NodeUnreachable, "is that node online? see GET /nodes", 595),
+    _says(r"Can't connect to destination address", pve.NodeUnreachable, "is that node online? see GET /nodes"),
     _says(
         r"hostname lookup '[^']*' failed|no such cluster node '[^']*'|no such node|node '[^']*' does not exist",
         pve.NodeNotFound,
@@ -111,6 +112,11 @@ MEANINGS = (
     _says(r"snapshot '(?P<snapshot>[^']+)' does not exist", pve.SnapshotNotFound, "see its list of snapshots"),
     _says(r"snapshot name '(?P<snapshot>[^']+)' already used", pve.SnapshotExists, "take another name"),
     _says(r"Full clone of a running container", pve.GuestRunning, "stop it first, or clone one of its snapshots"),
+    _says(
+        r"can't migrate local (?:disk|volume) '(?P<volume>[^']+)'",
+        pve.StorageUnsuitable,
+        "a disk goes along with `local_disks`, a CD is taken out first, and what other guests share stays",
+    ),
     _says(
         r"snapshot feature is not available|feature (?:for '[^']*' )?is not available|is not most recent snapshot"
         r"|can't (?:snapshot|resize|rollback snapshot) this image format|snapshots? .*not supported"

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError
-from gateway.errors_pve import GuestLocked, PveNonsense, StorageFull, TaskFailed, TaskNotFound
+from gateway.errors_pve import (
+    GuestLocked,
+    PveNonsense,
+    PveRejected,
+    StorageFull,
+    StorageUnsuitable,
+    TaskFailed,
+    TaskNotFound,
+)
 from gateway.pve.caller import Caller
 from gateway.pve.ids import Upid, parse_node, parse_upid
 from gateway.pve.models import Raw, number, text
@@ -127,11 +135,17 @@ class Tasks:
         found = translate(None, task.exitstatus or "", evidence, fallback=TaskFailed)
         if isinstance(found, TaskFailed):
             # Of a program that failed PVE tells the exit code alone; why, that program has told the log. Of a backup
-            # that failed vzdump tells `job errors` alone (PVE::VZDump, exec_backup).
+            # that failed vzdump tells `job errors` alone (PVE::VZDump, exec_backup); volumes that stand against a
+            # migration are in its log alone (PVE::QemuMigrate, PVE::LXC::Migrate).
             for line in reversed(lines):
                 told = translate(None, line, evidence)
                 is_backups = line.startswith("ERROR: Backup of VM ")
-                if isinstance(told, StorageFull) or (is_backups and isinstance(told, GuestLocked)):
+                is_volumes = "can't migrate local " in line
+                if (
+                    isinstance(told, StorageFull)
+                    or (is_backups and isinstance(told, GuestLocked))
+                    or (is_volumes and isinstance(told, PveRejected | StorageUnsuitable))
+                ):
                     return told
         return found
 

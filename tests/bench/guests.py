@@ -33,7 +33,7 @@ from tests.pvesim.api.upid import decode
 from tests.pvesim.services import REPOSITORY
 
 MACHINE = 301
-FIRST, GUESTS = 10_000, 1_000
+FIRST, GUESTS, CREATED = 10_000, 1_000, 20_000
 TURNS, LISTINGS, WAITS, WAITERS = 60, 15, 12, 100
 _STATE = REPOSITORY / ".demo/bench-guests"
 
@@ -72,6 +72,7 @@ def run() -> int:
         stack.callback(ours.close)
         theirs = Counting(pve.url, token, pmxcfs.ROOT / "pve-root-ca.pem")
         measure_calls(ours, theirs)
+        measure_creates(ours, theirs)
         measure_waits(ours)
         measure_parallel_waits(theirs)
         measure_listing(ours, theirs)
@@ -112,6 +113,30 @@ def measure_calls(ours: Api, theirs: PveApi) -> None:
         direct.append(timed(partial(put_and_read, number)))
         through.append(timed(partial(set_tags, number)))
     tell("a change of tags (PATCH; PVE: PUT and two GETs)", direct, through, "adds at p50", bound=15)
+
+
+def measure_creates(ours: Api, theirs: PveApi) -> None:
+    """Makes machines without disks, by each in turn: under a vmid that is given, and under the next free one."""
+    for number, chosen in enumerate((True, False)):
+        direct, through = [], []
+        for turn in range(TURNS // 2):
+            vmid = CREATED + 100 * number + 2 * turn
+
+            def by_pve(vmid: int = vmid, chosen: bool = chosen) -> None:
+                if not chosen:
+                    theirs.call("GET", ("cluster", "nextid"), {"vmid": vmid})
+                theirs.call("POST", ("nodes", "pve1", "qemu"), {"vmid": vmid, "agent": "1", "memory": 64})
+
+            def by_us(vmid: int = vmid, chosen: bool = chosen) -> None:
+                answer = ours.request("POST", "/guests", {"type": "qemu", "vmid": vmid + 1 if chosen else None})
+                assert answer.status == 202, answer.body
+
+            direct.append(timed(by_pve))
+            settle(theirs, vmid)
+            through.append(timed(by_us))
+            settle(theirs, None)
+        words = "POST /guests" if chosen else "POST /guests under the next free vmid (PVE: nextid, too)"
+        tell(words, direct, through, "adds at p50", bound=15)
 
 
 def measure_waits(ours: Api) -> None:
@@ -164,11 +189,11 @@ def measure_listing(ours: Api, theirs: PveApi) -> None:
     tell(f"listing {GUESTS} guests", direct, through, "adds at p50", bound=50)
 
 
-def settle(theirs: PveApi) -> None:
+def settle(theirs: PveApi, vmid: int | None = MACHINE) -> None:
     """Waits until no task of the machine runs any more."""
     running = True
     while running:
-        tasks = theirs.call("GET", ("nodes", "pve1", "tasks"), {"source": "active", "vmid": MACHINE})
+        tasks = theirs.call("GET", ("nodes", "pve1", "tasks"), {"source": "active"} | ({"vmid": vmid} if vmid else {}))
         running = any(task.get("status") == "RUNNING" for task in tasks)
 
 

@@ -33,6 +33,8 @@ def sweep(first: int, last: int) -> None:
     """Removes the guests of a range, on any node, with their volumes and backups; clones go before what they are clones
     of."""
     for vmid in range(last, first - 1, -1):
+        for far in (pmxcfs.ROOT / "nodes").glob(f"*/lxc/{vmid}.conf"):
+            far.rename(config.pve_path(vmid))
         if config.pve_path(vmid).exists():
             with contextlib.suppress(guests.GuestError, KeyError):
                 guests.get(vmid).destroy()

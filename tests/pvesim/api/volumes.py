@@ -7,11 +7,14 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.pvesim.api import storages
+from tests.pvesim.api.call import split_list
 from tests.pvesim.api.failure import die
+from tests.pvesim.api.guest_store import Store
 from tests.pvesim.api.storages import Storage, Volume
 
 LXC = Path("/var/lib/lxc")
@@ -110,6 +113,22 @@ def copy(volume_id: str, storage: Storage, vmid: int, snapshot: str | None, *, l
     if linked:
         _describe(target, {**describe(target), "base": volume_id})
     return made
+
+
+def take_along(store: Store, disks: Mapping[str, str], pairs: str | None) -> None:
+    """What of a guest's volumes moves to another storage when the guest moves to another node: `local-lvm`, for all, or
+    `local:local-lvm`. Of the same storage each node of the simulation has the same."""
+    guest = store.load()
+    for key, volume in disks.items():
+        source = storages.parse(volume).storage
+        places = [pair.rpartition(":")[2] for pair in split_list(pairs) if pair.partition(":")[0] in (source.id, pair)]
+        if places and places[0] not in ("1", source.id) and not source.is_shared:
+            print(f"copying volume '{volume}' to '{places[0]}'")
+            guest.values[key] = guest.values[key].replace(
+                volume, copy(volume, storages.find(places[0]), store.vmid, None)
+            )
+            free(volume)
+    store.write(guest)
 
 
 def make_base(volume_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.pvesim.api import ha, storages, tasks
+from tests.pvesim.api import ha, storages, tasks, volumes
 from tests.pvesim.api.call import ROOT_USER, Call
 from tests.pvesim.api.config_text import GuestConfig
 from tests.pvesim.api.failure import die, refuse
@@ -47,6 +47,8 @@ def _carry_out(call: Call, target: str) -> None:
             print(f"shutdown CT {call.vmid}")
             runtime.stop(call.vmid, timeout=int(call.get("timeout", 180)))
         print(f"starting migration of CT {call.vmid} to node '{target}'")
+        points = properties.volumes(store.load().values)
+        volumes.take_along(store, {point.key: point.volume for point in points}, call.get("target-storage"))
         store.move(target)
     if running:
         print("start container on target node")

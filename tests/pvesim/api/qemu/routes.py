@@ -1,7 +1,7 @@
 """Which function answers which method of `/nodes/{node}/qemu`."""
 
 from tests.pvesim.api.call import Handler
-from tests.pvesim.api.qemu import agent, configuration, guest, lifecycle, power, snapshots
+from tests.pvesim.api.qemu import agent, configuration, guest, lifecycle, migrate, power, snapshots
 
 _SNAPSHOTS = "/nodes/{node}/qemu/{vmid}/snapshot"
 _ALL, _ONE = "/nodes/{node}/qemu", "/nodes/{node}/qemu/{vmid}"
@@ -17,7 +17,7 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("PUT", f"{_ONE}/config"): configuration.change,
     ("POST", f"{_ONE}/config"): configuration.change_by_task,
     ("PUT", f"{_ONE}/resize"): snapshots.resize,
-    ("POST", f"{_ONE}/migrate"): snapshots.migrate,
+    ("POST", f"{_ONE}/migrate"): migrate.migrate,
     ("GET", _SNAPSHOTS): snapshots.list_snapshots,
     ("POST", _SNAPSHOTS): snapshots.take,
     ("DELETE", f"{_SNAPSHOTS}/{{snapname}}"): snapshots.remove,

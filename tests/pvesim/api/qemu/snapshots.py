@@ -1,12 +1,12 @@
-"""Snapshots, migration and resize of machines (qemu-server, API2/Qemu.pm)."""
+"""Snapshots and resize of machines (qemu-server, API2/Qemu.pm)."""
 
 import time
 from typing import Any
 
-from tests.pvesim.api import ha, tasks, volumes
-from tests.pvesim.api.call import ROOT_USER, Call
+from tests.pvesim.api import tasks, volumes
+from tests.pvesim.api.call import Call
 from tests.pvesim.api.config_text import GuestConfig, Section
-from tests.pvesim.api.failure import die, refuse
+from tests.pvesim.api.failure import die
 from tests.pvesim.api.formats import parse_size, print_size
 from tests.pvesim.api.qemu import configuration, pending, process
 from tests.pvesim.api.qemu.guest import store_of
@@ -133,36 +133,6 @@ def resize(call: Call) -> Any:
             store.write(guest)
 
     return tasks.fork_worker(call, "resize", call.vmid, work)
-
-
-def migrate(call: Call) -> Any:
-    """A running one needs `online`; its process stays, as this node plays both."""
-    target, store = call["target"], store_of(call)
-    if target == call.node:
-        refuse({"target": "target is local node."})
-    call.require_quorum()
-    if target not in call.sim.nodes:
-        die(f"no such cluster node '{target}'")
-    store.load()
-    if process.find_pid(store) and not call.get("online"):
-        die("can't migrate running VM without --online")
-    if ha.is_managed("qemu", call.vmid) and not call.by_ha:
-
-        def ask() -> None:
-            print(f"Requesting HA migration for VM {call.vmid} to node {target}")
-            by_ha = Call(call.sim, ROOT_USER, call.node, call.parameters, by_ha=True)
-            tasks.run_later(call.sim.ha_delay, lambda: migrate(by_ha))
-
-        return tasks.fork_worker(call, "hamigrate", call.vmid, ask)
-
-    def work() -> None:
-        with store.locked():
-            store.check_lock(store.load())
-            if target in call.sim.faults.away():
-                die("Can't connect to destination address using public key")
-            store.move(target)
-
-    return tasks.fork_worker(call, "qmigrate", call.vmid, work)
 
 
 def _find(guest: GuestConfig, name: str) -> Section:
