@@ -14,6 +14,7 @@ import click
 from gateway import __version__
 from gateway.cli_audit import audit, start_writer
 from gateway.cli_context import DEFAULT_PATH, Command, configured
+from gateway.cli_doctor import doctor
 from gateway.cli_keys import keys
 from gateway.cli_setup import setup
 from gateway.cli_token import token
@@ -46,6 +47,7 @@ main.add_command(token)
 main.add_command(keys)
 main.add_command(audit)
 main.add_command(setup)
+main.add_command(doctor)
 
 
 @main.command()

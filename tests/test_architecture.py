@@ -36,7 +36,7 @@ SHARED = {
     "gateway.ulid",
 }
 ALLOWED = {
-    "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "supervisor", "exec.agent", "pve"},
+    "cli": {"cli", "app", "api", "web", "auth", "audit", "config", "doctor", "supervisor", "exec.agent", "pve"},
     "app": {
         "app",
         "api",
@@ -56,6 +56,8 @@ ALLOWED = {
         "audit",
         "config",
         "devices",
+        "doctor.finding",
+        "doctor.node",
         "exec",
         "files",
         "guests",
@@ -78,6 +80,16 @@ ALLOWED = {
     "guests": {"guests", "audit.record", "audit.unfinished", "devices", "exec", "policy", "pve"},
     "files": {"files"},
     "policy": {"policy", "config"},
+    "doctor": {
+        "doctor",
+        "audit",
+        "auth",
+        "config",
+        "exec",
+        "pve",
+        "supervisor.client",
+        "supervisor.readiness",
+    },
     "exec": {"exec", "config"},
     "metrics": {"metrics"},
     "pve": {"pve", "exec.agent", "exec.order", "exec.origin", "auth.private", "config", "policy.root"},

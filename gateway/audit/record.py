@@ -73,6 +73,7 @@ class Event(StrEnum):
     TOKEN_KEY_ROTATE = "token:key-rotate"
     TOKEN_KEY_RETIRE = "token:key-retire"
     TOKEN_ABORTED = "token:aborted"
+    NODE_CHECK = "node:check"
     AUDIT_OPENED = "audit:opened"
     AUDIT_ROTATED = "audit:rotated"
     AUDIT_PRUNED = "audit:pruned"

@@ -138,7 +138,7 @@ class Access:
             for path in role.paths:
                 # Whoever has narrowed it to some guests, or a pool of them, meant that.
                 has = [place for place, whom, what in entries if (whom, what) == (who, role.name)]
-                there = any(_narrows(str(place), path) for place in has)
+                there = any(narrows(str(place), path) for place in has)
                 if not there:
                     self._do("set", "/access/acl", f"--path={path}", f"--roles={role.name}", f"{word}={who}")
                 yield Step(f"{role.name} for {who} below {path}", not there)
@@ -153,7 +153,7 @@ class Access:
         return None if self._dry else self._pvesh(arguments)
 
 
-def _narrows(place: str, path: str) -> bool:
+def narrows(place: str, path: str) -> bool:
     return place == path or place.startswith(f"{path}/") or (path == "/vms" and place.startswith("/pool/"))
 
 

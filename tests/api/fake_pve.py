@@ -79,5 +79,6 @@ def make_etc(etc: Path, vmids: tuple[int, ...]) -> None:
     (etc / "nodes/pve1/lxc").mkdir(parents=True)
     ids = {str(vmid): {"node": "pve1", "type": "lxc", "version": 1} for vmid in vmids}
     (etc / ".vmlist").write_text(json.dumps({"version": 1, "ids": ids}))
+    (etc / ".members").write_text(json.dumps({"nodename": "pve1", "version": 0}))
     for vmid in vmids:
         (etc / f"nodes/pve1/lxc/{vmid}.conf").write_text("hostname: one\n")

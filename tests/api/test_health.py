@@ -20,7 +20,13 @@ def test_ready(api: Api) -> None:
     api.supervisor.checks = [{"name": "cgroup_v2", "ok": True, "detail": "seen"}]
     response = api.request("GET", "/health/ready")
     assert (response.status_code, response.json["status"]) == (200, "ready")
-    assert [check["name"] for check in response.json["checks"]] == ["supervisor", "cgroup_v2", "audit", "tokens"]
+    assert [check["name"] for check in response.json["checks"]] == [
+        "supervisor",
+        "cgroup_v2",
+        "audit",
+        "tokens",
+        "pmxcfs",
+    ]
     assert all(check.keys() == {"name", "ok"} for check in response.json["checks"])
     detailed = api.request("GET", "/health/ready", api.token()).json["checks"]
     assert all(check.keys() == {"name", "ok", "detail"} for check in detailed)

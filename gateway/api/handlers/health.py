@@ -8,6 +8,8 @@ from gateway.api.call import Call, Reply
 from gateway.api.models.health import Alive, CheckView, Readiness
 from gateway.api.services import Services
 from gateway.auth.actor import ANONYMOUS
+from gateway.doctor.finding import Finding, Verdict
+from gateway.doctor.node import check_pmxcfs
 from gateway.errors import GatewayError
 from gateway.supervisor import readiness
 
@@ -30,7 +32,8 @@ def show_ready(services: Services, call: Call) -> Reply:
 
 def find_checks(services: Services) -> list[CheckView]:
     """Everything that running commands needs, as it is now."""
-    return _merge([*_check_supervisor(services), _check_audit(services), _check_tokens(services)])
+    cluster = [_finding(found) for found in check_pmxcfs(services.config)]
+    return _merge([*_check_supervisor(services), _check_audit(services), _check_tokens(services), *cluster])
 
 
 def _merge(checks: Iterable[CheckView]) -> list[CheckView]:
@@ -70,6 +73,11 @@ def _check_tokens(services: Services) -> CheckView:
 
 def _check(name: str, error: GatewayError | None) -> CheckView:
     return {"name": name, "ok": error is None, "detail": error.detail if error else ""}
+
+
+def _finding(found: Finding) -> CheckView:
+    ok = found.verdict is not Verdict.FAILED
+    return {"name": found.name, "ok": ok, "detail": "" if ok else f"{found.detail}; {found.remedy}"}
 
 
 def _view(check: readiness.Check) -> CheckView:

@@ -44,7 +44,7 @@ def _families(services: Services) -> Iterator[Metric]:
     with contextlib.suppress(GatewayError):  # the check `tokens` tells
         yield from families.tokens(_count_tokens(services))
     if config.tls is not None:
-        with contextlib.suppress(OSError, ValueError):  # the check `certificate` tells
+        with contextlib.suppress(OSError, ValueError):  # the doctor tells
             yield from families.certificate(read_validity(config.tls.certificate).ends.timestamp())
 
 

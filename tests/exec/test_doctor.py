@@ -1,0 +1,277 @@
+"""`pve-exec-gateway doctor`: good on a good node; a check fails where its subject is broken, and is good again then."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.doctor.guest import NAMES
+from tests.exec import faults
+from tests.exec.gateways import Gateway
+from tests.exec.inside import living
+from tests.pvesim import guests
+from tests.pvesim.api.process import running_api
+from tests.pvesim.guests import Guest
+
+VMID = 941
+Broken = Callable[["Patient"], contextlib.AbstractContextManager[object]]
+
+
+class Patient:
+    """A gateway with an /etc/pve, a certificate, a disk for its audit log and an access control of its own."""
+
+    def __init__(self, gateway: Gateway, etc: Path, certificate: Path, disk: Path, pvesh: Path, guest: Guest) -> None:
+        self.gateway = gateway
+        self.etc = etc
+        self.certificate = certificate
+        self.disk = disk
+        self.pvesh = pvesh
+        self.guest = guest
+
+    def examine(self, *arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
+        """The doctor's exit code, and its findings by name."""
+        services = self.gateway.services
+        done = subprocess.run(
+            [services.python, "-m", "gateway", "--config", str(services.config), "doctor", "-o", "json", *arguments],
+            capture_output=True, text=True, check=False, timeout=90,
+        )  # fmt: skip
+        assert done.returncode in (0, 1), done.stderr
+        findings = json.loads(done.stdout)["findings"]
+        return done.returncode, {finding["name"]: finding for finding in findings}
+
+
+@pytest.fixture(scope="module")
+def patient(
+    make_gateway: Callable[..., Gateway], disk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Patient]:
+    home = tmp_path_factory.mktemp("patient")
+    guest = guests.create(VMID, start=True)
+    etc, certificate = home / "pve", home / "web.pem"
+    shutil.copytree("/etc/pve", etc, symlinks=True)
+    shutil.copy("/etc/pve/local/pve-ssl.pem", certificate)
+    with running_api(refusal_delay=0.0) as pve:
+        tokens = {"token_file": str(home / "pve.token"), "agent_token_file": str(home / "agent.token")}
+        gateway = make_gateway(
+            audit={"directory": str(disk / "log")},
+            pve={"etc": str(etc), "api": pve.url, "pvesh": str(pve.pvesh), **tokens},
+            tls={"certificate": str(certificate), "key": "/etc/pve/local/pve-ssl.key"},
+        )
+        gateway.audit_log = disk / "log/audit.log"
+        gateway.services.command("setup")
+        try:
+            yield Patient(gateway, etc, certificate, disk, pve.pvesh, guest)
+        finally:
+            gateway.close()
+            guest.destroy()
+
+
+def test_a_good_node_is_good(patient: Patient) -> None:
+    """All is found, in a guest, too; the guest has nothing left of it."""
+    code, found = patient.examine("--guest", str(VMID))
+    assert {name: finding["detail"] for name, finding in found.items() if finding["verdict"] == "failed"} == {}
+    assert code == 0
+    assert found.keys() == {
+        "cgroup_v2", "nsdelegate", "lxc_attach", "launcher", "spool", "pmxcfs", "quorum", "certificate", "supervisor",
+        "audit", "audit_chain", "clock", "tokens", "web", "pve_token", "pve_agent_token", *NAMES,
+    }  # fmt: skip
+    doubtful = {"guest_cgroup"}  # a machine that delegates no controller to its nodes is told so
+    assert all(found[name]["verdict"] == "ok" for name in NAMES if name not in doubtful), found
+    assert not [pid for pid in living("sleep") if Path(f"/proc/{pid}/root/sbin/init").exists() and _in_guest(pid)]
+
+
+def test_without_a_guest_nothing_runs(patient: Patient) -> None:
+    """And what was not asked for is skipped, which is no failure."""
+    code, found = patient.examine()
+    assert code == 0
+    assert {found[name]["verdict"] for name in NAMES} == {"skipped"}
+
+
+def _in_guest(pid: int) -> bool:
+    return f"lxc/{VMID}/" in Path(f"/proc/{pid}/cgroup").read_text()
+
+
+@contextlib.contextmanager
+def replaced(path: Path, text: str) -> Iterator[None]:
+    before = path.read_bytes()
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def no_members(patient: Patient) -> contextlib.AbstractContextManager[None]:
+    return replaced(patient.etc / ".members", "half a li")
+
+
+def no_quorum(patient: Patient) -> contextlib.AbstractContextManager[None]:
+    cluster = {"name": "lab", "version": 3, "nodes": 3, "quorate": 0}
+    members = {"nodename": socket.gethostname(), "version": 4, "cluster": cluster, "nodelist": {}}
+    return replaced(patient.etc / ".members", json.dumps(members))
+
+
+def expired_certificate(patient: Patient) -> contextlib.AbstractContextManager[None]:
+    """Its own, with the second of its times (the end) set back; nobody here looks at the signature."""
+    der = ssl.PEM_cert_to_DER_cert(patient.certificate.read_text())
+    _, ends = re.finditer(rb"\x17\x0d(\d{12}Z)", der)
+    old = der[: ends.start(1)] + b"200101000000Z" + der[ends.end(1) :]
+    return configured_certificate(patient, ssl.DER_cert_to_PEM_cert(old))
+
+
+def strange_certificate(patient: Patient) -> contextlib.AbstractContextManager[None]:
+    """Not of this key."""
+    return configured_certificate(patient, Path("/etc/pve/pve-root-ca.pem").read_text())
+
+
+def configured_certificate(patient: Patient, pem: str) -> contextlib.AbstractContextManager[None]:
+    """The configuration names it, and the service that runs does not know of it."""
+    other, config = patient.certificate.with_name("other.pem"), patient.gateway.services.config
+    other.write_text(pem)
+    return replaced(config, config.read_text().replace(str(patient.certificate), str(other)))
+
+
+@contextlib.contextmanager
+def stopped_supervisor(patient: Patient) -> Iterator[None]:
+    patient.gateway.services.kill("supervisor", signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        patient.gateway.services.kill("supervisor", signal.SIGCONT)
+
+
+def no_web(patient: Patient) -> contextlib.AbstractContextManager[None]:
+    """Nothing listens where the configuration says."""
+    services = patient.gateway.services
+    text = services.config.read_text()
+    return replaced(services.config, text.replace(f"port: {services.port}", "port: 1"))
+
+
+@contextlib.contextmanager
+def forged_log(patient: Patient) -> Iterator[None]:
+    """A record that nobody's key has sealed, in the middle of the log."""
+    log = patient.gateway.audit_log
+    before = log.read_bytes()
+    where = before.index(b'"event":"exec:intent"')
+    with log.open("r+b") as file:
+        file.seek(where)
+        file.write(b'"event":"exec:outcom"'[: len(b'"event":"exec:intent"')])
+    try:
+        yield
+    finally:
+        with log.open("r+b") as file:
+            file.seek(where)
+            file.write(before[where : where + len(b'"event":"exec:intent"')])
+
+
+@contextlib.contextmanager
+def no_key_ring(patient: Patient) -> Iterator[None]:
+    ring = patient.gateway.directory / "keys/token.keys"
+    ring.rename(ring.with_suffix(".away"))
+    try:
+        yield
+    finally:
+        ring.with_suffix(".away").rename(ring)
+
+
+@contextlib.contextmanager
+def revoked(patient: Patient, name: str) -> Iterator[None]:
+    subprocess.run([patient.pvesh, "delete", f"/access/users/pve-exec-gateway@pve/token/{name}"], check=True)
+    try:
+        yield
+    finally:
+        patient.gateway.services.command("setup")
+
+
+def revoked_token(patient: Patient) -> contextlib.AbstractContextManager[None]:
+    return revoked(patient, "web")
+
+
+def revoked_agent_token(patient: Patient) -> contextlib.AbstractContextManager[None]:
+    return revoked(patient, "supervisor")
+
+
+@contextlib.contextmanager
+def less_privileges(patient: Patient) -> Iterator[None]:
+    taken = ["--path=/vms", "--roles=PveExecGateway", "--users=pve-exec-gateway@pve", "--delete=1"]
+    subprocess.run([patient.pvesh, "set", "/access/acl", *taken], check=True)
+    try:
+        yield
+    finally:
+        patient.gateway.services.command("setup")
+
+
+@contextlib.contextmanager
+def frozen_guest(patient: Patient) -> Iterator[None]:
+    patient.guest.freeze()
+    try:
+        yield
+    finally:
+        patient.guest.thaw()
+
+
+@contextlib.contextmanager
+def no_launcher(patient: Patient) -> Iterator[None]:
+    config = patient.gateway.services.config
+    text = config.read_text()
+    with replaced(config, text.replace("build/launcher", "build/no-launcher")):
+        yield
+
+
+BROKEN: dict[str, tuple[Broken, set[str], bool]] = {
+    "pmxcfs": (no_members, {"pmxcfs", "quorum", "web"}, False),
+    "quorum": (no_quorum, {"quorum"}, False),
+    "certificate-expired": (expired_certificate, {"certificate", "web"}, False),
+    "certificate-of-another-key": (strange_certificate, {"certificate", "web"}, False),
+    "supervisor": (stopped_supervisor, {"supervisor", "web"}, False),
+    "web": (no_web, {"web"}, False),
+    "audit-log-forged": (forged_log, {"audit_chain"}, False),
+    "tokens": (no_key_ring, {"tokens", "web"}, False),
+    "pve-token-revoked": (revoked_token, {"pve_token"}, False),
+    "pve-agent-token-revoked": (revoked_agent_token, {"pve_agent_token"}, False),
+    "pve-privileges": (less_privileges, {"pve_token"}, False),
+    "guest-frozen": (frozen_guest, set(NAMES), True),
+    "launcher": (no_launcher, {"launcher"}, False),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_broken_is_found(patient: Patient, what: str) -> None:
+    """By the check whose subject it is, with what to do; and no check fails whose subject is well."""
+    broken, expected, in_guest = BROKEN[what]
+    arguments = ("--guest", str(VMID)) if in_guest else ()
+    with broken(patient):
+        code, found = patient.examine(*arguments)
+    failed = {name for name, finding in found.items() if finding["verdict"] == "failed"}
+    assert failed, found
+    assert failed <= expected, {name: found[name] for name in failed}
+    assert what.split("-")[0] in {name.split("_")[0] for name in failed}
+    assert all(found[name]["detail"] and found[name]["remedy"] for name in failed)
+    assert code == 1
+
+
+def test_and_all_is_good_again(patient: Patient) -> None:
+    """Once everything is as it was."""
+    patient.gateway.services.wait_ready()
+    code, found = patient.examine("--guest", str(VMID))
+    assert (code, [finding for finding in found.values() if finding["verdict"] == "failed"]) == (0, [])
+
+
+def test_a_full_audit_disk_is_found(patient: Patient) -> None:
+    """And that it takes records again, as soon as there is room."""
+    with faults.full(patient.gateway, patient.disk):
+        code, found = patient.examine()
+        assert (code, found["audit"]["verdict"]) == (1, "failed")
+        assert "No space left" in found["audit"]["detail"]
+    patient.gateway.services.wait_ready()
+    assert patient.examine()[1]["audit"]["verdict"] == "ok"
