@@ -13,6 +13,8 @@ import click
 
 from pvex import __version__
 from pvex.commands.exec import exec_
+from pvex.commands.execs import attach, inspect, kill, logs, ps
+from pvex.commands.guests import GUEST_COMMANDS
 from pvex.context import Context, note
 from pvex.errors import INTERRUPTED, ClientError
 
@@ -54,4 +56,5 @@ def main(context: click.Context, profile: str | None, output: str) -> None:
     context.obj = Context(profile, output)
 
 
-main.add_command(exec_)
+for command in (exec_, ps, logs, attach, kill, inspect, *GUEST_COMMANDS):
+    main.add_command(command)

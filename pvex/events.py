@@ -77,7 +77,7 @@ class Retry:
     def succeeded(self) -> None:
         self._until, self._delay, self._reached = None, 0.0, True
 
-    def after(self, error: ClientError, exec_id: str | None) -> None:
+    def after(self, error: ClientError, exec_id: str | None, *, wait: Callable[[float], None] = time.sleep) -> None:
         """Returns when it is time to try again; raises `error` where that has no sense, or no more."""
         passing = isinstance(error, Cut | Unreachable) or (
             isinstance(error, Problem) and (error.passing or (exec_id is not None and error.retryable))
@@ -93,7 +93,7 @@ class Retry:
             raise error
         if isinstance(error, Problem | Unreachable):
             self._delay = max(0.1, self._delay)
-        time.sleep(self._delay)
+        wait(self._delay)
         self._delay = min(3.0, 2 * self._delay or 0.1)
 
 

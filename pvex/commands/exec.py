@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pvex.api import Api
+    from pvex.terminal import Keys
 
 
 class ExecCommand(click.Command):
@@ -42,6 +44,8 @@ def _split(_ctx: click.Context, _param: click.Parameter, words: tuple[str, ...])
 @click.argument("guest")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, callback=_split)
 @click.option("-i", "--interactive", is_flag=True, help="Send our stdin to the command.")
+@click.option("-t", "--tty", is_flag=True, help="Run it in a terminal; with -i in our own.")
+@click.option("--detach-keys", default="ctrl-p,ctrl-q", show_default=True, help="Leave, and let it run.")
 @click.option("-u", "--user", help="Run as this user: name, uid or uid:gid. Default: root.")
 @click.option("-w", "--workdir", help="The working directory. Default: the user's home.")
 @click.option("-e", "--env", multiple=True, help="NAME=VALUE; NAME alone takes our own value. Repeatable.")
@@ -67,7 +71,14 @@ def _split(_ctx: click.Context, _param: click.Parameter, words: tuple[str, ...])
 @click.option("--idempotency-key", metavar="KEY", help="Runs at most once with this key; else one is made up.")
 @click.pass_obj
 def exec_(
-    context: Context, /, guest: str, command: tuple[str, ...], interactive: bool, detach: bool, **options: Any
+    context: Context,
+    /,
+    guest: str,
+    command: tuple[str, ...],
+    interactive: bool,
+    tty: bool,
+    detach: bool,
+    **options: Any,
 ) -> None:
     """Run COMMAND in GUEST (a vmid, or a name).
 
@@ -82,12 +93,16 @@ def exec_(
     if detach and interactive:
         raise click.UsageError("-d does not wait, so it takes no -i")
     spec = build_spec(command, **options)
+    if tty:
+        spec["tty"] = describe_terminal(ours=interactive)
     key = options["idempotency_key"] or new_key()
     vmid = find_vmid(context.api, guest)
     if detach:
         headers = {"Prefer": "respond-async", "Idempotency-Key": key}
         click.echo(context.api.call("POST", f"/exec/{vmid}", spec, headers=headers)["id"])
         return
+    if tty and interactive:
+        sys.exit(open_terminal(context.api, vmid, spec, key, options["detach_keys"]))
     sys.exit(attend(context.api, vmid, spec, key, with_stdin=interactive))
 
 
@@ -178,6 +193,44 @@ def attend(api: Api, vmid: int, spec: dict[str, Any], key: str, *, with_stdin: b
         end_quietly(api, exec_id)
         raise
     raise AssertionError("a stream ends with an end")
+
+
+def describe_terminal(*, ours: bool) -> dict[str, Any]:
+    """The terminal that the command gets: one like ours, where that is to be it. Raises UsageError."""
+    from pvex.terminal import terminal_size
+
+    if not ours:
+        return {}
+    if not sys.stdin.isatty():
+        raise UsageError("stdin is no terminal: leave -t out")
+    term = os.environ.get("TERM", "")
+    return {**terminal_size(), **({"term": term} if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", term) else {})}
+
+
+def open_terminal(api: Api, vmid: int, spec: dict[str, Any], key: str, detach_keys: str) -> int:
+    """Begins it, detached and so once only, and attaches to it."""
+    from pvex.terminal import Keys
+
+    keys = Keys(detach_keys)
+    headers = {"Prefer": "respond-async", "Idempotency-Key": key}
+    exec_id = api.call("POST", f"/exec/{vmid}", spec, headers=headers)["id"]
+    return hold_terminal(api, exec_id, keys)
+
+
+def hold_terminal(api: Api, exec_id: str, keys: Keys) -> int:
+    """Our terminal is the exec's until it ends, or the detach keys are pressed."""
+    from pvex.signals import Left
+    from pvex.terminal import Detached, Terminal
+
+    try:
+        view = Terminal(api, exec_id, keys).run()
+    except Detached:
+        note(f"detached; `pvex attach {exec_id}` comes back, `pvex kill {exec_id}` ends it")
+        return 0
+    except Left:
+        end_quietly(api, exec_id)
+        raise
+    return tell_end(view)
 
 
 def write(api: Api, exec_id: str, event: dict[str, Any]) -> None:

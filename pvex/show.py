@@ -1,0 +1,107 @@
+"""Answers for people and for programs: tables, JSON, YAML; colours on a terminal alone, and not with NO_COLOR."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import IO, Any
+
+_COLOURS = {"running": "32", "active": "32", "stopped": "2", "ended": "2", "expired": "33", "revoked": "31"}
+_BAD = frozenset({"timeout", "cancelled", "spawn_failed", "gateway_lost", "container_stopped", "signaled", "unknown"})
+
+Columns = Mapping[str, Callable[[Any], Any]]
+
+
+def coloured(stream: IO[str]) -> bool:
+    """Whether colours may be used (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, word: str, *, on: bool) -> str:
+    """`text` in the colour of `word`, where it has one."""
+    code = "31" if word in _BAD else _COLOURS.get(word)
+    return f"\x1b[{code}m{text}\x1b[0m" if on and code else text
+
+
+def show_list(output: str, items: Sequence[Any], columns: Columns) -> None:
+    """A list as `-o` wants it; the table has these columns."""
+    if output != "table":
+        dump(output, items)
+        return
+    rows = [[plain(value(item)) for value in columns.values()] for item in items]
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    on = coloured(sys.stdout)
+    print("  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip())
+    for row in rows:
+        cells = [paint(cell.ljust(width), cell, on=on) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
+
+
+def show_one(output: str, item: Mapping[str, Any]) -> None:
+    """One answer: its members, a line each; what is nested as JSON."""
+    if output != "table":
+        dump(output, item)
+        return
+    width = max(map(len, item), default=0)
+    for name, value in item.items():
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else plain(value)
+        print(f"{name.ljust(width)}  {text}".rstrip())
+
+
+def dump(output: str, data: Any) -> None:
+    """The answer as it came, as JSON or YAML."""
+    if output == "json":
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+        return
+    import yaml
+
+    print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
+
+
+def plain(value: Any) -> str:
+    """A cell: what a guest or a user has named can move no cursor."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(plain(item) for item in value) or "-"
+    return "".join(char if char.isprintable() else "?" for char in str(value))
+
+
+def cut(text: str, most: int) -> str:
+    """At most so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def size(count: int | None) -> str | None:
+    """Bytes in the unit that fits."""
+    if count is None:
+        return None
+    number = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if number < 1024 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+
+
+def age(moment: str | float | None) -> str | None:
+    """How long ago it was: an RFC 3339 time, or seconds since 1970."""
+    if moment is None:
+        return None
+    then = datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else datetime.fromisoformat(moment)
+    return duration((datetime.now(UTC) - then).total_seconds())
+
+
+def duration(seconds: float | None) -> str | None:
+    """In the largest unit that fits."""
+    if seconds is None:
+        return None
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(0, int(seconds))}s"

@@ -1,0 +1,137 @@
+"""`pvex exec -it` in a pseudo-terminal: as a local one, and back to what it was whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import re
+import signal
+import string
+
+import pytest
+
+from pvex.terminal import Keys
+from tests.exec.inside import ended, living, new_mark
+from tests.exec.waiting import until
+from tests.pvex.client import Pvex
+from tests.pvex.pty import Screen
+
+SHELL = ("exec", "-it", "-e", "PS1=READY> ", "101", "--", "sh")
+PROMPT = "READY> "
+
+
+def test_a_shell(pvex: Pvex) -> None:
+    """Size, its changes, Ctrl-C, UTF-8 and the exit code are as in a local terminal."""
+    with Screen(pvex, *SHELL, rows=30, cols=100) as screen:
+        screen.until(PROMPT)
+        screen.type("stty size; echo $TERM\n")
+        assert "30 100\r\nxterm\r\n" in screen.until(PROMPT)
+        screen.resize(50, 132)
+        mark = new_mark()
+        screen.type(f"sleep {mark}\n")
+        until(lambda: living(mark, alone=True))
+        screen.type("\x03")
+        screen.until(PROMPT)
+        screen.type("stty size; printf 'gr\\303\\274\\303\\237e'\n")
+        shown = screen.until("grüße")
+        assert "50 132" in shown
+        screen.type("exit 7\n")
+        assert screen.end() == 7
+
+
+def test_a_paste(pvex: Pvex) -> None:
+    """A MiB at once, faster than the guest reads it: every byte arrives, none twice."""
+    letters = random.Random(7)
+    lines = "".join("".join(letters.choices(string.ascii_letters, k=63)) + "\n" for _ in range(1 << 14))
+    with Screen(pvex, *SHELL) as screen:
+        screen.until(PROMPT)
+        screen.type("stty -echo; echo go\n")
+        screen.until("go\r\n")
+        screen.until(PROMPT)
+        screen.type("sha256sum\n")
+        screen.type(lines)
+        screen.type("\x04")
+        shown = screen.until(PROMPT, within=30)
+        assert hashlib.sha256(lines.encode()).hexdigest() in shown
+        screen.type("\x04")
+        assert screen.end() == 0
+
+
+def test_detach_and_attach(pvex: Pvex) -> None:
+    """The detach keys leave it running; attach comes back to the same shell, and what was shown is shown again."""
+    with Screen(pvex, *SHELL) as screen:
+        screen.until(PROMPT)
+        screen.type("x=kept; echo $x-1\n")
+        screen.until("kept-1")
+        screen.type("\x10\x11")
+        (exec_id,) = re.findall(r"pvex attach (ex_\w+)", screen.until("ends it"))
+        assert screen.end() == 0
+    with Screen(pvex, "attach", exec_id) as screen:
+        screen.until("kept-1")
+        screen.type("echo $x-2; exit 3\n")
+        screen.until("kept-2")
+        assert screen.end() == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_of_the_terminal(pvex: Pvex, number: signal.Signals) -> None:
+    """A window that is closed ends the whole tree, and leaves the terminal as it was."""
+    mark = new_mark()
+    with Screen(pvex, *SHELL) as screen:
+        screen.until(PROMPT)
+        screen.type(f"sleep {mark}\n")
+        until(lambda: living(mark))
+        os.kill(screen.process.pid, number)
+        assert screen.end() == 128 + number
+    until(lambda: not living(mark))
+
+
+@pytest.mark.parametrize(("words", "code"), [(["true"], 0), (["/no/such"], 127), (["sh", "-c", "kill -9 $$"], 137)])
+def test_what_ends_at_once(pvex: Pvex, words: list[str], code: int) -> None:
+    """It may have ended before we attach; output and exit code come all the same."""
+    with Screen(pvex, "exec", "-it", "101", "--", *words) as screen:
+        assert screen.end() == code
+
+
+def test_no_terminal(pvex: Pvex) -> None:
+    """-it without one is a wrong call; -t alone gives the command one, and ours stays as it is."""
+    done = pvex("exec", "-it", "101", "--", "sh")
+    assert (done.returncode, done.stderr) == (2, b"pvex: stdin is no terminal: leave -t out\n")
+    done = pvex("exec", "-t", "101", "--", "sh", "-c", "test -t 1 && echo yes")
+    assert done.stdout == b"yes\r\n"
+
+
+def test_a_web_service_that_dies(pvex: Pvex) -> None:
+    """The session goes on where it was, input and output."""
+    with Screen(pvex, *SHELL) as screen, contextlib.closing(pvex.gateway.api(pvex.token)) as api:
+        screen.until(PROMPT)
+        screen.type("x=kept; echo $$-first\n")
+        screen.until("-first\r\n")
+        exec_id = api.get("/execs?state=running&vmid=101").json()["execs"][0]["id"]
+        pvex.gateway.services.restart("web")
+        screen.type("echo $x-second\n")
+        screen.until("kept-second\r\n", within=30)
+        screen.type("exit\n")
+        assert screen.end() == 0
+        assert ended(api, exec_id)["exit_code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "typed", "sent", "detached"),
+    [
+        ("ctrl-p,ctrl-q", b"a\x10\x11b", b"a", True),
+        ("ctrl-p,ctrl-q", b"a\x10b", b"a\x10b", False),
+        ("ctrl-p,ctrl-q", b"\x10\x10\x11", b"\x10", True),
+        ("~,.", b"x~.", b"x", True),
+        ("", b"\x10\x11", b"\x10\x11", False),
+    ],
+)
+def test_detach_keys(given: str, typed: bytes, sent: bytes, detached: bool) -> None:
+    """They are found in one read and over several; what only looked like them is sent."""
+    assert Keys(given).feed(typed) == (sent, detached)
+    keys = Keys(given)
+    single = [keys.feed(bytes([byte])) for byte in typed[: -1 if detached and typed.endswith(b"b") else None]]
+    assert b"".join(out for out, _ in single) == sent
+    assert any(found for _, found in single) is detached
