@@ -52,7 +52,7 @@ def writer(config: Path, tmp_path: Path) -> Iterator[None]:
         command = [sys.executable, "-c", CODE, "--config", str(config), "audit-writer"]
         with subprocess.Popen(command, env=environment) as process:
             try:
-                assert ready.recv(64) == b"READY=1"
+                assert ready.recv(64).startswith(b"READY=1\n")
                 yield
             finally:
                 process.terminate()

@@ -31,7 +31,7 @@ from gateway.audit.record import check_fields
 from gateway.audit.retention import Limits, WhenFull
 from gateway.audit.settings import AuditSettings
 from gateway.audit.sinks import make_sinks
-from gateway.notify import notify
+from gateway.notify import ALIVE, READY, alive_every, notify
 
 MAX_PEERS = 128
 _FOR_ROOT = 16
@@ -75,7 +75,7 @@ def run_writer(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasy
         signal.signal(number, lambda *_: server.stop())
     thread = threading.Thread(target=committer.run, name="committer", daemon=True)
     thread.start()
-    notify("READY=1")
+    notify(READY)
     server.serve()
     notify("STOPPING=1")
     committer.stop()
@@ -118,6 +118,7 @@ class _Server:
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._selector.register(wake, selectors.EVENT_READ, self._deliver)
         self._stopping = False
+        self._said_alive = 0.0
 
     def stop(self) -> None:
         """From the signal handler: the eventfd ends the wait."""
@@ -125,8 +126,12 @@ class _Server:
         os.eventfd_write(self._wake, 1)
 
     def serve(self) -> None:
+        every = alive_every()
         while not self._stopping:
-            timeout = _TICK if self._committer.has_waiting else None
+            timeout = _TICK if self._committer.has_waiting else every
+            if every is not None and time.monotonic() - self._said_alive >= every / 2:
+                self._said_alive = time.monotonic()
+                notify(ALIVE)
             for key, events in self._selector.select(timeout):
                 if isinstance(key.data, _Peer):
                     self._attend(key.data, events)

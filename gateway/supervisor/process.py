@@ -17,7 +17,7 @@ from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.exec.agent import Agent
 from gateway.memory import return_large_blocks
-from gateway.notify import notify
+from gateway.notify import ALIVE, READY, alive_every, notify, reloading
 from gateway.supervisor import handover, readiness, reexec
 from gateway.supervisor.assembly import Supervisor
 from gateway.supervisor.launch import reserve_low_descriptors
@@ -61,7 +61,8 @@ async def _main(config: Config, make_agent: Callable[[], Agent]) -> int:
     supervisor.look_after()
     gc.collect()
     gc.freeze()  # what is here now stays: no collection needs to look at it again
-    notify("READY=1")
+    notify(READY)
+    _say_alive(io, alive_every())
     while await signals.next() not in _STOPS and not signals.waits(_STOPS):
         await _hand_over(supervisor, lock, signals)
     notify("STOPPING=1")
@@ -70,17 +71,24 @@ async def _main(config: Config, make_agent: Callable[[], Agent]) -> int:
     return 0
 
 
+def _say_alive(io: asyncio.AbstractEventLoop, every: float | None) -> None:
+    """From now on, as long as the loop turns."""
+    if every is not None:
+        notify(ALIVE)
+        io.call_later(every, _say_alive, io, every)
+
+
 async def _hand_over(supervisor: Supervisor, lock: int, signals: Signals) -> None:
     """Becomes a new image of this program. Comes back only if that cannot be; then all goes on as before.
 
     Signals that come meanwhile wait, for the new image or for the return.
     """
-    notify("RELOADING=1")
+    notify(reloading())
     if await reexec.new_image_starts(supervisor.loop, _HANDOVER_SECONDS):
         await _become_new_image(supervisor, lock, signals)
     else:
         log.error("not reloaded: the new program or its configuration does not start; see its message above")
-    notify("READY=1")
+    notify(READY)
 
 
 async def _become_new_image(supervisor: Supervisor, lock: int, signals: Signals) -> None:

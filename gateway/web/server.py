@@ -4,12 +4,14 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
+from gateway.notify import ALIVE, alive_every, notify, reloading
 from gateway.rates import Rates
 from gateway.web.settings import WebSettings
 from gateway.web.tls import ServerTls
@@ -57,6 +59,11 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     A worker has the master's handlers until it sets its own: a SIGTERM between would be the master's, and lost.
     """
 
+    def __init__(self, app: BaseApplication) -> None:
+        self._alive_every = alive_every()
+        self._said_alive = 0.0
+        super().__init__(app)
+
     def spawn_worker(self) -> Any:
         """Fork a worker, with the signals that end it held back; in the worker this does not return."""
         signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
@@ -65,9 +72,21 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
+    def reload(self) -> None:
+        """On SIGHUP; a worker of the new ones says when it is over."""
+        notify(reloading(), to=self.app.notify_socket)
+        super().reload()
+
+    def murder_workers(self) -> None:
+        """Each second, from the master's loop: a worker that hangs is ended, and the master says that it does not."""
+        super().murder_workers()
+        if self._alive_every is not None and time.monotonic() - self._said_alive >= self._alive_every / 2:
+            self._said_alive = time.monotonic()
+            notify(ALIVE, to=self.app.notify_socket)
+
 
 class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """What gunicorn asks for configuration and application; the worker finds settings and TLS here."""
+    """What gunicorn asks for; worker and master find settings, TLS and the service manager here."""
 
     def __init__(
         self,
@@ -84,7 +103,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         self.count_refusal = count_refusal
         self.arrivals = Rates()  # of all workers, which are forked later
         self._app_factory = app_factory
-        self._notify_socket = notify_socket
+        self.notify_socket = notify_socket
         super().__init__()
 
     def load_config(self) -> None:
@@ -105,8 +124,8 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         super().reload()
 
     def _post_fork(self, _arbiter: Any, _worker: Any) -> None:
-        if self._notify_socket is not None:
-            os.environ["NOTIFY_SOCKET"] = self._notify_socket
+        if self.notify_socket is not None:
+            os.environ["NOTIFY_SOCKET"] = self.notify_socket
 
 
 def _configuration(settings: WebSettings) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from gunicorn.workers.base import Worker as BaseWorker
 
 from gateway.errors import ClientGone
 from gateway.memory import return_large_blocks
-from gateway.notify import notify
+from gateway.notify import READY, notify
 from gateway.web import refusal, tcp
 from gateway.web.arrivals import LOOK_SECONDS, Arrival, Arrivals
 from gateway.web.connection import REPLY_SECONDS, Connection, Next, Phase, counted_address
@@ -93,7 +93,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         gc.collect()
         gc.freeze()  # what is here now stays: no collection needs to look at it again
         self.app.begin(self.wsgi)
-        notify("READY=1")
+        notify(READY)
         while self.alive:
             self._turn()
         self._finish()

@@ -90,7 +90,7 @@ class Writer:
                 "PATH": os.defpath,
             }
             self.process = subprocess.Popen(command, env=environment)
-            assert ready.recv(100) == b"READY=1"
+            assert ready.recv(100).startswith(b"READY=1\n")
         return self
 
     def __exit__(self, *exc: object) -> None:

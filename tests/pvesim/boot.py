@@ -38,8 +38,8 @@ def run_init(name: str, state: Path, starter: socket.socket) -> int:
         _redirect_streams(state)
         _mount(state)
         _enter_leaf()
-        _name_node(name)
-        _make_network()
+        name_node(name)
+        make_network()
         pmxcfs.create(name)
     except (OSError, subprocess.SubprocessError, BootError) as error:
         starter.send(str(error).encode())
@@ -95,7 +95,8 @@ def _enter_leaf() -> None:
     cgroup.hand_on_controllers(root)
 
 
-def _name_node(name: str) -> None:
+def name_node(name: str) -> None:
+    """The host name, in its files too, and the ids that LXC may map guests to."""
     socket.sethostname(name)
     Path("/etc/hostname").write_text(f"{name}\n")
     Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{ADDRESS} {name}\n")
@@ -103,7 +104,8 @@ def _name_node(name: str) -> None:
         Path(file).write_text("root:100000:65536\n")  # as PVE installs them; LXC asks newuidmap even as root
 
 
-def _make_network() -> None:
+def make_network() -> None:
+    """The bridge that guests hang on, with ADDRESS, and a loopback. Raises BootError."""
     commands = (
         "link set lo up",
         f"link add {BRIDGE} type bridge",

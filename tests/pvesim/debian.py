@@ -50,9 +50,9 @@ def ensure_cached() -> None:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as build:
             rootfs, tar = Path(build, "rootfs"), Path(build, "rootfs.tar")
-            _debootstrap(rootfs)
+            debootstrap(rootfs, PACKAGES)
             _trim(rootfs)
-            _run("tar", "--create", "--numeric-owner", "--xattrs", "-C", str(rootfs), "-f", str(tar), ".")
+            run("tar", "--create", "--numeric-owner", "--xattrs", "-C", str(rootfs), "-f", str(tar), ".")
             tar.rename(cached_archive())
 
 
@@ -60,7 +60,7 @@ def unpack(rootfs: Path) -> None:
     """Fill `rootfs` from the cache; raises TemplateError if it is not there."""
     if not cached_archive().exists():
         raise TemplateError("debian13 is not in the cache: start a node with --guests test once")
-    _run("tar", "--extract", "--numeric-owner", "--xattrs", "-p", "-C", str(rootfs), "-f", str(cached_archive()))
+    run("tar", "--extract", "--numeric-owner", "--xattrs", "-p", "-C", str(rootfs), "-f", str(cached_archive()))
 
 
 def cached_archive() -> Path:
@@ -71,19 +71,22 @@ def cached_archive() -> Path:
     return cache / "pve-exec-gateway/pvesim" / f"debian13-{version}.tar"
 
 
-def _debootstrap(rootfs: Path) -> None:
-    mirror, keyring = _apt_source()
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+def debootstrap(rootfs: Path, packages: tuple[str, ...]) -> None:
+    """Fill the directory `rootfs` with Debian's smallest system and `packages`. Raises TemplateError."""
+    mirror, keyring = apt_source()
+    command = ["debootstrap", "--variant=minbase"]
+    if packages:
+        command.append(f"--include={','.join(packages)}")
     if keyring:
         command.append(f"--keyring={keyring}")
     # In namespaces of its own: an interrupted build leaves no mount and no process behind.
     isolated = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private")
-    _run(*isolated, *command, SUITE, str(rootfs), mirror, timeout=_BUILD_SECONDS, env=_with_apt_proxy(mirror))
+    run(*isolated, *command, SUITE, str(rootfs), mirror, timeout=_BUILD_SECONDS, env=with_apt_proxy(mirror))
 
 
 def _trim(rootfs: Path) -> None:
-    _run("chroot", str(rootfs), "groupadd", "--system", "--force", "render")  # else udev makes it
-    _run("chroot", str(rootfs), "usermod", "-a", "-G", WWW_DATA_GROUPS, "www-data")
+    run("chroot", str(rootfs), "groupadd", "--system", "--force", "render")  # else udev makes it
+    run("chroot", str(rootfs), "usermod", "-a", "-G", WWW_DATA_GROUPS, "www-data")
     for unit in MASKED:
         (rootfs / "etc/systemd/system" / unit).symlink_to("/dev/null")
     (rootfs / "etc/systemd/system/default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
@@ -93,10 +96,10 @@ def _trim(rootfs: Path) -> None:
         archive.unlink()
 
 
-def _apt_source() -> tuple[str, Path | None]:
+def apt_source() -> tuple[str, Path | None]:
     """The mirror of apt's main Debian archive, and the keyring that its entry names, if any."""
     fields = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(SOURCESENTRY)"
-    listed = _run("apt-get", "indextargets", "--format", fields, "Created-By: Packages").splitlines()
+    listed = run("apt-get", "indextargets", "--format", fields, "Created-By: Packages").splitlines()
     for line in listed:
         uri, release, component, origin, entry = line.split("|")
         ours = origin in ("Debian", "$(ORIGIN)")  # the latter before the first `apt-get update`
@@ -117,13 +120,15 @@ def _keyring(entry: Path) -> Path | None:
     return Path(named[1]) if named else None
 
 
-def _with_apt_proxy(mirror: str) -> dict[str, str]:
+def with_apt_proxy(mirror: str) -> dict[str, str]:
+    """This process's environment, and the proxy that apt uses for `mirror`, if any."""
     scheme = urlsplit(mirror).scheme
-    proxy = _run("apt-config", "dump", "--format", "%v%n", f"Acquire::{scheme}::Proxy").strip()
+    proxy = run("apt-config", "dump", "--format", "%v%n", f"Acquire::{scheme}::Proxy").strip()
     return {f"{scheme}_proxy": proxy, **os.environ} if proxy and proxy != "DIRECT" else dict(os.environ)
 
 
-def _run(*command: str, timeout: float = 300, env: dict[str, str] | None = None) -> str:
+def run(*command: str, timeout: float = 300, env: dict[str, str] | None = None) -> str:
+    """What the command printed; `timeout` in seconds. Raises TemplateError with its last words if it fails."""
     try:
         done = subprocess.run(
             command,

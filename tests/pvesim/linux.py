@@ -22,6 +22,7 @@ MS_PRIVATE = 0x40000
 
 _MNT_DETACH = 0x2
 _PR_SET_PDEATHSIG = 1
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # glibc has no function for it
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +48,11 @@ def mount(source: str, target: str, kind: str, *, flags: int = 0, options: str =
 def unmount_tree(target: str) -> None:
     """Take the mount at `target`, and all mounts below it, out of this mount namespace (MNT_DETACH)."""
     _check(_libc.umount2(target.encode(), _MNT_DETACH), f"unmount {target}")
+
+
+def pivot_root(new: str, old: str) -> None:
+    """Make the mount at `new` the root, with the old one at `old`; both may be `.` (pivot_root(2))."""
+    _check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], new.encode(), old.encode()), "pivot_root")
 
 
 def die_with_parent() -> None:

@@ -23,7 +23,7 @@ def test_ready_is_said_by_a_worker_that_accepts(start_server: StartServer, tmp_p
         notify.settimeout(15)
         server = start_server(env={"NOTIFY_SOCKET": str(path)})
         data, ancillary, _, _ = notify.recvmsg(100, 100)
-        assert data == b"READY=1"
+        assert data.startswith(b"READY=1\n")
         pid = int.from_bytes(ancillary[0][2][:4], "little")
         assert pid == server.client().request("GET", "/").json()["pid"] != server.process.pid
 
