@@ -20,10 +20,10 @@ from gateway.guests.trail import Asker, Change
 from gateway.policy.root import RootChange
 from gateway.pve.ids import Upid
 from gateway.pve.models import GuestConfig, GuestRef
-from gateway.pve.root import make_as_root
+from gateway.pve.root import Again, make_as_root
 from gateway.pve.service import Pve
 
-_TRIES = 3
+_TRIES = 5
 _RESTART_SECONDS = 180.0
 _SEEN_SECONDS = 10.0
 _PAUSE = 0.2
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class Hands(Protocol):
     """The supervisor, as far as it concerns this (supervisor.client.SupervisorClient)."""
 
-    def change_as_root(self, change: RootChange, origin: Origin) -> dict[str, Any]: ...
+    def change_as_root(self, change: RootChange, origin: Origin, again: Again) -> dict[str, Any]: ...
 
     def inspect(self, vmid: int, questions: Sequence[str], origin: Origin) -> list[Found]: ...
 
@@ -54,10 +54,11 @@ class Gift:
 
 @dataclass(frozen=True)
 class Giver:
-    """For whom it is done, by whose grants."""
+    """For whom it is done, by whose grants; what is undone is undone by those of the beginning."""
 
     asker: Asker
     origin: Origin
+    again: Again
     action: str
 
 
@@ -103,7 +104,7 @@ class Giving:
     def take_back(self, giver: Giver, guest: GuestRef, keys: Sequence[str], *, restart: bool) -> Given:
         """Takes such options back; of a running guest they go with its next start."""
         change = RootChange(node=guest.node, vmid=guest.vmid, delete=tuple(keys))
-        audit_id, _ = make_as_root(self._hands, change, giver.origin)
+        audit_id, _ = make_as_root(self._hands, change, giver.origin, giver.again)
         running = self._pve.guests.status(guest).running
         waits = running and self._waits(self._pve.guests.config(guest), keys)
         restarted = self._restart(giver, guest, keys) if waits and restart else None
@@ -133,7 +134,7 @@ class Giving:
                 return keys, [], None
             change = RootChange(node=guest.node, vmid=guest.vmid, options=options, digest=config.digest or None)
             try:
-                return keys, list(options), make_as_root(self._hands, change, giver.origin)[0]
+                return keys, list(options), make_as_root(self._hands, change, giver.origin, giver.again)[0]
             except GuestChanged:  # somebody else may have taken the same number
                 if attempt == _TRIES - 1:
                     raise
@@ -195,7 +196,7 @@ class Giving:
         """Whether nothing is left of it, and the guest runs as it did."""
         try:
             change = RootChange(node=guest.node, vmid=guest.vmid, delete=tuple(keys))
-            make_as_root(self._hands, change, giver.origin)
+            make_as_root(self._hands, change, giver.origin, lambda _: giver.origin)
             if not self._pve.guests.status(guest).running:  # it ran, and did not come up again with what it was given
                 start = Change(Event.GUEST_START, giver.action, guest.node, guest.vmid, {"undoes": list(keys)})
                 made = self._changes.make(giver.asker, start, lambda: self._pve.guests.start(guest))

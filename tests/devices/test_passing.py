@@ -60,14 +60,14 @@ def give(api: Api, vmid: int, **asked: Any) -> Answer:
 
 
 def given(answer: Answer) -> dict[str, Any]:
-    assert answer.status == 200, answer.body
+    assert answer.status == 200, answer.body.decode()
     told: dict[str, Any] = answer.json()
     return told
 
 
 def listed(api: Api, vmid: int) -> dict[str, dict[str, Any]]:
     answer = api.get(f"/guests/{vmid}/devices")
-    assert answer.status == 200, answer.body
+    assert answer.status == 200, answer.body.decode()
     return {one["key"]: one for one in answer.json()["devices"]}
 
 

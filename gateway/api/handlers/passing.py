@@ -151,7 +151,7 @@ def _giving(services: Services) -> Giving:
 
 
 def _giver(call: Call) -> Giver:
-    return Giver(asker(call), call.origin, call.action)
+    return Giver(asker(call), call.origin, call.decide_again, call.action)
 
 
 def _tell(guest: GuestRef, given: Given) -> Reply:
