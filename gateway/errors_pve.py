@@ -155,6 +155,18 @@ class StorageFull(GatewayError):
     code, status, title = "storage_full", 507, "Storage is full"
 
 
+class AlreadyGiven(GatewayError):
+    """The guest has something at that place already, given otherwise; `key` is the option. Take that back first."""
+
+    code, status, title = "already_given", 409, "The guest has something there"
+
+
+class GroupUnknown(GatewayError):
+    """The number that a group has in the guest is not known, so nobody can be made its owner there: give `gid`."""
+
+    code, status, title = "group_unknown", 409, "Group's number in the guest is not known"
+
+
 # ---- PVE cannot, or nobody knows
 
 
@@ -192,6 +204,12 @@ class TaskFailed(GatewayError):
     """The task ended with an error that the gateway does not know; `exitstatus` and the end of its `log` tell more."""
 
     code, status, title = "task_failed", 502, "The PVE task failed"
+
+
+class NotInGuest(GatewayError):
+    """PVE has made the change, and the guest does not show it, or otherwise; `undone`: whether it was taken back."""
+
+    code, status, title = "not_in_guest", 502, "Not there in the guest"
 
 
 class PveUnavailable(GatewayError):

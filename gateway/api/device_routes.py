@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from gateway.api.handlers import devices
-from gateway.api.models.devices import DeviceList, DeviceLookup, DevicesQuery, LookupQuery
+from gateway.api.guest_routes import TO_ASK, TO_CHANGE
+from gateway.api.handlers import devices, guests, passing
+from gateway.api.models.devices import (
+    DeviceChange,
+    DeviceList,
+    DeviceLookup,
+    DeviceRequest,
+    DevicesQuery,
+    LookupQuery,
+    PassedDevices,
+    TakeBackQuery,
+)
 from gateway.api.route import Route
+from gateway.audit.record import Event
 from gateway.auth.actions import Action
 from gateway.errors import (
     DeviceNotFound,
+    Forbidden,
+    GatewayError,
     GuestNotFound,
     GuestUnsupported,
     NodeNotReady,
     NotADevice,
     SupervisorUnavailable,
 )
+from gateway.errors_pve import AlreadyGiven, GroupUnknown, GuestChanged, NotInGuest, TaskUnfinished
+
+_TO_GIVE: tuple[type[GatewayError], ...] = (
+    GuestUnsupported,
+    GuestChanged,
+    SupervisorUnavailable,
+    *TO_CHANGE,
+)
+"""Why what root@pam alone may do may not be done."""
 
 DEVICE_ROUTES: tuple[Route, ...] = (
     Route(
@@ -37,4 +59,42 @@ DEVICE_ROUTES: tuple[Route, ...] = (
         errors=(DeviceNotFound, NotADevice, GuestNotFound, GuestUnsupported, NodeNotReady, SupervisorUnavailable),
         handler=devices.look_up_device,
     ),
-)
+    Route(
+        method="GET",
+        path="/guests/{vmid}/devices",
+        operation_id="listGuestDevices",
+        summary="A container's devices, and whether it shows them with the right numbers",
+        action=Action.GUEST_READ,
+        reply=PassedDevices,
+        errors=(GuestUnsupported, SupervisorUnavailable, *TO_ASK),
+        handler=passing.list_passed,
+    ),
+    Route(
+        method="POST",
+        path="/guests/{vmid}/devices",
+        operation_id="giveDevices",
+        summary="Give a container a device, or those of a preset, and look whether it has them",
+        action=Action.GUEST_ROOT_CONFIG,
+        event=Event.GUEST_ROOT_CONFIG,
+        body=DeviceRequest,
+        reply=DeviceChange,
+        errors=(
+            Forbidden, DeviceNotFound, NotADevice, AlreadyGiven, GroupUnknown, NotInGuest, TaskUnfinished, *_TO_GIVE,
+        ),
+        change=passing.describe_devices,
+        handler=passing.give_devices,
+    ),
+    Route(
+        method="DELETE",
+        path="/guests/{vmid}/devices",
+        operation_id="takeDevicesBack",
+        summary="Take a device back from a container: one that runs has it until its next start",
+        action=Action.GUEST_ROOT_CONFIG,
+        event=Event.GUEST_ROOT_CONFIG,
+        query=TakeBackQuery,
+        reply=DeviceChange,
+        errors=(Forbidden, DeviceNotFound, TaskUnfinished, *_TO_GIVE),
+        change=guests.gives_nothing,
+        handler=passing.take_devices_back,
+    ),
+)  # fmt: skip

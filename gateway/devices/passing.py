@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from gateway.devices.tree import Node
 
-DEVICE_KEY = re.compile(r"dev(?:[0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5])")
+DEVICE_KEY = re.compile(r"^dev(?:[0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5])$")
 _COUNT = 256
 
 
@@ -28,13 +29,32 @@ def device_options(options: Mapping[str, str]) -> dict[str, str]:
     return {key: options[key] for key in keys}
 
 
-def device_path(value: str) -> str:
-    """The host's path in the value of a `dev[n]`."""
-    first = value.split(",")
-    return next((part.removeprefix("path=") for part in first if part.startswith(("/", "path="))), "")
+@dataclass(frozen=True)
+class Passed:
+    """What a `dev[n]` says; PVE's defaults where it says nothing."""
+
+    path: str
+    mode: int
+    uid: int
+    gid: int
+    read_only: bool
+
+    @classmethod
+    def read(cls, value: str) -> Passed:
+        """As PVE reads it (PVE::LXC::Config, $dev_desc). What cannot be read is 0, or nothing."""
+        pairs = (part.partition("=") for part in value.split(","))
+        parts = {key if equals else "path": text if equals else key for key, equals, text in pairs}
+        mode, uid, gid = parts.get("mode", "0660"), parts.get("uid", "0"), parts.get("gid", "0")
+        return cls(
+            path=parts.get("path", ""),
+            mode=int(mode, 8) if re.fullmatch("[0-7]{1,6}", mode) else 0,
+            uid=int(uid) if re.fullmatch("[0-9]{1,10}", uid) else 0,
+            gid=int(gid) if re.fullmatch("[0-9]{1,10}", gid) else 0,
+            read_only=parts.get("deny-write", "0").lower() in ("1", "on", "yes", "true"),
+        )
 
 
-def free_keys(taken: Iterable[str]) -> list[str]:
-    """The `dev[n]` that nothing has, the lowest first."""
+def free_keys(taken: Iterable[str], word: str = "dev") -> list[str]:
+    """The `dev[n]`, or `mp[n]`, that nothing has, the lowest first."""
     used = set(taken)
-    return [key for key in (f"dev{number}" for number in range(_COUNT)) if key not in used]
+    return [key for key in (f"{word}{number}" for number in range(_COUNT)) if key not in used]

@@ -103,6 +103,10 @@ class Found(NamedTuple):
     gid: int
     major: int
     minor: int
+    file_system_major: int = 0
+    file_system_minor: int = 0
+    inode: int = 0
+    """With its file system, which file it is: what is bind-mounted is the same one on the node."""
 
 
 @dataclass(frozen=True)

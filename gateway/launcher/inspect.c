@@ -47,28 +47,37 @@ static bool enter_guest(void)
            !syscall(SYS_close_range, FD_PROGRAM, ~0u, 0);
 }
 
-static void put(struct answers *answers, uint32_t number)
+static void put_all(struct answers *answers, const uint32_t numbers[INSPECT_ANSWER / 4])
 {
-    for (int i = 0; i < 4; i++)
-        answers->bytes[answers->size++] = (unsigned char)(number >> 8 * i);
+    for (int i = 0; i < INSPECT_ANSWER; i++)
+        answers->bytes[answers->size++] = (unsigned char)(numbers[i / 4] >> 8 * (i % 4));
 }
 
 static void answer_group(struct answers *answers, const char *name)
 {
     gid_t gid = 0;
     uint32_t error = resolve_group(name, &gid) ? 0 : (uint32_t)errno;
-    const uint32_t numbers[] = {error, 0, 0, gid, 0, 0};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        put(answers, numbers[i]);
+    const uint32_t numbers[INSPECT_ANSWER / 4] = {error, 0, 0, gid};
+    put_all(answers, numbers);
 }
 
 static void answer_node(struct answers *answers, const char *path)
 {
     struct stat node = {0};
     uint32_t error = lstat(path, &node) ? (uint32_t)errno : 0;
-    const uint32_t numbers[] = {error, node.st_mode, node.st_uid, node.st_gid, major(node.st_rdev), minor(node.st_rdev)};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        put(answers, numbers[i]);
+    const uint32_t numbers[INSPECT_ANSWER / 4] = {
+        error,
+        node.st_mode,
+        node.st_uid,
+        node.st_gid,
+        major(node.st_rdev),
+        minor(node.st_rdev),
+        major(node.st_dev),
+        minor(node.st_dev),
+        (uint32_t)node.st_ino,
+        (uint32_t)(node.st_ino >> 32),
+    };
+    put_all(answers, numbers);
 }
 
 _Noreturn void inspect_guest(char *const *questions)

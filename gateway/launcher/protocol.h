@@ -48,9 +48,10 @@
  * With REQUEST_INSPECT the child runs nothing. EXE and ARG0 have no meaning, the arguments behind them are up to
  * INSPECT_MAX questions: a path, or the name of a group. 6 is the /proc/PID of the guest's init, opened O_PATH; the child
  * enters its namespaces of users and mounts, and says on 4, in place of all else:
- *   'I' six u32 each       launcher -> supervisor   of every question: errno (0: found), mode with the file's type, uid,
- *                                                   gid, major, minor, by lstat(2), as the guest's root sees them; of a
- *                                                   group only its gid, by the guest's /etc/group, read as users.h says
+ *   'I' ten u32 each       launcher -> supervisor   of every question: errno (0: found), mode with the file's type, uid,
+ *                                                   gid, major, minor, by lstat(2), as the guest's root sees them; its
+ *                                                   file system's major, minor, and the inode, low and high; of a group
+ *                                                   only its gid, by the guest's /etc/group, read as users.h says
  *   'X' as above           launcher -> supervisor   the guest could not be entered
  * Nobody in the guest has a way to this socket: the child is in none of its processes' sight.
  *
@@ -79,7 +80,7 @@ enum descriptor {
 
 enum request_flag { REQUEST_OWN_CGROUP = 1, REQUEST_TERMINAL = 2, REQUEST_INSPECT = 4 };
 enum { REQUEST_MAX = 4096 };
-enum { INSPECT_MAX = 64, INSPECT_ANSWER = 24 };
+enum { INSPECT_MAX = 64, INSPECT_ANSWER = 40 };
 
 enum message {
     MESSAGE_HOST = 'H',

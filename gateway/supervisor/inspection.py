@@ -26,7 +26,7 @@ MAX_QUESTIONS = 64
 _SECONDS = 2.0
 _LOOK_AGAIN = 0.002
 _AT_ONCE_PER_GUEST, _AT_ONCE = 4, 64
-_ANSWER = struct.Struct("<6I")
+_ANSWER = struct.Struct("<8IQ")
 _FAILED = struct.Struct("<BI")
 
 

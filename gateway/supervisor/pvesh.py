@@ -20,6 +20,7 @@ _MAX_OUTPUT = 256 << 10
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
 _SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _STATUS = re.compile(r"(?P<status>[1-5][0-9]{2}) ")
+_GOT_LOCK = re.compile(r"trying to acquire (?:\w+ )?lock[^\n]*\.\.\.\s*OK\s*")
 _UPID = re.compile(r'^"?(UPID:[!-~]+:)"?\s*$', re.MULTILINE)
 
 
@@ -39,8 +40,8 @@ class Said:
 
     @property
     def words(self) -> str:
-        """What it says of its failure."""
-        return (self.stderr or self.stdout).strip()
+        """What it says of its failure, and not of a lock that it waited for, and got (PVE::Tools, lock_file_full)."""
+        return _GOT_LOCK.sub("", self.stderr or self.stdout).strip()
 
     @property
     def upid(self) -> str | None:

@@ -26,6 +26,7 @@ def api(tmp_path: Path) -> Api:
             "node": "pve1",
             "pve": {"etc": str(tmp_path / "etc")},
             "guests": {"protected": [PROTECTED]},
+            "policy": {"devices": ["/dev/zero", "/dev/null"]},
             "web": {"max_body": 65536, "max_streams": 4},
         }
     )

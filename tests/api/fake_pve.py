@@ -62,6 +62,7 @@ class FakePveApi:
                 "hostname": "one",
                 "rootfs": "local:101/vm-101-disk-0.raw,size=1G",
                 "unprivileged": 1,
+                "dev0": "/dev/null,mode=0666",
                 "digest": "a" * 40,
             }
         return []

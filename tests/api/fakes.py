@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -71,7 +72,7 @@ class FakeSupervisor:
     tickets: dict[str, tuple[Redeemed, str]] = field(default_factory=dict)
     root_changes: list[RootChange] = field(default_factory=list)
     pauses: list[tuple[int, bool]] = field(default_factory=list)
-    found: dict[str, Found] = field(default_factory=dict)
+    found: dict[str, Found] = field(default_factory=lambda: {"/dev/zero": Found(0, stat.S_IFCHR | 0o666, 0, 0, 1, 5)})
 
     def locate(self, vmid: int) -> None:
         self._fail()

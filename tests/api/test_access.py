@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.api.models.devices import DeviceRequest
 from gateway.api.models.guests import GuestPatch, MigrateRequest, ResizeDisk
 from gateway.api.models.input import ResizeRequest, SignalRequest, TicketRequest
 from gateway.api.models.kept import BackupRequest, SnapshotRequest, TemplateRequest
@@ -44,6 +45,7 @@ BODIES: dict[type[Any] | None, Any] = {
     CloneRequest: {},
     SnapshotRequest: {"name": "clean"},
     BackupRequest: {"storage": "local"},
+    DeviceRequest: {"path": "/dev/zero"},
     TemplateRequest: {"storage": "local", "template": "debian-13.tar.zst"},
 }
 QUERIES = {
@@ -52,6 +54,7 @@ QUERIES = {
     "readFile": "?path=/etc/hostname",
     "writeFile": "?path=/etc/hostname",
     "deleteFile": "?path=/etc/hostname",
+    "takeDevicesBack": "?key=dev0",
 }
 """What an operation has to be asked with."""
 

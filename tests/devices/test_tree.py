@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from gateway.devices.kinds import Kind, kind_of
-from gateway.devices.passing import allow_line, device_options, device_path, device_value, free_keys
+from gateway.devices.passing import Passed, allow_line, device_options, device_value, free_keys
+from gateway.devices.presets import preset_paths
 from gateway.devices.sysfs import NOTHING, Hardware, Sysfs
 from gateway.devices.tree import DeviceTree
 from gateway.errors import DeviceNotFound, GatewayError, NotADevice
-from tests.devices.made import CARD, DISK, RENDER, STICK, make_dev, make_sys
+from tests.devices.made import CARD, DISK, RENDER, STICK, make_dev, make_node, make_sys
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes are made by root alone")
 
@@ -127,12 +128,41 @@ def test_hardware(tmp_path: Path) -> None:
     assert sysfs.hardware(1, 3, block=False) == NOTHING
 
 
+@pytest.mark.parametrize(
+    ("preset", "paths"),
+    [
+        ("gpu", ["/dev/dri/card0", "/dev/dri/renderD128"]),
+        ("tun", ["/dev/net/tun"]),
+        ("fuse", ["/dev/fuse"]),
+        ("usb:0403:6001", ["/dev/bus/usb/001/005"]),
+    ],
+)
+def test_presets(dev: Path, tmp_path: Path, preset: str, paths: list[str]) -> None:
+    """What belongs together, as it is on this node now."""
+    make_sys(tmp_path / "sys")
+    assert preset_paths(DeviceTree(dev), Sysfs(tmp_path / "sys"), preset) == paths
+
+
+def test_presets_with_more_of_them(dev: Path, tmp_path: Path) -> None:
+    """A card's companions come along where they are; without any there is no card, and no such stick."""
+    tree, sysfs = DeviceTree(dev), Sysfs(tmp_path / "sys")
+    for name in ("kfd", "nvidia0", "nvidiactl", "nvidia-uvm"):
+        make_node(dev / name, 195, 0)
+    assert len(preset_paths(tree, sysfs, "gpu")) == 6
+    with pytest.raises(DeviceNotFound):
+        preset_paths(tree, sysfs, "usb:dead:beef")
+    for name in ("kfd", "nvidia0", "nvidiactl", "nvidia-uvm", "dri/card0", "dri/renderD128"):
+        (dev / name).unlink()
+    with pytest.raises(DeviceNotFound):
+        preset_paths(tree, sysfs, "gpu")
+
+
 def test_lines(dev: Path) -> None:
     """What PVE's configuration and LXC's own take."""
     assert device_value("/dev/dri/renderD128", mode=0o660, gid=993) == "/dev/dri/renderD128,gid=993,mode=0660"
     assert device_value("/dev/null", mode=0o2666, uid=7, deny_write=True) == "/dev/null,uid=7,mode=0666,deny-write=1"
     assert allow_line(DeviceTree(dev).find("/dev/sda")) == "lxc.cgroup2.devices.allow: b 8:0 rwm"
     given = device_options({"dev10": "mode=0660,path=/dev/a", "dev2": "/dev/b,gid=5", "devil": "x", "dev256": "/dev/c"})
-    assert [(key, device_path(value)) for key, value in given.items()] == [("dev2", "/dev/b"), ("dev10", "/dev/a")]
+    assert [(key, Passed.read(value).path) for key, value in given.items()] == [("dev2", "/dev/b"), ("dev10", "/dev/a")]
     assert free_keys(["dev0", "dev2"])[:2] == ["dev1", "dev3"]
     assert free_keys(f"dev{number}" for number in range(256)) == []

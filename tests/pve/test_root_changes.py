@@ -464,6 +464,9 @@ def test_what_pvesh_says() -> None:
     """Its status, its words, its answer."""
     assert Said(255, "", "403 Permission check failed\n").status == 403
     assert Said(255, "", "CT is locked\n").status == 500
+    waited = Said(255, "", "trying to acquire lock...\n OK\n400 Parameter verification failed.\n")
+    assert (waited.status, waited.words) == (400, "400 Parameter verification failed.")
+    assert Said(255, "", "trying to acquire lock...\ncan't lock file 'x' - got timeout\n").words.startswith("trying")
     assert Said(0, '{"a": 1}\n', "").data() == {"a": 1}
     assert Said(0, "\n", "").data() is None
     assert Said(0, "x\n", "").upid is None

@@ -17,7 +17,7 @@ from gateway.api.models.devices import (
 from gateway.api.services import Services
 from gateway.devices.kinds import Kind
 from gateway.devices.owners import group_name, user_name
-from gateway.devices.passing import allow_line, device_options, device_path, device_value, free_keys
+from gateway.devices.passing import Passed, allow_line, device_options, device_value, free_keys
 from gateway.devices.tree import Node
 from gateway.errors import (
     DeviceNotFound,
@@ -57,7 +57,7 @@ def list_devices(services: Services, call: Call) -> Reply:
 def look_up_device(services: Services, call: Call) -> Reply:
     """One device; with a vmid, how that container would be given it."""
     asked: LookupQuery = call.query
-    guest = None if asked.vmid is None else _require_container(services, call, asked.vmid)
+    guest = None if asked.vmid is None else require_container(services, call, asked.vmid)
     node = services.devices.find(asked.path)
     shown = _show(services, node, services.devices.names(node.kind).get(node.path, ()))
     told: DeviceLookup = {
@@ -67,7 +67,7 @@ def look_up_device(services: Services, call: Call) -> Reply:
     return Reply(told)
 
 
-def _require_container(services: Services, call: Call, vmid: int) -> GuestRef:
+def require_container(services: Services, call: Call, vmid: int) -> GuestRef:
     """Raises GuestNotFound beyond the caller's grants, before anything is looked up."""
     if not call.actor.reaches(call.action, vmid):
         raise GuestNotFound.for_vmid(vmid)
@@ -79,7 +79,7 @@ def _require_container(services: Services, call: Call, vmid: int) -> GuestRef:
 def _for_guest(
     services: Services, call: Call, guest: GuestRef, path: str, node: Node, group: str | None
 ) -> GuestDevice:
-    gid, unknown = resolve_group(services, call, guest.vmid, node.gid, group)
+    gid, unknown = _resolve_group(services, call, guest.vmid, node.gid, group)
     given = device_options(read_options(services.config.pve.etc, guest))
     key = next(iter(free_keys(given)), "dev255")
     return {
@@ -90,11 +90,11 @@ def _for_guest(
         "key": key,
         "line": f"{key}: {device_value(path, mode=node.mode, gid=gid or 0)}",
         "allow": allow_line(node),
-        "given_as": [name for name, value in given.items() if _is_same(services, device_path(value), node)],
+        "given_as": [name for name, value in given.items() if _is_same(services, Passed.read(value).path, node)],
     }
 
 
-def resolve_group(
+def _resolve_group(
     services: Services, call: Call, vmid: int, gid: int, group: str | None
 ) -> tuple[int | None, str | None]:
     """The group's number in the guest, or why it is not known. Root's is root's everywhere."""

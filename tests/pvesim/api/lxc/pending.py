@@ -11,10 +11,10 @@ from tests.pvesim import config
 from tests.pvesim.api import storages, volumes
 from tests.pvesim.api.call import Parameters
 from tests.pvesim.api.config_text import GuestConfig
-from tests.pvesim.api.failure import die
+from tests.pvesim.api.failure import die, refuse
 from tests.pvesim.api.formats import print_size
 from tests.pvesim.api.guest_store import Store
-from tests.pvesim.api.lxc import properties
+from tests.pvesim.api.lxc import hotplug, properties
 
 # $LXC_FASTPLUG_OPTIONS, and what vmconfig_hotplug_pending does something for.
 _FAST = {"description", "onboot", "startup", "protection", "hostname", "hookscript", "cores", "tags"}
@@ -65,6 +65,8 @@ def apply(guest: GuestConfig, vmid: int | None = None, only: set[str] | None = N
         if (only is None or key in only) and (not running or _can_plug(guest, key, is_deleted=False)):
             value = guest.pending.pop(key)
             guest.values[key] = make_volume(vmid, guest, key, value) if properties.is_mount_key(key) else value
+            if running and vmid is not None and (properties.is_mount_key(key) or key.startswith("dev")):
+                _plug(vmid, guest, key)
 
 
 def make_volume(vmid: int | None, guest: GuestConfig, key: str, value: str) -> str:
@@ -103,6 +105,14 @@ def _can_plug(guest: GuestConfig, key: str, *, is_deleted: bool) -> bool:
     if properties.is_mount_key(key) or key.startswith("dev"):
         return not is_deleted and key not in guest.values
     return False
+
+
+def _plug(vmid: int, guest: GuestConfig, key: str) -> None:
+    """Raises Failure(400), before anything is written, as PVE's API does for what cannot be hot-plugged."""
+    try:
+        hotplug.plug(vmid, guest, key)
+    except OSError as error:
+        refuse({key: f"unable to hotplug {key}: {error.strerror}"})
 
 
 def _drop(guest: GuestConfig, key: str) -> None:

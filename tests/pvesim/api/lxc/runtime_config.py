@@ -85,11 +85,11 @@ def _mount_lines(guest: GuestConfig) -> Iterator[str]:
         kind = "b" if stat.S_ISBLK(status.st_mode) else "c"
         rights = "r" if device.get("deny-write") == "1" else "rw"
         yield f"lxc.cgroup2.devices.allow = {kind} {os.major(status.st_rdev)}:{os.minor(status.st_rdev)} {rights}"
-        source, target = _make_device(guest, device, status), device["path"].lstrip("/")
+        source, target = make_device(guest, device, status), device["path"].lstrip("/")
         yield f"lxc.mount.entry = {source} {target} none bind,create=file 0 0"
 
 
-def _make_device(guest: GuestConfig, device: dict[str, str], status: os.stat_result) -> Path:
+def make_device(guest: GuestConfig, device: dict[str, str], status: os.stat_result) -> Path:
     """A node of its own, with the guest's owner and mode (PVE's passthrough directory)."""
     shift = config.UID_SHIFT if guest.get("unprivileged") == "1" else 0
     owner = int(device.get("uid", "0")) + shift, int(device.get("gid", "0")) + shift
