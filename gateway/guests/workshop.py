@@ -50,8 +50,8 @@ class Workshop:
 
     @contextmanager
     def reserve(self, reach: Ranges, wanted: int | None, tried: set[int]) -> Iterator[int]:
-        """A vmid that nobody in the cluster has and no other making here uses meanwhile: the cluster's own list tells, which
-        is all that PVE's nextid looks at. Raises GuestExists, NoFreeVmid, NodeNotReady."""
+        """A vmid that nobody in the cluster has and no other making here uses meanwhile: the cluster's own list tells,
+        which is all that PVE's nextid looks at. Raises GuestExists, NoFreeVmid, NodeNotReady."""
         vmid = self._take(reach, wanted, tried)
         try:
             yield vmid
