@@ -77,6 +77,14 @@ EXEC_ROUTES: tuple[Route, ...] = (
         path="/exec/{vmid}",
         operation_id="runExec",
         summary="Run a command in a guest: its result, its events as they come (Accept), or 202 at once (Prefer)",
+        description=(
+            "Without more, the answer comes when the command has ended: 200, whatever its exit code is. With `Accept: "
+            "application/x-ndjson` or `text/event-stream` its events come as they happen, at least one in five "
+            "seconds, `end` always last. With `Prefer: respond-async` it is 202 at once, and the exec is asked for by "
+            "its id. A body is at most `web.max_body` bytes (16 MiB by default); limits of time, output and number "
+            "that the request leaves out are those of the node's configuration. Who goes away before the end ends the "
+            "command, unless `on_disconnect` says `continue`."
+        ),
         action=Action.EXEC_RUN,
         event=Event.EXEC_INTENT,
         body=ExecSpec,
@@ -94,6 +102,11 @@ EXEC_ROUTES: tuple[Route, ...] = (
         path="/exec/{vmid}/terminal",
         operation_id="openTerminal",
         summary="A WebSocket (pvex.v1) whose first message starts a command, with a terminal or without",
+        description=(
+            "The client's first message is `start`, with the members of POST /exec/{vmid} and the window; "
+            "`x-websocket` describes all messages. Who leaves ends the command, unless `on_disconnect` says "
+            "`continue`."
+        ),
         action=Action.EXEC_TERMINAL,
         event=Event.EXEC_INTENT,
         query=TerminalQuery,
@@ -109,6 +122,10 @@ EXEC_ROUTES: tuple[Route, ...] = (
         path="/execs",
         operation_id="listExecs",
         summary="Queued, running and retained execs that the token may see",
+        description=(
+            "Ended ones stay for as long as the node's configuration keeps them. With exec:admin those of other "
+            "tokens are listed, too."
+        ),
         action=Action.EXEC_RUN,
         query=ListQuery,
         reply=ExecList,
@@ -118,7 +135,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/execs/{id}",
-        operation_id="getExec",
+        operation_id="showExec",
         summary="One exec, at once or when it has ended",
         action=Action.EXEC_RUN,
         query=WaitQuery,
@@ -131,6 +148,10 @@ EXEC_ROUTES: tuple[Route, ...] = (
         path="/execs/{id}",
         operation_id="killExec",
         summary="End an exec's whole process tree, or its waiting: 200 when it has ended, 202 while it is ending",
+        description=(
+            "SIGTERM, `kill_grace` seconds, SIGKILL: for all processes that descend from the command. Those that "
+            "outlived an exec that has ended are not touched (409)."
+        ),
         action=Action.EXEC_RUN,
         event=Event.EXEC_CANCEL,
         query=WaitQuery,
@@ -144,6 +165,11 @@ EXEC_ROUTES: tuple[Route, ...] = (
         path="/execs/{id}/stdout",
         operation_id="readStdout",
         summary="The bytes kept of stdout, also while the command runs",
+        description=(
+            "Without a Range or `offset` all that was kept, from its beginning. A Range into bytes that were not kept "
+            "is 416 (`output_dropped`). With `follow` the reply goes on until the exec ends, and its length is not "
+            "known."
+        ),
         action=Action.EXEC_RUN,
         query=OutputQuery,
         reply=bytes,
@@ -172,6 +198,11 @@ EXEC_ROUTES: tuple[Route, ...] = (
         path="/execs/{id}/events",
         operation_id="readEvents",
         summary="What an exec has done from any place on, and what it goes on to do; 204 behind its end",
+        description=(
+            "`seq` of an event is the place behind it in the exec's output, so that a stream that was cut goes on "
+            "with `?from=` (or Last-Event-ID) and no byte is lost or comes twice. 204 behind the end tells an "
+            "EventSource to come no more."
+        ),
         action=Action.EXEC_RUN,
         query=EventsQuery,
         reply=None,
@@ -186,6 +217,10 @@ EXEC_ROUTES: tuple[Route, ...] = (
         path="/execs/{id}/attach",
         operation_id="attachExec",
         summary="A WebSocket (pvex.v1) that follows a command from any place on, and may feed it",
+        description=(
+            "`?from=` begins behind a cursor that was seen; with `?write=true` this is the one client that may feed "
+            "it. `x-websocket` describes all messages. Its leaving changes nothing."
+        ),
         action=Action.EXEC_RUN,
         event=Event.EXEC_INPUT,
         query=AttachQuery,
@@ -201,6 +236,10 @@ EXEC_ROUTES: tuple[Route, ...] = (
         path="/execs/{id}/stdin",
         operation_id="putStdin",
         summary="Input for a command that was started with `stdin_open` or `tty`; the body is handed on as it comes",
+        description=(
+            "Bytes that were taken before are not taken twice, so the same request may be sent again. One that breaks "
+            "off loses nothing that was taken: `offset` of the reply, or of a problem, says where to go on."
+        ),
         action=Action.EXEC_RUN,
         event=Event.EXEC_INPUT,
         query=StdinQuery,
@@ -249,6 +288,10 @@ EXEC_ROUTES: tuple[Route, ...] = (
         path="/tickets",
         operation_id="makeTicket",
         summary="What stands for the caller's token on one WebSocket, once: browsers cannot send a header with it",
+        description=(
+            "It is sent as the subprotocol `pvex.ticket.<ticket>`, or as `?ticket=`. What the token may do there is "
+            "asked when it is used."
+        ),
         action=Action.ANY_TOKEN,
         body=TicketRequest,
         reply=Ticket,

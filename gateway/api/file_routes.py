@@ -82,6 +82,10 @@ FILE_ROUTES: tuple[Route, ...] = (
         path="/guests/{vmid}/files",
         operation_id="writeFile",
         summary="Write a file in a container: what stood there stays until the new one is whole, and on disk",
+        description=(
+            "The body is the file; it is streamed, and has no limit but the guest's disk. `file:write` is root in the "
+            "guest by another way."
+        ),
         action=Action.FILE_WRITE,
         event=Event.FILE_WRITE,
         query=WriteQuery,

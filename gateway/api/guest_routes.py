@@ -145,6 +145,10 @@ GUEST_ROUTES: tuple[Route, ...] = (
         path="/guests/{vmid}",
         operation_id="editGuest",
         summary="Change a guest's configuration; what PVE lets root@pam alone set needs guest:root-config, too",
+        description=(
+            "If-Match, or `digest`, names the version that is meant. Some changes wait for the guest's next start: "
+            "`pending` tells which."
+        ),
         action=Action.GUEST_CONFIG,
         event=Event.GUEST_CONFIG,
         body=GuestPatch,
@@ -163,6 +167,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
         path="/guests/{vmid}",
         operation_id="deleteGuest",
         summary="Destroy a guest with its disks; `confirm` names it once more",
+        description="`confirm` is the guest's vmid once more, for this cannot be undone.",
         action=Action.GUEST_DESTROY,
         event=Event.GUEST_DELETE,
         query=DeleteQuery,
@@ -175,7 +180,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/guests/{vmid}/addresses",
-        operation_id="showAddresses",
+        operation_id="showGuestAddresses",
         summary="A guest's network addresses, at once or as soon as it has one",
         action=Action.GUEST_READ,
         query=AddressesQuery,
@@ -186,7 +191,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/guests/{vmid}/resize",
-        operation_id="resizeDisk",
+        operation_id="resizeGuestDisk",
         summary="Make a disk larger",
         action=Action.GUEST_CONFIG,
         event=Event.GUEST_RESIZE,
@@ -204,6 +209,10 @@ GUEST_ROUTES: tuple[Route, ...] = (
         path="/guests/{vmid}/migrate",
         operation_id="migrateGuest",
         summary="Move a guest to another node",
+        description=(
+            "Containers are moved while they are stopped, or with `restart`; machines also while they run, with "
+            "`online`."
+        ),
         action=Action.GUEST_CONFIG,
         event=Event.GUEST_MIGRATE,
         query=WorkQuery,
@@ -218,7 +227,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/guests/{vmid}/template",
-        operation_id="makeTemplate",
+        operation_id="makeGuestTemplate",
         summary="Make a guest a template, for good",
         action=Action.GUEST_CONFIG,
         event=Event.GUEST_TEMPLATE,
@@ -239,7 +248,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
         power.stop_guest, GuestNotRunning,
     ),
     _power(
-        "shutdown", "shutGuestDown", "Shut a guest down; with `force` it is stopped when that takes too long",
+        "shutdown", "shutDownGuest", "Shut a guest down; with `force` it is stopped when that takes too long",
         Event.GUEST_SHUTDOWN, ShutdownQuery, power.shut_guest_down,
         GuestNotRunning, GuestFrozen,
     ),

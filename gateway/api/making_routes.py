@@ -75,6 +75,11 @@ MAKING_ROUTES: tuple[Route, ...] = (
         path="/guests",
         operation_id="createGuest",
         summary="Make a container or a machine, of a backup too, set it up and start it: whole, or nothing of it stays",
+        description=(
+            "`type` tells a container (`lxc`, the default) from a virtual machine (`qemu`). What fails on the way is "
+            "undone, unless `on_failure` says `keep`. What a guest would be given of the node is asked of node policy "
+            "first."
+        ),
         action=Action.GUEST_CREATE,
         event=Event.GUEST_CREATE,
         query=MakingQuery,
@@ -132,8 +137,11 @@ MAKING_ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/guests/{vmid}/snapshots/{snapshot}/rollback",
-        operation_id="rollBack",
+        operation_id="rollBackSnapshot",
         summary="Make a guest what it was when the snapshot was taken; a running one is stopped for it",
+        description=(
+            "All that was written since is lost. What the guest had of the node then, node policy is asked about."
+        ),
         action=Action.GUEST_CONFIG,
         event=Event.GUEST_ROLLBACK,
         query=RollbackQuery,
@@ -215,6 +223,7 @@ MAKING_ROUTES: tuple[Route, ...] = (
         path="/templates",
         operation_id="downloadTemplate",
         summary="Download a template of PVE's catalogue to a storage",
+        description="By the name that PVE's catalogue has for it; no address is ever taken from a request.",
         action=Action.GUEST_CREATE,
         event=Event.STORAGE_DOWNLOAD,
         query=WorkQuery,

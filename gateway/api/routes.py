@@ -39,7 +39,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/health/live",
-        operation_id="showLive",
+        operation_id="showLiveness",
         summary="Whether the web process answers",
         action=Action.PUBLIC,
         reply=Alive,
@@ -48,7 +48,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/health/ready",
-        operation_id="showReady",
+        operation_id="showReadiness",
         summary="Whether commands can run; names what is missing, with details for callers with a token",
         action=Action.PUBLIC,
         reply=Readiness,

@@ -37,7 +37,7 @@ TRUST_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/tokens/self",
-        operation_id="showSelf",
+        operation_id="showOwnToken",
         summary="What the caller's token is and may do",
         action=Action.ANY_TOKEN,
         reply=TokenSelf,
@@ -46,8 +46,11 @@ TRUST_ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/tokens/self/can",
-        operation_id="askSelf",
+        operation_id="askOwnToken",
         summary="Whether the caller's token may do a certain thing, as its grants are now; nothing is done",
+        description=(
+            "Decided as a request would be. Whether the guest exists, and what node policy says, is not asked."
+        ),
         action=Action.ANY_TOKEN,
         body=CanRequest,
         reply=CanReply,
@@ -143,8 +146,9 @@ TRUST_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/audit",
-        operation_id="listAudit",
+        operation_id="listAuditRecords",
         summary="Records of the audit log, filtered, newest or oldest first, page by page",
+        description="Who may not read about every guest sees records about the guests of the grant alone.",
         action=Action.AUDIT_READ,
         query=AuditQuery,
         reply=AuditPage,
@@ -154,8 +158,9 @@ TRUST_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/audit/verify",
-        operation_id="verifyAudit",
+        operation_id="verifyAuditLog",
         summary="Whether the audit log is as it was written, part by part; names the first place that is not",
+        description="One part takes some seconds; `next` asks for the part behind it.",
         action=Action.AUDIT_READ,
         query=VerifyQuery,
         reply=LogVerdict,

@@ -43,6 +43,8 @@ class StreamCount(TypedDict):
 
 
 class OutputCounts(TypedDict):
+    """How much there was of both streams; with `tty` all of it is stdout."""
+
     stdout: StreamCount
     stderr: StreamCount
 

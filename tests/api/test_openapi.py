@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from gateway.api.openapi.examples import load_examples
 from gateway.api.openapi.naming import name_schemas
 from gateway.api.problems import MEDIA_TYPE
 from gateway.api.routes import ROUTES
-from gateway.errors import InternalError, InvalidRequest, RateLimited
+from gateway.errors import InternalError, InvalidRequest, RateLimited, all_errors
 from gateway.web import refusal
 from gateway.web.codes import EDGE_CODES
 from gateway.web.refusal import Refusal
@@ -27,6 +29,8 @@ from tests.contract import check_message, check_reply, check_request, find_reply
 from .fakes import Api
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_WITHIN = ("unsure",)
+"""What the audit writer tells its clients, and they nobody."""
 SPEC = Path(__file__).parents[2] / "openapi" / "openapi.yaml"
 
 
@@ -183,6 +187,33 @@ def test_tells_the_errors_of_its_own(document: Any) -> None:
         told = told_codes(document, document["paths"][route.path][route.method.lower()])
         for error in route.possible_errors:
             assert error.code in told[str(error.status)], (route.operation_id, error.code)
+
+
+def evidence() -> Iterator[tuple[str, str]]:
+    """Every member that an error is given by name, anywhere in the program, and where."""
+    errors = {error.__name__ for error in all_errors()}
+    for path in (SPEC.parents[1] / "gateway").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+                name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+                if name in errors:
+                    yield from ((keyword.arg, f"{path.name}:{node.lineno}") for keyword in node.keywords if keyword.arg)
+
+
+def test_tells_what_problems_tell(document: Any) -> None:
+    """Every piece of evidence that an error carries is a member of Problem."""
+    told = document["components"]["schemas"]["Problem"]["properties"]
+    missing = {name: where for name, where in evidence() if name not in {*told, *_WITHIN}}
+    assert not missing, f"describe them in api/openapi/problems.py: {missing}"
+
+
+def test_every_member_is_told(document: Any) -> None:
+    """Each schema and each of its members has a description."""
+    for name, schema in document["components"]["schemas"].items():
+        assert schema.get("description"), f"{name}: its docstring is its description"
+        for member, told in schema.get("properties", {}).items():
+            assert "$ref" in told or told.get("description"), f"{name}.{member}: say it in api/openapi/members.py"
 
 
 def test_tells_the_ways_to_run(document: Any) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gateway.api.openapi.members import describe_members
 from gateway.api.route import Route
 from gateway.api.schemas import REF, Schema
 
@@ -122,6 +123,7 @@ def name_schemas(document: Schema) -> Schema:
     document["components"]["schemas"] = {names[name]: schemas[name] for name in sorted(schemas, key=names.__getitem__)}
     for schema in _schemas_in(document):
         make_plain(schema)
+    describe_members(document["components"]["schemas"])
     for node in _objects_in(document):
         ref = node.get("$ref")
         if isinstance(ref, str) and ref.startswith(REF):

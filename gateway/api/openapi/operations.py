@@ -182,7 +182,8 @@ def _content(route: Route, status: int, schemas: dict[str, Schema]) -> Schema:
     if route.content:
         content[_BYTES] = {"schema": _ANY_BYTES}
     if route.events:
-        schemas.setdefault("ExecEvent", type_schema(ExecEvent, schemas))
+        event = {"description": "What an exec did: one line of a stream.", **type_schema(ExecEvent, schemas)}
+        schemas.setdefault("ExecEvent", event)
         for format_ in EventFormat:
             content[format_.value] = {
                 "schema": {"type": "string", "description": _EVENT_TEXT[format_]},
