@@ -161,6 +161,10 @@ def tell_of_guests(to: Recorder) -> None:
     to.ask("GET", "/pools", says="With the guests that the token may read")
     to.ask("GET", "/devices?limit=2", says="The first ones")
     to.ask("GET", f"/devices/lookup?path=/dev/null&vmid={WEB}", says="With the line that gives it to a container")
+    devices = f"/guests/{WEB}/devices"
+    to.ask("POST", devices, {"path": "/dev/null", "gid": 0, "mode": "0660"}, says="Given at its next start")
+    to.ask("GET", devices, says="One that waits for the next start")
+    to.ask("DELETE", f"{devices}?key=dev0", says="Taken back before that")
     to.ask("GET", "/guests?tag=web", says="Those with a tag")
     path = f"/guests/{WEB}"
     guest = to.ask("GET", path, says="All that PVE knows of it")
