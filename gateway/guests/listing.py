@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.exec.permit import Ranges, within
-from gateway.pve.models import Guest, Pool
+from gateway.pve.models import Guest
+from gateway.pve.resources import Pool
 
 ALL: Ranges = ((100, 999_999_999),)
 

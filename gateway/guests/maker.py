@@ -11,13 +11,12 @@ from gateway.guests.background import Work, Workers
 from gateway.guests.container import ContainerRequest
 from gateway.guests.machine import MachineRequest
 from gateway.guests.making import Caller, MadeGuest, Making
-from gateway.guests.wish import CloneRequest, FreshWish, Options
+from gateway.guests.wish import CloneRequest, Options
 from gateway.guests.workshop import Workshop
 from gateway.policy.root import RootChange
 from gateway.pve.ids import Upid, VolumeId
 from gateway.pve.models import GuestRef
 from gateway.pve.root import change_as_root
-from gateway.pve.service import Pve
 
 
 class Maker:
@@ -29,87 +28,78 @@ class Maker:
 
     def create(self, caller: Caller, wish: ContainerRequest | MachineRequest) -> Work[MadeGuest]:
         """Begins to make a guest of a template, of images or of a backup. Raises TooManyChanges."""
-        creation: Making
-        if isinstance(wish, ContainerRequest):
-            creation = ContainerCreation(self._workshop, caller, wish)
-        else:
-            creation = MachineCreation(self._workshop, caller, wish)
-        return self._workers.start(caller.asker.token_id, creation.make)
+        kind = ContainerCreation if isinstance(wish, ContainerRequest) else MachineCreation
+        return self._workers.start(caller.asker.token_id, kind(self._workshop, caller, wish).make)
 
     def clone(self, caller: Caller, source: GuestRef, wish: CloneRequest) -> Work[MadeGuest]:
         """Begins to copy a guest, when those who copy it already have done so. Raises TooManyChanges."""
         return self._workers.start(caller.asker.token_id, Cloning(self._workshop, caller, wish, source).make)
 
 
-class ContainerCreation(Making):
-    """A container of a template or a backup."""
+class Creation(Making):
+    """What is made of no other guest: of a template, of images, of a backup."""
 
-    _wish: ContainerRequest
+    _wish: ContainerRequest | MachineRequest
 
     @property
     def kind(self) -> GuestKind:
-        return GuestKind.LXC
+        return GuestKind(self._wish.type)
 
     @property
     def event(self) -> Event:
         return Event.GUEST_RESTORE if self._wish.backup is not None else Event.GUEST_CREATE
+
+    def turn(self) -> Iterator[bool]:
+        yield False
+
+    def ask(self, vmid: int) -> Upid:
+        wish, guests = self._wish, self._pve.guests
+        if wish.backup is None:
+            return guests.create(self.node, self.kind, vmid, wish.options())
+        return guests.restore(self.node, self.kind, vmid, VolumeId(wish.backup), wish.options())
+
+    def task(self, vmid: int) -> tuple[str, int]:
+        prefix = "vz" if self.kind is GuestKind.LXC else "qm"
+        return f"{prefix}{'create' if self._wish.backup is None else 'restore'}", vmid
+
+
+class ContainerCreation(Creation):
+    """A container, with what PVE allows to root@pam alone."""
+
+    _wish: ContainerRequest
 
     @property
     def sets_up(self) -> bool:
         return bool(self._wish.root_options())
 
-    def turn(self) -> Iterator[bool]:
-        yield False
-
     def ask(self, vmid: int) -> Upid:
-        wish = self._wish
-        if wish.made_by_root:
-            made = change_as_root(
-                self._workshop.root,
-                RootChange(node=self.node, vmid=vmid, create=True, options=wish.options()),
-                self._caller.origin,
-                lambda _: self._caller.renew(vmid),
-            )
-            if made is None:
-                raise OutcomeUnknown("pvesh named no task; look at the guest before asking again", vmid=vmid)
-            return made
-        return _begin(self._pve, self.node, self.kind, vmid, wish)
-
-    def task(self, vmid: int) -> tuple[str, int]:
-        return "vzcreate" if self._wish.backup is None else "vzrestore", vmid
+        if not self._wish.made_by_root:
+            return super().ask(vmid)
+        change = RootChange(node=self.node, vmid=vmid, create=True, options=self._wish.options())
+        made = self._change_as_root(change)
+        if made is None:
+            raise OutcomeUnknown("pvesh named no task; look at the guest before asking again", vmid=vmid)
+        return made
 
     def set_up(self, guest: GuestRef) -> None:
         options = self._wish.root_options()
         if options:
-            change = RootChange(node=guest.node, vmid=guest.vmid, options=options)
-            change_as_root(self._workshop.root, change, self._caller.origin, lambda _: self._caller.renew(guest.vmid))
+            self._change_as_root(RootChange(node=guest.node, vmid=guest.vmid, options=options))
+
+    def _change_as_root(self, change: RootChange) -> Upid | None:
+        return change_as_root(
+            self._workshop.root, change, self._caller.origin, lambda _: self._caller.renew(change.vmid)
+        )
 
 
-class MachineCreation(Making):
-    """A virtual machine of disks and images, or of a backup."""
+class MachineCreation(Creation):
+    """A virtual machine, whose images are made larger when they are its disks."""
 
     _wish: MachineRequest
 
     @property
-    def kind(self) -> GuestKind:
-        return GuestKind.QEMU
-
-    @property
-    def event(self) -> Event:
-        return Event.GUEST_RESTORE if self._wish.backup is not None else Event.GUEST_CREATE
-
-    @property
     def sets_up(self) -> bool:
         return bool(self._wish.growth())
-
-    def turn(self) -> Iterator[bool]:
-        yield False
-
-    def ask(self, vmid: int) -> Upid:
-        return _begin(self._pve, self.node, self.kind, vmid, self._wish)
-
-    def task(self, vmid: int) -> tuple[str, int]:
-        return "qmcreate" if self._wish.backup is None else "qmrestore", vmid
 
     def set_up(self, guest: GuestRef) -> None:
         for disk, size in self._wish.growth().items():
@@ -174,10 +164,3 @@ class Cloning(Making):
         options: Options = self._wish.common()
         if options:
             self._pve.guests.set_config(guest, options)
-
-
-def _begin(pve: Pve, node: str, kind: GuestKind, vmid: int, wish: FreshWish) -> Upid:
-    """Has PVE's API begin to make what an API token may."""
-    if wish.backup is None:
-        return pve.guests.create(node, kind, vmid, wish.options())
-    return pve.guests.restore(node, kind, vmid, VolumeId(wish.backup), wish.options())

@@ -11,8 +11,8 @@ from gateway.errors_pve import OutcomeUnknown, PveNonsense
 from gateway.pve.client import PveApi
 from gateway.pve.failure import PveFailure
 from gateway.pve.ids import NodeName, Upid, parse_upid
-from gateway.pve.models import Raw
 from gateway.pve.problems import Evidence, explain
+from gateway.pve.scalars import Raw
 
 Value = str | int | float | bool | None
 Options = Mapping[str, Value]

@@ -7,7 +7,9 @@ from gateway.errors_pve import GuestExists, PoolNotFound, PveNonsense
 from gateway.exec.order import GuestKind
 from gateway.pve.caller import Caller
 from gateway.pve.ids import parse_pool, parse_vmid
-from gateway.pve.models import Guest, GuestRef, Node, Pool, number
+from gateway.pve.models import Guest, GuestRef
+from gateway.pve.resources import Node, Pool
+from gateway.pve.scalars import number
 
 
 class Inventory:

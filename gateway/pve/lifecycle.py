@@ -22,7 +22,8 @@ from gateway.pve.ids import (
     parse_storage,
     parse_vmid,
 )
-from gateway.pve.models import Address, GuestConfig, GuestRef, GuestStatus, number, text
+from gateway.pve.models import Address, GuestConfig, GuestRef, GuestStatus
+from gateway.pve.scalars import number, text
 
 _OPTION = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _DISK = re.compile(r"rootfs|(?:mp|scsi|virtio|sata|ide)[0-9]{1,3}|efidisk0|tpmstate0")

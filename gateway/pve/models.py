@@ -1,4 +1,4 @@
-"""What PVE tells, as frozen values: 0/1 booleans, numbers sent as texts, joined tags, missing members, read once.
+"""Guests as PVE tells of them, as frozen values, read once.
 
 A member that is missing, or is nothing that PVE sends, is None (or empty), never an error: PVE leaves out what it does
 not know at the moment, for a node that is offline, say. Sizes are bytes, times seconds.
@@ -6,15 +6,12 @@ not know at the moment, for a node that is offline, say. Sizes are bytes, times 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gateway.exec.order import GuestKind
-
-Raw = Mapping[str, Any]
-_KINDS: Mapping[str, GuestKind] = {kind.value: kind for kind in GuestKind}
+from gateway.pve.scalars import Raw, flag, fraction, number, read_kind, split_tags, text
 
 
 class GuestRef(NamedTuple):
@@ -198,191 +195,3 @@ class Address:
     prefix: int | None
     family: str
     """`inet` or `inet6`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """A node of the cluster."""
-
-    name: str
-    online: bool
-    cpus: int | None
-    memory: int | None
-    memory_used: int | None
-    cpu_used: float | None
-    uptime: int | None
-
-    @classmethod
-    def read(cls, raw: Raw) -> Node | None:
-        name = text(raw.get("node"))
-        if name is None:
-            return None
-        return cls(
-            name=name,
-            online=raw.get("status") == "online",
-            cpus=number(raw.get("maxcpu")),
-            memory=number(raw.get("maxmem")),
-            memory_used=number(raw.get("mem")),
-            cpu_used=fraction(raw.get("cpu")),
-            uptime=number(raw.get("uptime")),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Storage:
-    """A storage as one node sees it."""
-
-    name: str
-    node: str
-    kind: str
-    content: tuple[str, ...]
-    active: bool
-    enabled: bool
-    shared: bool
-    total: int | None
-    used: int | None
-    available: int | None
-
-    @classmethod
-    def read(cls, node: str, raw: Raw) -> Storage | None:
-        name = text(raw.get("storage"))
-        if name is None:
-            return None
-        return cls(
-            name=name,
-            node=node,
-            kind=text(raw.get("type")) or "",
-            content=tuple(sorted(word for word in (text(raw.get("content")) or "").split(",") if word)),
-            active=flag(raw.get("active")),
-            enabled=flag(raw.get("enabled")),
-            shared=flag(raw.get("shared")),
-            total=number(raw.get("total")),
-            used=number(raw.get("used")),
-            available=number(raw.get("avail")),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Volume:
-    """Something on a storage: a template (`vztmpl`, `iso`), a backup, a disk."""
-
-    volume: str
-    content: str
-    format: str | None
-    size: int | None
-    made_at: int | None
-    vmid: int | None
-    kind: GuestKind | None
-    """Of a backup: what it is a backup of."""
-    notes: str
-    protected: bool
-
-    @classmethod
-    def read(cls, raw: Raw) -> Volume | None:
-        name = text(raw.get("volid"))
-        if name is None:
-            return None
-        return cls(
-            volume=name,
-            content=text(raw.get("content")) or "",
-            format=text(raw.get("format")),
-            size=number(raw.get("size")),
-            made_at=number(raw.get("ctime")),
-            vmid=number(raw.get("vmid")) or None,
-            kind=read_kind(raw.get("subtype")),
-            notes=text(raw.get("notes")) or "",
-            protected=flag(raw.get("protected")),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Appliance:
-    """A container template that PVE's catalogue offers for download."""
-
-    template: str
-    os: str
-    version: str
-    section: str
-    headline: str
-
-    @classmethod
-    def read(cls, raw: Raw) -> Appliance | None:
-        name = text(raw.get("template"))
-        if name is None:
-            return None
-        words = [text(raw.get(key)) or "" for key in ("os", "version", "section", "headline")]
-        return cls(template=name, os=words[0], version=words[1], section=words[2], headline=words[3])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """A resource pool; `guests` and `storages` only where it was asked for by its name."""
-
-    name: str
-    comment: str
-    guests: tuple[int, ...] = ()
-    storages: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, raw: Raw) -> Pool | None:
-        name = text(raw.get("poolid"))
-        if name is None:
-            return None
-        told = raw.get("members")
-        members = [member for member in told if isinstance(member, dict)] if isinstance(told, list) else []
-        vmids = {number(member.get("vmid")) for member in members if read_kind(member.get("type"))}
-        storages = {text(member.get("storage")) for member in members if member.get("type") == "storage"}
-        return cls(
-            name=name,
-            comment=text(raw.get("comment")) or "",
-            guests=tuple(sorted(vmid for vmid in vmids if vmid is not None)),
-            storages=tuple(sorted(storage for storage in storages if storage is not None)),
-        )
-
-
-# ---- PVE's scalars
-
-
-def read_kind(value: Any) -> GuestKind | None:
-    """What a guest is; None for the types of other things."""
-    return _KINDS.get(value) if isinstance(value, str) else None
-
-
-def number(value: Any) -> int | None:
-    """A whole number, sent as one or as a text; a fraction is cut."""
-    if type(value) is int:
-        return value
-    if isinstance(value, bool):
-        return int(value)
-    found = fraction(value)
-    return int(found) if found is not None else None
-
-
-def fraction(value: Any) -> float | None:
-    """A finite number, sent as one or as a text."""
-    if type(value) is int:
-        return value
-    try:
-        found = float(value) if isinstance(value, float | str) else None
-    except ValueError:
-        return None
-    return found if found is not None and abs(found) < float("inf") else None
-
-
-def flag(value: Any) -> bool:
-    """0 or 1, as a number or a text; what is missing is false."""
-    return value in (1, "1", True)
-
-
-def text(value: Any) -> str | None:
-    """A text that is not empty; PVE sends names of digits as numbers."""
-    if type(value) is str:
-        return value or None
-    if type(value) in (int, float):
-        return str(value)
-    return None
-
-
-def split_tags(value: Any) -> tuple[str, ...]:
-    """PVE joins tags by semicolons, and takes commas and spaces too."""
-    return tuple(word for word in re.split(r"[;,\s]+", value) if word) if isinstance(value, str) else ()

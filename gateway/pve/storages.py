@@ -10,7 +10,8 @@ from gateway.errors_pve import PveNonsense
 from gateway.pve.caller import Caller, Options
 from gateway.pve.ids import Upid, VolumeId, parse_node, parse_storage, parse_vmid
 from gateway.pve.lifecycle import about, path
-from gateway.pve.models import Appliance, GuestRef, Storage, Volume
+from gateway.pve.models import GuestRef
+from gateway.pve.resources import Appliance, Storage, Volume
 
 Mode = Literal["snapshot", "suspend", "stop"]
 Compression = Literal["0", "gzip", "lzo", "zstd"]

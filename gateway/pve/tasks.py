@@ -18,8 +18,8 @@ from gateway.errors_pve import (
 )
 from gateway.pve.caller import Caller
 from gateway.pve.ids import Upid, parse_node, parse_upid
-from gateway.pve.models import Raw, number, text
 from gateway.pve.problems import clean, translate
+from gateway.pve.scalars import Raw, number, text
 
 _PAGE = 500
 _MAX_PAGES = 40

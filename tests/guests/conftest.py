@@ -10,6 +10,7 @@ import pytest
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
+from tests.guests import made
 from tests.pvesim.api import access
 from tests.pvesim.api.process import Api as PveProcess
 from tests.pvesim.api.process import running_api
@@ -63,11 +64,20 @@ def gateway(make_gateway: Callable[..., Gateway], pve: PveProcess, tmp_path_fact
 
 
 @pytest.fixture(scope="module")
-def api(gateway: Gateway) -> Iterator[Api]:
-    """The API as a token that may do all to guests 7100 to 7199."""
-    opened = gateway.api(gateway.token("guests", actions="all", guests=GUESTS))
+def api(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Api]:
+    """The API as a token that may do all to guests 7100 to 7199, or to those that the module makes: FIRST to LAST."""
+    module = request.module
+    guests = f"{module.FIRST}-{module.LAST}" if hasattr(module, "FIRST") else GUESTS
+    opened = gateway.api(gateway.token("guests", actions="all", guests=guests))
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def swept(node: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test leaves one of the guests behind that its module makes: FIRST to LAST."""
+    yield
+    made.sweep(request.module.FIRST, request.module.LAST)
 
 
 @pytest.fixture

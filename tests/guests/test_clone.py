@@ -28,14 +28,6 @@ Records = Callable[[str], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def api(gateway: Gateway) -> Iterator[Api]:
-    """The API as a token that may do all to guests 7230 to 7259, which this module makes."""
-    opened = gateway.api(gateway.token("cloner", actions="all", guests=f"{FIRST}-{LAST}"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
 def sources(api: Api, pve: PveProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Guest 7230, stopped, on a storage with snapshots; and 7231, a template there."""
     for vmid in (SOURCE, BASE):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,31 +12,16 @@ import pytest
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
-from tests.guests import made
 from tests.guests.made import TEMPLATE, assert_nothing_left, known
 from tests.pvesim import config, guests
 from tests.pvesim.api.process import Api as PveProcess
 
 PASSWORD = "correct-horse-battery"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJr0Zb7sXhq2b0a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5 alice@example"
+pytestmark = pytest.mark.usefixtures("swept")
 FIRST, LAST = 7200, 7229
 NO_ADDRESS = "guest_without_address"
 Records = Callable[[str], list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def api(gateway: Gateway) -> Iterator[Api]:
-    """The API as a token that may do all to guests 7200 to 7229, which this module makes."""
-    opened = gateway.api(gateway.token("maker", actions="all", guests=f"{FIRST}-{LAST}"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(autouse=True)
-def sweep(node: None) -> Iterator[None]:
-    """No test leaves a guest of this module's range behind."""
-    yield
-    made.sweep(FIRST, LAST)
 
 
 def create(api: Api, wait: float = 60, **wish: Any) -> Answer:

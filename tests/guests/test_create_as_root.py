@@ -12,13 +12,13 @@ import pytest
 
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
-from tests.guests import made
 from tests.guests.conftest import PRIVILEGES, SECRET, TOKEN_ID
 from tests.guests.made import TEMPLATE, assert_nothing_left, known
 from tests.pvesim import config
 from tests.pvesim.api import access, archives, storages
 from tests.pvesim.api.process import Api as PveProcess
 
+pytestmark = pytest.mark.usefixtures("swept")
 FIRST, LAST = 7280, 7289
 
 
@@ -47,20 +47,6 @@ def gateway(
         pve={"api": pve.url, "token_file": str(token), "pvesh": str(pve.pvesh)},
         policy={"bind_sources": [str(shared)], "features": ["nesting", "fuse"], "template_paths": [str(shared)]},
     )
-
-
-@pytest.fixture(scope="module")
-def api(gateway: Gateway) -> Iterator[Api]:
-    opened = gateway.api(gateway.token("root", actions="all", guests=f"{FIRST}-{LAST}"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(autouse=True)
-def sweep(node: None) -> Iterator[None]:
-    """No test leaves a guest of this module's range behind."""
-    yield
-    made.sweep(FIRST, LAST)
 
 
 def create(api: Api, **wish: object) -> Answer:

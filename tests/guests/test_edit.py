@@ -11,7 +11,8 @@ from gateway.exec.order import GuestKind
 from gateway.guests.addresses import are_ready
 from gateway.guests.edit import Edit
 from gateway.guests.listing import ALL, page_of, pools_within
-from gateway.pve.models import Address, Guest, Pool
+from gateway.pve.models import Address, Guest
+from gateway.pve.resources import Pool
 
 UNPRIVILEGED = {"unprivileged": "1", "features": "nesting=1,keyctl=1"}
 

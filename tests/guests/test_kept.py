@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.exec.api import Answer, Api
-from tests.exec.gateways import Gateway
 from tests.guests import made
 from tests.guests.made import TEMPLATE, assert_nothing_left, known
 from tests.pvesim import config, guests
@@ -18,14 +17,6 @@ from tests.pvesim.api.process import Api as PveProcess
 FIRST, LAST = 7260, 7279
 THIN, PLAIN = 7260, 7261
 Records = Callable[[str], list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def api(gateway: Gateway) -> Iterator[Api]:
-    """The API as a token that may do all to guests 7260 to 7279, which this module makes."""
-    opened = gateway.api(gateway.token("keeper", actions="all", guests=f"{FIRST}-{LAST}"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,25 +11,17 @@ import pytest
 
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
-from tests.guests import made
 from tests.guests.made import assert_nothing_left, known
 from tests.pvesim import pmxcfs
 from tests.pvesim.api import storages
 from tests.pvesim.api.process import Api as PveProcess
 
+pytestmark = pytest.mark.usefixtures("swept")
 FIRST, LAST = 7300, 7319
 PASSWORD = "correct-horse-battery"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJr0Zb7sXhq2b0a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5 alice@example"
 IMAGE, CD = "local:import/cloud-13.qcow2", "local:iso/debian-13.iso"
 Records = Callable[[str], list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def api(gateway: Gateway) -> Iterator[Api]:
-    """The API as a token that may do all to guests 7300 to 7319, which this module makes."""
-    opened = gateway.api(gateway.token("builder", actions="all", guests=f"{FIRST}-{LAST}"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,13 +35,6 @@ def images(pve: PveProcess) -> Iterator[None]:
     yield
     for path in paths:
         path.unlink()
-
-
-@pytest.fixture(autouse=True)
-def sweep(node: None) -> Iterator[None]:
-    """No test leaves a guest of this module's range behind."""
-    yield
-    made.sweep(FIRST, LAST)
 
 
 def create(api: Api, wait: float = 60, **wish: Any) -> Answer:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.exec.api import Answer, Api
-from tests.exec.gateways import Gateway
 from tests.guests import made
 from tests.guests.made import TEMPLATE
 from tests.pvesim import pmxcfs
@@ -16,25 +15,11 @@ from tests.pvesim.api import storages
 from tests.pvesim.api.machines import Machine
 from tests.pvesim.api.process import Api as PveProcess
 
+pytestmark = pytest.mark.usefixtures("swept")
 FIRST, LAST = 7340, 7349
 CONTAINER, MACHINE = 7340, 7345
 CD = "local:iso/moved.iso"
 Records = Callable[[str], list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def api(gateway: Gateway) -> Iterator[Api]:
-    """The API as a token that may do all to guests 7340 to 7349, which this module makes."""
-    opened = gateway.api(gateway.token("mover", actions="all", guests=f"{FIRST}-{LAST}"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(autouse=True)
-def sweep(node: None) -> Iterator[None]:
-    """No test leaves a guest of this module's range behind."""
-    yield
-    made.sweep(FIRST, LAST)
 
 
 def container(api: Api, **wish: Any) -> int:

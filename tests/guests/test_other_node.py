@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
-from tests.guests import made
 from tests.guests.made import TEMPLATE, assert_nothing_left, known
 from tests.pvesim import pmxcfs
 from tests.pvesim.api.process import Api as PveProcess
 
+pytestmark = pytest.mark.usefixtures("swept")
 FIRST, LAST = 7320, 7339
 Records = Callable[[str], list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def api(gateway: Gateway) -> Iterator[Api]:
-    """The API as a token that may do all to guests 7320 to 7339, which this module makes."""
-    opened = gateway.api(gateway.token("far", actions="all", guests=f"{FIRST}-{LAST}"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(autouse=True)
-def sweep(node: None) -> Iterator[None]:
-    """No test leaves a guest of this module's range behind."""
-    yield
-    made.sweep(FIRST, LAST)
 
 
 def post(api: Api, path: str, **wish: Any) -> Answer:

@@ -24,6 +24,8 @@ from tests.pvesim import pmxcfs
 from tests.pvesim.api.process import Api
 
 TAG = "pve-exec-gateway-test"
+_FIRST, _, _LAST = os.environ.get("PVE_TEST_VMIDS", "99000-99099").partition("-")
+VMIDS = range(int(_FIRST), int(_LAST) + 1)
 _TASK_SECONDS = 300
 
 
@@ -45,15 +47,26 @@ class Real:
         assert task is not None, f"{upid} did not end"
         return self.pve.tasks.require_ok(task)
 
+    def free_vmid(self) -> int:
+        """The first of PVE_TEST_VMIDS that nobody has."""
+        taken = {guest.vmid for guest in self.pve.inventory.guests()}
+        return self.pve.inventory.next_vmid(next(vmid for vmid in VMIDS if vmid not in taken))
+
     def make(self, name: str) -> GuestRef:
         """A stopped container."""
-        vmid = self.pve.inventory.next_vmid()
+        vmid = self.free_vmid()
         options: Options = {
             "hostname": name, "ostemplate": self.template, "rootfs": f"{self.storage}:1", "unprivileged": True,
             "memory": 64, "swap": 0, "cores": 1, "tags": TAG,
         }  # fmt: skip
         self.done(self.pve.guests.create(self.node, GuestKind.LXC, vmid, options))
         return self.pve.inventory.find(vmid)
+
+    def sweep(self) -> None:
+        """Destroys what a run that was broken off has left: guests of PVE_TEST_VMIDS with the tag, copies first."""
+        for guest in sorted(self.pve.inventory.guests(tag=TAG), key=lambda guest: -guest.vmid):
+            if guest.vmid in VMIDS:
+                self.destroy(guest.ref)
 
     def destroy(self, guest: GuestRef) -> None:
         with contextlib.suppress(GatewayError):
@@ -87,9 +100,14 @@ def _open(api: PveApi) -> Iterator[Real]:
     pve = Pve(api)
     node = os.environ.get("PVE_TEST_NODE") or next(node.name for node in pve.inventory.nodes() if node.online)
     storage, backups = os.environ.get("PVE_TEST_STORAGE", "local-lvm"), os.environ.get("PVE_TEST_BACKUPS", "local")
-    template = pve.storages.volumes(node, backups, content="vztmpl")[0].volume
-    yield Real(pve, api, node, storage, backups, template)
-    api.close()
+    template = os.environ.get("PVE_TEST_TEMPLATE") or pve.storages.volumes(node, backups, content="vztmpl")[0].volume
+    real = Real(pve, api, node, storage, backups, template)
+    real.sweep()
+    try:
+        yield real
+    finally:
+        real.sweep()
+        api.close()
 
 
 def _pvesh(program: Path, arguments: Sequence[str]) -> Any:

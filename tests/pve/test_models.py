@@ -12,7 +12,9 @@ from gateway.errors import InvalidRequest
 from gateway.exec.order import GuestKind
 from gateway.pve import ids
 from gateway.pve.answer import read_json
-from gateway.pve.models import Guest, GuestConfig, GuestStatus, Pool, Snapshot, Storage, Volume, flag, number
+from gateway.pve.models import Guest, GuestConfig, GuestStatus, Snapshot
+from gateway.pve.resources import Pool, Storage, Volume
+from gateway.pve.scalars import flag, number
 
 UPID = "UPID:pve1:0000C350:0012D687:6920A1B2:vzstart:101:gateway@pve!web:"
 

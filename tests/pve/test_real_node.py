@@ -7,8 +7,12 @@
 | PVE_TEST_NODE | the node that guests are made on; default the first that is online |
 | PVE_TEST_STORAGE | where their disks go, with snapshots; default local-lvm |
 | PVE_TEST_BACKUPS | where backups go, and the template is; default local |
+| PVE_TEST_TEMPLATE | the template, `local:vztmpl/NAME`; default the first that is there |
+| PVE_TEST_VMIDS | the vmids that it takes, of which it makes three at most at a time; default 99000-99099 |
 
-It makes guests under free vmids, with the tag `pve-exec-gateway-test`, and destroys them.
+It makes guests of 1 to 2 GiB under free ones of these vmids, with the tag `pve-exec-gateway-test`, backs one up, and
+destroys all of it; also, before it begins, what a run that was broken off has left under these vmids with this tag. It
+touches nothing else.
 """
 
 from __future__ import annotations
@@ -24,12 +28,15 @@ import pytest
 from gateway import errors_pve as errors
 from gateway.errors import GuestNotFound, GuestNotRunning
 from gateway.exec.order import GuestKind
+from gateway.guests.machine import DiskSpec, MachineRequest
+from gateway.guests.network import CardSpec
+from gateway.guests.origins import describe_restored
 from gateway.pve.caller import Options
 from gateway.pve.ids import parse_upid, parse_volume
 from gateway.pve.models import GuestRef
 from gateway.pve.tasks import Task
 from gateway.pve.token import read_token
-from tests.pve.nodes import TAG, Real, real_node, simulated_node
+from tests.pve.nodes import TAG, VMIDS, Real, real_node, simulated_node
 from tests.pvesim.api.process import running_api
 
 _TASK_SECONDS = 300
@@ -67,6 +74,7 @@ def test_what_there_is(real: Real) -> None:
     assert isinstance(real.pve.inventory.pools(), list)
     assert real.pve.storages.appliances(real.node)
     assert 100 <= real.pve.inventory.next_vmid() <= 999_999_999
+    assert real.free_vmid() in VMIDS
 
 
 def test_life(real: Real, guest: GuestRef) -> None:
@@ -114,7 +122,7 @@ def test_snapshots(real: Real, guest: GuestRef) -> None:
 def test_clone_and_template(real: Real, guest: GuestRef) -> None:
     """A full copy of a guest, a linked one of a template, which does not start."""
     pve = real.pve
-    copy = pve.inventory.next_vmid()
+    copy = real.free_vmid()
     real.done(pve.guests.clone(guest, copy, name="gateway-copy", full=True))
     template = pve.inventory.find(copy)
     linked: GuestRef | None = None
@@ -123,7 +131,7 @@ def test_clone_and_template(real: Real, guest: GuestRef) -> None:
         assert pve.guests.status(template).template or pve.guests.config(template).options.get("template") == "1"
         with pytest.raises(errors.GuestIsTemplate):
             real.done(pve.guests.start(template))
-        vmid = pve.inventory.next_vmid()
+        vmid = real.free_vmid()
         real.done(pve.guests.clone(template, vmid, name="gateway-linked"))
         linked = pve.inventory.find(vmid)
         assert pve.guests.config(linked).name == "gateway-linked"
@@ -141,7 +149,7 @@ def test_backup_and_restore(real: Real, guest: GuestRef) -> None:
     assert (backup.vmid, backup.content) == (guest.vmid, "backup") and backup.notes.strip() == "by a test"
     name = parse_volume(backup.volume)
     try:
-        vmid = pve.inventory.next_vmid()
+        vmid = real.free_vmid()
         real.done(pve.guests.restore(real.node, GuestKind.LXC, vmid, name, {"storage": real.storage}))
         restored = pve.inventory.find(vmid)
         assert pve.guests.config(restored).name == "gateway-test"
@@ -151,6 +159,41 @@ def test_backup_and_restore(real: Real, guest: GuestRef) -> None:
         if removal is not None:
             real.done(removal)
     assert name not in [found.volume for found in pve.storages.backups(guest, real.backups)]
+
+
+def test_machine(real: Real) -> None:
+    """A virtual machine as POST /guests makes it: made, started, changed, resized, backed up, restored."""
+    pve, vmid = real.pve, real.free_vmid()
+    wish = MachineRequest(
+        type="qemu", name="gateway-vm", storage=real.storage, memory=64, cores=1, tags=[TAG], serial_console=True,
+        disks=[DiskSpec(size="1G")], networks=[CardSpec(ipv4="192.0.2.9/24")], user="ops", agent=False,
+    )  # fmt: skip
+    real.done(pve.guests.create(real.node, GuestKind.QEMU, vmid, wish.options()))
+    machine = pve.inventory.find(vmid)
+    options = pve.guests.config(machine).options
+    assert machine.kind is GuestKind.QEMU and options["ipconfig0"] == "ip=192.0.2.9/24" and options["ciuser"] == "ops"
+    real.done(pve.guests.resize(machine, "scsi0", "2G"))
+    real.done(pve.guests.start(machine))
+    assert pve.guests.status(machine).running
+    with pytest.raises(errors.GuestRunning):
+        real.done(pve.guests.start(machine))
+    real.done(pve.guests.stop(machine))
+    real.done(pve.storages.back_up(machine, real.backups, mode="stop"))
+    name = parse_volume(pve.storages.backups(machine, real.backups)[0].volume)
+    try:
+        copy = real.free_vmid()
+        restore = MachineRequest(type="qemu", backup=name, storage=real.storage, name="gateway-again", memory=128)
+        assert describe_restored(pve, real.node, restore).raw_keys == ()
+        real.done(pve.guests.restore(real.node, GuestKind.QEMU, copy, name, restore.options()))
+        restored = pve.inventory.find(copy)
+        options = pve.guests.config(restored).options
+        assert (options["name"], options["memory"]) == ("gateway-again", "128") and "size=2G" in options["scsi0"]
+        real.destroy(restored)
+    finally:
+        removal = pve.storages.delete_volume(real.node, name)
+        if removal is not None:
+            real.done(removal)
+        real.destroy(machine)
 
 
 def test_resize(real: Real, guest: GuestRef) -> None:
@@ -163,7 +206,7 @@ def test_resize(real: Real, guest: GuestRef) -> None:
 
 def test_what_is_not_there(real: Real) -> None:
     """Each of PVE's 500s is the 404 or 409 that it means."""
-    pve, vmid = real.pve, real.pve.inventory.next_vmid()
+    pve, vmid = real.pve, real.free_vmid()
     nobody = GuestRef(vmid, GuestKind.LXC, real.node)
     with pytest.raises(GuestNotFound):
         pve.guests.status(nobody)

@@ -13,7 +13,8 @@ from gateway.errors import GuestNotFound
 from gateway.exec.order import GuestKind
 from gateway.guests import origins
 from gateway.pve.ids import VolumeId, parse_upid
-from gateway.pve.models import GuestRef, Volume
+from gateway.pve.models import GuestRef
+from gateway.pve.resources import Volume
 
 _CLOCK_SLACK = 1
 

@@ -10,7 +10,7 @@ from gateway.api.paging import cut
 from gateway.api.services import Services
 from gateway.api.work import answer, make_change
 from gateway.pve.ids import Upid
-from gateway.pve.models import Appliance, Volume
+from gateway.pve.resources import Appliance, Volume
 
 
 def list_templates(services: Services, call: Call) -> Reply:
