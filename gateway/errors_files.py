@@ -12,7 +12,7 @@ class FileNotFound(GatewayError):
 
 
 class FileTypeRefused(GatewayError):
-    """What stands at the path is a directory, FIFO, socket or device, named by `type`: it cannot be asked so."""
+    """What stands at the path is a directory, FIFO, socket or device, named by `file_type`: it cannot be asked so."""
 
     code, status, title = "file_type_refused", 409, "Not that type of file"
 

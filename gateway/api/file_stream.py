@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from gateway.api.file_session import OpenFiles
-from gateway.errors import ClientGone
+from gateway.errors import ClientGone, GatewayError
 from gateway.errors_files import GuestFilesFailed
 from gateway.files.channel import STALL_SECONDS, stalled
 from gateway.files.failures import to_error
@@ -34,13 +34,20 @@ class FileStream(Live):
         self._hash = hashlib.sha256()
         self._sent = 0
         self._ended = False
-        self._left = False
+        self._broken: Exception | None = None
         self._waits_since = time.monotonic()
 
     def sources(self) -> tuple[int, ...]:
         return (self._files.channel.reading,)
 
     def produce(self) -> bytes | None:
+        try:
+            return self._produce()
+        except GatewayError as error:
+            self._broken = error
+            raise
+
+    def _produce(self) -> bytes | None:
         piece, self._first = self._first, b""
         if not piece:
             frame = self._files.channel.take()
@@ -67,14 +74,18 @@ class FileStream(Live):
         return self._waits_since + STALL_SECONDS
 
     def gone(self) -> None:
-        self._left = True
+        self._broken = self._broken or ClientGone()
+
+    def refuse(self, error: GatewayError) -> None:
+        self._broken = error
+        raise error
 
     def stop(self) -> bool:
         return True
 
     def close(self) -> None:
         whole = self._sent == self._size if self._size is not None else self._ended
-        if whole and not self._left:
+        if whole and self._broken is None:
             self._files.done(**self._told, bytes=self._sent, sha256=self._hash.hexdigest())
-        self._files.end_with(ClientGone() if self._left else None)
+        self._files.end_with(self._broken)
         self._holds.close()

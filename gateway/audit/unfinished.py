@@ -36,6 +36,15 @@ class Unfinished:
         self.upid = upid
         self._write()
 
+    def to_state(self) -> dict[str, Any]:
+        """What `from_state` needs in the next image of a program; its lock goes with its descriptor, `fd`."""
+        return {"record": dict(self.record), "upid": self.upid, "path": str(self._path), "fd": self._fd}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], fd: int) -> Unfinished:
+        """The same change, in hand as before; `fd` is its descriptor, taken over."""
+        return cls(state["record"], state["upid"], Path(state["path"]), fd)
+
     def close(self) -> None:
         """The outcome is in the log. Never fails: a file that cannot be removed is emptied, and stays in hand."""
         try:

@@ -37,7 +37,7 @@ def is_a(found: FileType) -> FileTypeRefused:
         detail = "it is a directory: GET lists it, DELETE needs `recursive=true`"
     else:
         detail = f"it is no regular file but a {found.replace('-', ' ')}, which is not opened"
-    return FileTypeRefused(detail, type=str(found))
+    return FileTypeRefused(detail, file_type=str(found))
 
 
 def exists() -> PreconditionFailed:

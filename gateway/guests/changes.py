@@ -105,7 +105,7 @@ class Changes:
         for unfinished in self._ledger.adopt():
             intent = Intent(self._ledger, unfinished)
             if unfinished.upid is None:
-                intent.end(Reason.UNKNOWN, words="the gateway ended while PVE was asked")
+                intent.end(Reason.UNKNOWN, words="the gateway ended before it knew")
                 continue
             try:
                 upid = parse_upid(unfinished.upid)

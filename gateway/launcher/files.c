@@ -244,6 +244,26 @@ static void remove_path(const struct files_request *request)
     leave_place(&place);
 }
 
+static void begin_writing(const struct files_request *request)
+{
+    struct stat old;
+    enum files_step step;
+    if (begin_upload(request->path, &old, &step))
+        send_answer(&old, 0);
+    else
+        send_error(step);
+}
+
+static void finish_writing(const struct files_request *request)
+{
+    struct stat status;
+    enum files_step step;
+    if (finish_upload(request, &status, &step))
+        send_answer(&status, 0);
+    else
+        send_error(step);
+}
+
 static void write_piece(size_t length)
 {
     if (!receive(frame, length))
@@ -254,18 +274,8 @@ static void write_piece(size_t length)
     }
 }
 
-static void answer_upload(bool done, enum files_step step, const struct stat *status)
-{
-    if (done)
-        send_answer(status, 0);
-    else
-        send_error(step);
-}
-
 static void serve(char kind, const struct files_request *request, bool may_write)
 {
-    struct stat status;
-    enum files_step step = FILES_PATH;
     if (kind == 'S')
         tell(request);
     else if (kind == 'R')
@@ -275,9 +285,9 @@ static void serve(char kind, const struct files_request *request, bool may_write
     else if (kind == 'U' && may_write)
         remove_path(request);
     else if (kind == 'W' && may_write)
-        answer_upload(begin_upload(request->path, &status, &step), step, &status);
+        begin_writing(request);
     else if (kind == 'C' && may_write)
-        answer_upload(finish_upload(request, &status, &step), step, &status);
+        finish_writing(request);
     else
         end_files();
 }

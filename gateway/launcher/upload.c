@@ -3,17 +3,22 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { LINKS_MAX = 40 }; /* as the kernel has it */
 enum { MODE_MAX = 07777, TEMPORARY_MODE = 0600 };
+enum { FLUSH_BYTES = 8 << 20 }; /* so often the disk is given work, so that little is left for fsync(2) */
 
 static struct {
     int fd;
     bool named; /* it has the temporary name */
+    off_t written;
+    off_t flushed;
     struct place place;
     char temporary[sizeof ".pveg-0123456789abcdef"];
 } upload = {.fd = -1, .place = {.directory = -1}};
@@ -54,6 +59,16 @@ void leave_place(struct place *place)
     place->directory = -1;
 }
 
+/* Whether it is one of /proc's links that lead elsewhere than their text says. */
+static bool is_magic(const struct place *place)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
+    int fd = (int)syscall(SYS_openat2, place->directory, place->name, &how, sizeof how);
+    if (fd >= 0)
+        close(fd);
+    return fd < 0 && errno == ELOOP;
+}
+
 /* split_path(), and then on to wherever a link in the last part leads. */
 static bool find_place(const char *path, struct place *place)
 {
@@ -64,6 +79,8 @@ static bool find_place(const char *path, struct place *place)
         if (size < 0)
             return errno == EINVAL || errno == ENOENT; /* no link; nothing */
         text[size] = 0;
+        if (is_magic(place))
+            return false;
         int base = place->directory;
         found = enter(base, text, place);
         int error = errno;
@@ -116,6 +133,7 @@ bool begin_upload(const char *path, struct stat *old, enum files_step *step)
     if (getrandom(&random, sizeof random, 0) != sizeof random)
         return false;
     (void)snprintf(upload.temporary, sizeof upload.temporary, ".pveg-%016llx", random);
+    upload.written = upload.flushed = 0;
     upload.fd = open_nameless(directory);
     upload.named = upload.fd < 0;
     if (upload.named)
@@ -138,7 +156,13 @@ bool write_upload(const char *bytes, size_t size)
         if (written > 0) {
             bytes += written;
             size -= (size_t)written;
+            upload.written += written;
         }
+    }
+    if (upload.written - upload.flushed >= FLUSH_BYTES) {
+        /* Begins it, and waits for nothing; what it cannot do, or fails at, fsync(2) tells. */
+        (void)sync_file_range(upload.fd, upload.flushed, upload.written - upload.flushed, SYNC_FILE_RANGE_WRITE);
+        upload.flushed = upload.written;
     }
     return true;
 }

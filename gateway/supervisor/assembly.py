@@ -152,7 +152,7 @@ class Supervisor:
             spool=spool,
             guests=self.guests,
             proc=proc,
-            keep={*self.execs.running, *self.execs.surviving},
+            keep={*self.execs.running, *self.execs.surviving, *self.files.names()},
             record_outcome=self.execs.tell_outcome,
             adopt=self._adopt_survivors,
             booted=booted,

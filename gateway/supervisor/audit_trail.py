@@ -42,7 +42,7 @@ class AuditTrail:
 
     def abort(self, intent: dict[str, Any], reason: str) -> None:
         """Takes back what is durable: nothing of it was done."""
-        self._post(build_aborted(intent, reason), str(intent["exec_id"]))
+        self._post(build_aborted(intent, reason), str(intent.get("exec_id") or intent["audit_id"]))
 
     def never_began(self, order: Order, reason: str) -> None:
         """Has it written, without waiting, that one that was still queued has not been begun."""

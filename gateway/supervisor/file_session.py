@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable
+from typing import Any
 
 from gateway.errors import GatewayError, GuestNotRunning, NodeNotReady
 from gateway.exec.view import SpawnError
@@ -19,7 +20,7 @@ from gateway.supervisor.spawning import Spawn, attach_failed
 
 log = logging.getLogger(__name__)
 
-PIPE_BYTES = 1 << 20
+PIPE_BYTES = 512 << 10
 _LEAVE_SECONDS = 1.0
 """How long it may take to remove what it has not finished, once its pipes are closed."""
 _LOOK_SECONDS = 0.05
@@ -43,6 +44,7 @@ class FileSession:
         self._pipes: list[int] = []
         self._ending = False
         self._over = False
+        self._pid: int | None = None
         self._limit = self._io.call_later(services.config.timeout_max, self.kill)
 
     def spawn(self, *, write: bool) -> None:
@@ -92,6 +94,7 @@ class FileSession:
         if not self._tree.holds(pid):
             return False
         self._tree.take_root(pid)
+        self._pid = pid
         return True
 
     def may_go(self, pid: int) -> bool:
@@ -107,6 +110,7 @@ class FileSession:
             self.started.set_result(None)
 
     def command_died(self, status: int) -> None:
+        self._pid = None
         self._tree.forget_root()
         self._fail(self._spawn.error if self._spawn is not None else None)
         self.kill()
@@ -118,6 +122,37 @@ class FileSession:
     def _fail(self, error: SpawnError | None) -> None:
         if not self.started.done():
             self.started.set_exception(_not_started(self.guest, error))
+
+    # ---- handing over to the next image of this program
+
+    @property
+    def can_be_handed_over(self) -> bool:
+        """Whether it serves, and has not begun to end."""
+        return self._pid is not None and self.started.done() and not self._ending and self.guest.alive()
+
+    def to_state(self) -> dict[str, Any]:
+        """What `resume` needs; its pipes are the web's."""
+        run = {"vmid": self.guest.vmid, "run": self.guest.key}
+        return {"name": self.name, **run, "pid": self._pid, "limit": self._limit.when()}
+
+    @classmethod
+    def resume(
+        cls,
+        services: Services,
+        state: dict[str, Any],
+        guest: Incarnation,
+        tree: Tree,
+        gone: Callable[[FileSession], object],
+    ) -> FileSession:
+        """Goes on with a session that an earlier image of this program began."""
+        self = cls(services, state["name"], guest, tree, gone)
+        self._limit.cancel()
+        self._limit = self._io.call_at(state["limit"], self.kill)
+        self._pid = state["pid"]
+        self.began()
+        self._tree.take_root(state["pid"])
+        services.loop.children.watch(state["pid"], self.command_died)
+        return self
 
     # ---- ending
 

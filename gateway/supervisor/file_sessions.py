@@ -15,8 +15,10 @@ from gateway.errors import GatewayError, GuestNotFound, GuestUnsupported, NodeNo
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.permit import within
+from gateway.supervisor import reexec
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.bounds import Claim
+from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.file_session import FileSession
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.places import Places
@@ -59,12 +61,17 @@ class FileSessions:
         self._trail = trail
         self._unfinished = UnfinishedChanges(config.pve.changes)
         self._held: dict[str, Held] = {}
+        self._opening = 0
         self._stopped = False
 
     @property
     def under_way(self) -> bool:
-        """Whether there are any."""
-        return bool(self._held)
+        """Whether any is on its way into its guest, or ending: such a one cannot be handed to another image."""
+        return bool(self._opening) or not all(held.session.can_be_handed_over for held in self._held.values())
+
+    def names(self) -> list[str]:
+        """Their cgroups' names."""
+        return list(self._held)
 
     async def open(self, vmid: int, kind: GuestKind, event: Event, data: dict[str, Any], origin: Origin) -> Held:
         """A session in the guest, serving. Raises a GatewayError when nothing was done: it is recorded as aborted."""
@@ -76,7 +83,13 @@ class FileSessions:
         self._guests.find(vmid)
         claim = Claim(origin.token_id, vmid, most=origin.max_running)
         await self._places.take(claim, self._config.exec.queue_timeout)
-        intent = self._record(event, vmid, origin, data)
+        self._opening += 1
+        try:
+            return await self._open(claim, self._record(event, vmid, origin, data))
+        finally:
+            self._opening -= 1
+
+    async def _open(self, claim: Claim, intent: dict[str, Any]) -> Held:
         try:
             held = await self._begin(claim, intent)
         except BaseException:
@@ -90,7 +103,8 @@ class FileSessions:
             self._abort(held, exc)
             if isinstance(exc, TimeoutError):
                 raise NodeNotReady(
-                    f"no process of ours could be started in guest {vmid} in time; look at it", missing=["launcher"]
+                    f"no process of ours could be started in guest {claim.vmid} in time; look at it",
+                    missing=["launcher"],
                 ) from exc
             raise
         return held
@@ -123,6 +137,25 @@ class FileSessions:
             held.session.kill()
         while self._held and self._io.time() < deadline:
             await asyncio.sleep(0.01)
+
+    # ---- handing over to the next image of this program
+
+    def to_state(self, held: Held) -> dict[str, Any]:
+        """What `resume` needs; descriptors by number."""
+        unfinished = held.unfinished.to_state() if held.unfinished is not None else None
+        claim = {"token_id": held.claim.token_id, "most": held.claim.most}
+        return {**held.session.to_state(), **claim, "intent": held.intent, "unfinished": unfinished}
+
+    def resume(self, state: dict[str, Any], guest: Incarnation, tree: Tree) -> Held:
+        """Goes on with a session that an earlier image of this program had; for whoever holds it."""
+        session = FileSession.resume(self._services, state, guest, tree, self._gone)
+        claim = Claim(state["token_id"], guest.vmid, most=state["most"])
+        unfinished = state["unfinished"]
+        if unfinished is not None:
+            unfinished = Unfinished.from_state(unfinished, reexec.take(unfinished["fd"]))
+        held = self._held[session.name] = Held(session, claim, state["intent"], unfinished)
+        self._places.occupy(claim)
+        return held
 
     async def _begin(self, claim: Claim, intent: dict[str, Any]) -> Held:
         changes = intent["event"] != Event.FILE_READ

@@ -22,6 +22,7 @@ from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.descendants import Descendants
 from gateway.supervisor.execs import claim_of
 from gateway.supervisor.execution import Execution
+from gateway.supervisor.file_sessions import Held
 from gateway.supervisor.guests import Incarnation
 from gateway.supervisor.machines import Machine
 from gateway.supervisor.running import Running
@@ -46,6 +47,11 @@ def to_state(supervisor: Supervisor) -> State:
         "connections": [connection.to_state() for connection in supervisor.server.connections],
         "followers": {exec_id: _followers_of(execution) for exec_id, execution in execs.running.items()},
         "memory": supervisor.memory.promised_to(execs.running),
+        "files": [
+            {**supervisor.files.to_state(connection.holds), "connection": connection.sock.fileno()}
+            for connection in supervisor.server.connections
+            if isinstance(connection.holds, Held)
+        ],
         "tickets": supervisor.tickets.to_state(),
         "audit": supervisor.audit.unsettled(),
         "figures": supervisor.figures.to_wire(),
@@ -65,7 +71,8 @@ def take_over(supervisor: Supervisor, state: State) -> None:
     for record in state["audit"]:
         supervisor.audit.post(record)
     supervisor.figures.take_over(state.get("figures", {}))
-    _Successor(supervisor, state).go_on()
+    successor = _Successor(supervisor, state)
+    successor.go_on()
     promises = state.get("memory", {})
     running = supervisor.execs.running
     supervisor.memory.renew({exec_id: promises[exec_id] for exec_id in running if exec_id in promises})
@@ -75,6 +82,7 @@ def take_over(supervisor: Supervisor, state: State) -> None:
         sock = socket.socket(fileno=reexec.take(entry["fd"]))
         connection = connections[entry["fd"]] = supervisor.server.adopt(sock)
         connection.resume(entry)
+        connection.holds = successor.files.get(entry["fd"])
         supervisor.operations.resumed(connection)
     for exec_id, places in state.get("followers", {}).items():
         if exec_id in running:
@@ -96,6 +104,8 @@ class _Successor:
         self._state = state
         self._guests: dict[RunOf, Incarnation] = {}
         self._machines: dict[RunOf, Machine] = {}
+        self.files: dict[int, Held] = {}
+        """Sessions of files, by the number that their connection had."""
 
     def go_on(self) -> None:
         """One that cannot be taken over takes no other along: recovery ends what is left of it."""
@@ -109,6 +119,15 @@ class _Successor:
         for entry in self._state["survivors"]:
             in_container = Order.from_wire(entry["order"]).kind is GuestKind.LXC
             self._try(self._survivors if in_container else self._agent_survivor, entry)
+
+        for entry in self._state.get("files", ()):
+            self._try(self._files, entry)
+
+    def _files(self, entry: State) -> None:
+        guest = self._guests[entry["vmid"], entry["run"]]
+        tree = guest.group.open(entry["name"])
+        if tree is not None:
+            self.files[entry["connection"]] = self._supervisor.files.resume(entry, guest, tree)
 
     def _try(self, take_over: Callable[[State], None], entry: State) -> None:
         try:

@@ -103,6 +103,7 @@ def _descriptors(state: dict[str, Any]) -> list[int]:
     entries = [entry for kind in ("guests", "machines", "execs", "survivors") for entry in state[kind]]
     found = [fd for entry in entries for fd in entry["fds"].values()]
     found += [connection["fd"] for connection in state["connections"]]
+    found += [held["unfinished"]["fd"] for held in state["files"] if held["unfinished"] is not None]
     return [fd for fd in (*found, state["lock"], state["listener"]) if fd is not None]
 
 

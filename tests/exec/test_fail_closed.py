@@ -49,6 +49,7 @@ class Scene:
             assert answer.status == 202, answer.body
             setattr(self, name, begun(self.api, label))
         until((self.root / f"got-{self.mark}").exists, why="the reader has begun")
+        (self.root / f"kept-{self.mark}").write_text("kept")
         self.token, self.dead = (
             self.gateway.token(f"{name}-{self.mark}").removeprefix("pveg_").split(".")[0] for name in ("other", "dead")
         )
@@ -89,6 +90,9 @@ class Scene:
             session.type(b"typed\n")
             return refusal_of(session)
 
+    def file(self, method: str, name: str, **options: bytes) -> str | None:
+        return self.ask(method, f"/guests/{VMID}/files?path=/root/{name}-{self.mark}", **options)
+
     def ask(self, method: str, path: str, body: object = None, **options: bytes) -> str | None:
         return self.api.request(method, path, body, **options).code  # type: ignore[arg-type]
 
@@ -122,6 +126,9 @@ ACTS: dict[str, list[Callable[[Scene], str | None]]] = {
     "editToken": [lambda scene: scene.ask("PATCH", f"/tokens/{scene.token}", {"name": "other"})],
     "rotateToken": [lambda scene: scene.ask("POST", f"/tokens/{scene.token}/rotate", {})],
     "revokeToken": [lambda scene: scene.ask("POST", f"/tokens/{scene.token}/revoke")],
+    "readFile": [lambda scene: scene.file("GET", "kept")],
+    "writeFile": [lambda scene: scene.file("PUT", "ran", raw=b"x"), lambda scene: scene.file("PUT", "kept", raw=b"x")],
+    "deleteFile": [lambda scene: scene.file("DELETE", "kept")],
     "deleteToken": [lambda scene: scene.ask("DELETE", f"/tokens/{scene.dead}")],
 }
 """Every route that acts, in every way that it does."""
@@ -140,7 +147,7 @@ def gateway(gateway_on_disk: Gateway) -> Gateway:
 
 @pytest.fixture(scope="module")
 def api(gateway: Gateway) -> Iterator[Api]:
-    actions = "exec:run,exec:terminal,exec:admin,token:admin"
+    actions = "exec:run,exec:terminal,exec:admin,file:write,token:admin"
     opened = gateway.api(gateway.services.create_token(name="everything", actions=actions, expires="30d"))
     yield opened
     opened.close()

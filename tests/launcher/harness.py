@@ -193,11 +193,12 @@ def start(
     spec: bytes,
     *,
     root: Path | None = None,
+    stdin: int | None = None,
     terminal: int | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Launch:
     """Forks a launcher in guest mode; `root` to chroot into, `prepare` to run in the child first."""
-    ends = Ends.make(spec, terminal=terminal)
+    ends = Ends.make(spec, stdin, terminal=terminal)
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):

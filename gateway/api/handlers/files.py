@@ -54,7 +54,7 @@ def read_file(services: Services, call: Call) -> Reply:
             raise is_a(status.type)
         if head:
             files.done()
-            return Reply(b"", headers={**headers, "Content-Length": str(status.size)}, media_type=_BYTES)
+            return Reply(iter(()), headers={**headers, "Content-Length": str(status.size)}, media_type=_BYTES)
         return _send(services, call, files, status, headers, holds)
 
 

@@ -1,0 +1,158 @@
+"""Files over loopback HTTPS: MiB/s each way, to a guest's tmpfs and to its disk, and the memory taken meanwhile.
+
+`python -m tests.bench.files` runs a simulated node of its own, takes a minute with 2 GiB (`--mib 256` less), and leaves
+nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from tests.bench.figures import median
+from tests.bench.memory import proportional_memory
+from tests.pvesim import alone, guests
+from tests.pvesim.services import COMMANDS, REPOSITORY, Services, make_client_context
+
+VMID = 101
+PIECE = 1 << 20
+SMALL = 200
+TARGET_MIB_S = 200
+_PLACES = {"tmpfs": "/run/bench", "disk": "/root/bench"}
+_STATE = REPOSITORY / ".demo/bench-files"
+_SAMPLE_SECONDS = 0.1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.files")
+    parser.add_argument("--mib", type=int, default=2048, metavar="N")
+    asked = parser.parse_args()
+    print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
+    try:
+        return alone.run_program("bench", _STATE, lambda: run(asked.mib))
+    finally:
+        shutil.rmtree(_STATE / "gateway", ignore_errors=True)
+
+
+def run(mib: int) -> int:
+    """Measures; runs in the node. 0 also when a target is missed: a benchmark tells, it does not judge."""
+    with contextlib.closing(Services(_STATE / "gateway", settings={})) as services:
+        services.start()
+        token = services.create_token(actions="file:read,file:write")
+        services.wait_ready()
+        client = Client(services, token)
+        guests.get(VMID).attach(["mount", "-t", "tmpfs", "tmpfs", "/run"])
+        client.put("/run/small", 1)
+        small = {method: client.timed_ms(method) for method in ("PUT", "GET")}
+        print(f"4 KiB written: {small['PUT']:.1f} ms, read: {small['GET']:.1f} ms (medians of {SMALL})", flush=True)
+        for name, path in _PLACES.items():
+            for what, carry in (("written to", client.put), ("read from", client.get)):
+                with sampled(services) as memory:
+                    began = time.perf_counter()
+                    carry(path, mib)
+                    speed = mib / (time.perf_counter() - began)
+                verdict = "" if speed >= TARGET_MIB_S else f", less than {TARGET_MIB_S}"
+                print(
+                    f"{mib} MiB {what} {name}: {speed:.0f} MiB/s{verdict}; services {memory[0]:.0f} MB before, "
+                    f"{max(memory):.0f} MB at most",
+                    flush=True,
+                )
+            guests.get(VMID).attach(["rm", path])
+    return 0
+
+
+@contextlib.contextmanager
+def sampled(services: Services) -> Iterator[list[float]]:
+    """The services' memory in MB, before and again and again meanwhile."""
+    pids = [services.pid(name) for name in COMMANDS]
+    memory: list[float] = []
+    over = threading.Event()
+
+    def look() -> None:
+        with contextlib.suppress(OSError):  # a process of an earlier request has just ended
+            memory.append(proportional_memory(pids))
+
+    def sample() -> None:
+        while not over.wait(_SAMPLE_SECONDS):
+            look()
+
+    while not memory:
+        look()
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        thread.join()
+
+
+class Client:
+    """A connection of its own for each request, read and written in large pieces: what a good client costs."""
+
+    def __init__(self, services: Services, token: str) -> None:
+        self._address = ("127.0.0.1", services.port)
+        self._context = make_client_context(services.ca)
+        self._token = token
+        self._piece = os.urandom(PIECE)
+
+    def put(self, path: str, mib: int) -> None:
+        with self._begin("PUT", path, mib * PIECE) as sock:
+            for _ in range(mib):
+                sock.sendall(self._piece)
+            head, body = self._read_head(sock)
+            assert b" 201 " in head or b" 200 " in head, head + body
+
+    def get(self, path: str, mib: int) -> None:
+        left = mib * PIECE
+        with self._begin("GET", path, 0) as sock:
+            head, body = self._read_head(sock)
+            assert b" 200 " in head, head + body
+            left -= len(body)
+            room = bytearray(PIECE)
+            while left:
+                got = sock.recv_into(room)
+                assert got, "the reply was cut"
+                left -= got
+
+    def timed_ms(self, method: str) -> float:
+        """The median of many small ones, each with a handshake of its own."""
+        taken = []
+        for _ in range(SMALL):
+            began = time.perf_counter()
+            with self._begin(method, "/run/small", 4096 if method == "PUT" else 0) as sock:
+                if method == "PUT":
+                    sock.sendall(self._piece[:4096])
+                self._read_head(sock)
+            taken.append((time.perf_counter() - began) * 1000)
+        return median(taken)
+
+    def _begin(self, method: str, path: str, size: int) -> ssl.SSLSocket:
+        plain = socket.create_connection(self._address, timeout=60)
+        sock = self._context.wrap_socket(plain, server_hostname="localhost")
+        sock.sendall(
+            f"{method} /guests/{VMID}/files?path={path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            f"Authorization: Bearer {self._token}\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
+        return sock
+
+    def _read_head(self, sock: ssl.SSLSocket) -> tuple[bytes, bytes]:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = sock.recv(65536)
+            assert piece, data
+            data += piece
+        head, _, body = data.partition(b"\r\n\r\n")
+        return head, body
+
+
+if __name__ == "__main__":
+    sys.exit(main())
