@@ -33,6 +33,7 @@ from gateway.devices.sysfs import Sysfs
 from gateway.devices.tree import DeviceTree
 from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound, all_errors
 from gateway.guests.changes import Changes
+from gateway.guests.leftovers import Leftovers
 from gateway.guests.maker import Maker
 from gateway.guests.pace import Pace
 from gateway.guests.workshop import Workshop
@@ -111,7 +112,8 @@ def create_app(
 
 
 def _build_changes(config: Config, audit: Audit, pve: Pve) -> Changes:
-    return Changes(audit, pve.tasks, pve.watcher, UnfinishedChanges(config.pve.changes))
+    leftovers = Leftovers(pve, GuestMap(config.pve.etc, config.node))
+    return Changes(audit, pve.tasks, pve.watcher, UnfinishedChanges(config.pve.changes), leftovers.settle)
 
 
 class Application(Flask):

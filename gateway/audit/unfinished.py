@@ -23,8 +23,8 @@ _MAX_BYTES = 64 << 10
 
 @dataclass
 class Unfinished:
-    """One change: its announcement as a record, without its data but for `then` (its further steps), and the task that
-    makes it, once that is known."""
+    """One change: its announcement as a record, and the task that makes it, once that is known. Of the record's data
+    only `then` is kept (its further steps), and `whole` (nothing is to stay unless all of them are done)."""
 
     record: Mapping[str, Any]
     upid: str | None
@@ -71,8 +71,9 @@ class UnfinishedChanges:
     def begin(self, record: Mapping[str, Any]) -> Unfinished:
         """Remembers a change before it is made. Raises OSError; then it must not be made."""
         kept = {name: value for name, value in record.items() if name != "data"}
-        if "then" in record.get("data", {}):
-            kept["data"] = {"then": record["data"]["then"]}
+        told = record.get("data", {})
+        if "then" in told:
+            kept["data"] = {name: told[name] for name in ("then", "whole") if name in told}
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{record['audit_id']}.json"
         new = path.with_suffix(".new")  # nobody may take up what is not written and locked yet

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.audit.unfinished import UnfinishedChanges
 from gateway.clientwatch import Watch
@@ -52,10 +53,13 @@ class Changes:
         tasks: Tasks,
         watcher: TaskWatcher,
         unfinished: UnfinishedChanges,
+        settle: Callable[[Intent, Task | GatewayError], None] = Intent.end_with,
     ) -> None:
+        """`settle` is told of the ends of tasks that an earlier process of ours began; it never waits."""
         self._ledger = Ledger(audit, unfinished)
         self._tasks = tasks
         self._watcher = watcher
+        self._settle = settle
 
     def announce(self, asker: Asker, change: Change) -> Intent:
         """Its intent, durable now: for a change of several steps, whose ends its maker tells.
@@ -112,7 +116,7 @@ class Changes:
             except InvalidRequest:
                 intent.end(Reason.UNKNOWN, words="what it left names no task")
             else:
-                self._watcher.follow(upid, intent.end_with)
+                self._watcher.follow(upid, partial(self._settle, intent))
 
     def wait(self, made: Made, seconds: float, watch: Watch | None = None) -> Task | None:
         """The change's task when it has done what it was to do; None when `seconds` are over before, or it has none.

@@ -140,7 +140,8 @@ class Making(ABC):
 
     def _begin(self, guest: GuestRef) -> tuple[Intent, Upid]:
         then = [*(["set-up"] if self.sets_up else []), *(["start"] if self._wish.start else [])]
-        data = {"request": show(self._wish), **self.origin, **({"then": then} if then else {})}
+        more = {"then": then, "whole": self._wish.on_failure != "keep"} if then else {}
+        data = {"request": show(self._wish), **self.origin, **more}
         change = Change(self.event, "guest:create", guest.node, guest.vmid, data)
         intent = self._workshop.changes.announce(self._caller.asker, change)
         began = int(time.time())

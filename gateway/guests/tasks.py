@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from gateway.clientwatch import Watch
 from gateway.errors import InvalidRequest
@@ -16,7 +17,7 @@ from gateway.pve.tasks import LogLine, Task, Tasks
 from gateway.pve.waiting import TaskWatcher
 
 _PAGE = 500
-_MAX_PAGES = 4
+_MAX_PAGES = 20
 _LOOK_SECONDS = 1.0
 
 
@@ -67,24 +68,35 @@ class VisibleTasks:
         return task.upid
 
     def page(
-        self, node: str, *, vmid: int | None, since: int | None, errors: bool, start: int, limit: int
-    ) -> tuple[list[Task], int | None]:
-        """A page of a node's tasks, and where the next begins, None behind the last. It is short where many are not
-        seen."""
+        self, node: str, *, vmid: int | None, since: int | None, errors: bool, after: str | None, limit: int
+    ) -> tuple[list[Task], str | None]:
+        """A page of a node's tasks behind the one named `after`, and what the next begins behind, None on the last.
+
+        It names a task that was seen: a number would count those that are not. Of the node's newest 10,000 tasks.
+        """
         found: list[Task] = []
         if vmid is not None and not within(vmid, self._reach):
             return [], None  # without a look: how long it is would tell
-        for _ in range(_MAX_PAGES):
-            page = self._tasks.recent(node, vmid=vmid, since=since, errors=errors, start=start, limit=_PAGE)
+        for task in self._walk(node, vmid, since, errors):
+            if after is not None:
+                after = None if str(task.upid) == after else after
+            elif len(found) == limit:
+                return found, str(found[-1].upid)
+            else:
+                found.append(task)
+        return found, None
+
+    def _walk(self, node: str, vmid: int | None, since: int | None, errors: bool) -> Iterator[Task]:
+        """Those that are seen, each once: a task that begins meanwhile moves all others on."""
+        passed: set[str] = set()
+        for number in range(_MAX_PAGES):
+            page = self._tasks.recent(node, vmid=vmid, since=since, errors=errors, start=number * _PAGE, limit=_PAGE)
             for task in page:
-                if len(found) == limit:
-                    return found, start
-                start += 1
-                if self._sees(task.upid):
-                    found.append(task)
+                if self._sees(task.upid) and str(task.upid) not in passed:
+                    passed.add(str(task.upid))
+                    yield task
             if len(page) < _PAGE:
-                return found, None
-        return found, start
+                return
 
     def log(
         self, text: str, *, after: int, limit: int, seconds: float = 0, watch: Watch | None = None

@@ -65,6 +65,16 @@ class Intent:
         self._unfinished = unfinished
         self.audit_id = str(unfinished.record["audit_id"])
 
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Its announcement, after a restart without most of its data (audit.unfinished)."""
+        return self._unfinished.record
+
+    @property
+    def is_to_be_whole(self) -> bool:
+        """Whether there is more to be done than its task does, and nothing is to stay unless all of it is."""
+        return bool((self.record.get("data") or {}).get("whole"))
+
     @classmethod
     def announce(cls, ledger: Ledger, asker: Asker, change: Change) -> Intent:
         """Raises AuditUnavailable or NodeNotReady when it cannot be recorded: then nothing may be done."""

@@ -51,6 +51,25 @@ def undo(pve: Pve, guests: GuestMap, guest: GuestRef, maker: Upid | None) -> Und
         return Undone(False, f"guest {guest.vmid} could not be removed: {error.detail}")
 
 
+def clear_up(pve: Pve, guests: GuestMap, guest: GuestRef, maker: Upid) -> Undone | None:
+    """The same long after, perhaps: only if it does not run, and nobody has had PVE do anything with it since `maker`
+    made it: started it, say. None: it may be in use, and is left alone."""
+    try:
+        if not _exists(guests, guest.vmid):
+            return Undone(True)
+        tasks = pve.tasks.recent(guest.node, vmid=guest.vmid, since=maker.start, limit=500)
+        later = {str(task.upid) for task in tasks if _began(task.upid) >= _began(maker)}
+        if later != {str(maker)} or pve.guests.status(guest).running:
+            return None
+        _finish(pve, pve.guests.delete(guest))  # which PVE refuses of one that runs
+        return Undone(not _exists(guests, guest.vmid), "it is still there")
+    except GuestNotFound:
+        return Undone(True)
+    except GatewayError as error:
+        log.error("guest %d, which was not made whole, could not be removed: %s", guest.vmid, error.detail)
+        return Undone(False, f"guest {guest.vmid} could not be removed: {error.detail}")
+
+
 def _exists(guests: GuestMap, vmid: int) -> bool:
     return vmid in guests.vmids()
 

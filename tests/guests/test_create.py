@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.supervisor.pvesh import call_at_once
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
@@ -96,18 +102,6 @@ def test_client_that_leaves(api: Api, gateway: Gateway, pve: PveProcess, records
     connection.close()
     assert records(gateway.records(event="guest:create")[-1]["audit_id"])[-1]["data"]["reason"] == "ok"
     assert guests.get(vmid).state() == "RUNNING"
-
-
-def test_web_that_dies_meanwhile(api: Api, gateway: Gateway, pve: PveProcess, records: Records) -> None:
-    """B3: the next web process finds what was begun; that nobody knows of the start is what is recorded."""
-    pve.faults.add("stall", "unpack", seconds=3, times=1)
-    told = create(api, wait=0, start=True).json()
-    gateway.services.kill("web")
-    gateway.services.restart("web")
-    end = records(told["audit_id"])[-1]
-    assert (end["event"], end["data"]["reason"], end["data"]["upid"]) == ("guest:outcome", "unknown", told["upid"])
-    assert "start" in end["data"]["words"]
-    assert told["vmid"] in known()
 
 
 def test_next_vmid_within_the_grant(api: Api, gateway: Gateway, as_token: Callable[..., Api]) -> None:
@@ -320,3 +314,50 @@ def test_root_options_need_their_action(as_token: Callable[..., Api]) -> None:
     """A token that may create, and not change as root@pam, is told so before policy is asked."""
     answer = create(as_token("guest:create", f"{FIRST}-{LAST}"), mounts=[{"path": "/host", "source": "/srv"}])
     assert (answer.status, answer.code, answer.json()["action"]) == (403, "forbidden", "guest:root-config")
+
+
+# ---- a web that dies in the middle
+
+
+def die_while_making(gateway: Gateway, api: Api, pve: PveProcess, vmid: int, **wish: Any) -> dict[str, Any]:
+    """Begins to make a guest, kills web while PVE makes it, and returns when PVE has."""
+    pve.faults.add("stall", "vzcreate", seconds=2, times=1)
+    work: dict[str, Any] = create(api, wait=0, vmid=vmid, start=True, **wish).json()
+    master = gateway.services.pid("web")
+    workers = [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+    gateway.services.kill("web")
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: config.pve_path(vmid).exists() and "lock" not in config.pve_path(vmid).read_text(), within=20)
+    return work
+
+
+def test_what_a_dead_web_was_making_is_removed(gateway: Gateway, api: Api, pve: PveProcess, records: Records) -> None:
+    """Made by its task, never started: the next web leaves nothing of it, and its record says so."""
+    work = die_while_making(gateway, api, pve, 7225)
+    gateway.services.restart("web")
+    end = records(work["audit_id"])[-1]["data"]
+    assert (end["reason"], end["undone"], end["upid"]) == ("failed", True, work["upid"])
+    assert "before it was made whole; nothing of it is left" in end["words"]
+    assert_nothing_left(7225)
+
+
+def test_what_has_been_used_since_is_left_alone(gateway: Gateway, api: Api, pve: PveProcess, records: Records) -> None:
+    """Somebody started it, and stopped it, while no web was there: it stays, and the record says what is not known."""
+    work = die_while_making(gateway, api, pve, 7226)
+    for word in ("start", "stop"):
+        path = f"/nodes/{socket.gethostname()}/lxc/7226/status/{word}"
+        assert call_at_once(pve.pvesh, ["create", path]).exit_code == 0
+    gateway.services.restart("web")
+    end = records(work["audit_id"])[-1]["data"]
+    assert end["reason"] == "unknown" and "is not known" in end["words"]
+    assert 7226 in known()
+
+
+def test_what_is_to_be_kept_is_kept(gateway: Gateway, api: Api, pve: PveProcess, records: Records) -> None:
+    """With `on_failure: keep` it stays as its task made it."""
+    work = die_while_making(gateway, api, pve, 7227, on_failure="keep")
+    gateway.services.restart("web")
+    assert records(work["audit_id"])[-1]["data"]["reason"] == "unknown"
+    assert 7227 in known()

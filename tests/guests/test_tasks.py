@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.guests.tasks import VisibleTasks
+from gateway.pve.ids import parse_upid
+from gateway.pve.tasks import Task
 from tests.auth.changes import root
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
@@ -53,7 +55,7 @@ def test_list(api: Api, as_token: Callable[..., Api]) -> None:
     one = api.get(f"/tasks?vmid={VMID}&limit=1").json()
     assert len(one["tasks"]) == 1
     if one["next"] is not None:
-        assert upid not in [task["upid"] for task in api.get(f"/tasks?vmid={VMID}&start={one['next']}").json()["tasks"]]
+        assert upid not in [task["upid"] for task in api.get(f"/tasks?vmid={VMID}&after={one['next']}").json()["tasks"]]
     narrow = as_token("guest:read", str(OTHER))
     assert narrow.get("/tasks").json() == {"tasks": [], "next": None}
     assert narrow.get("/tasks?node=attacker").code == "node_not_found"
@@ -221,4 +223,41 @@ def test_the_tasks_of_a_guest_out_of_reach_are_not_looked_at() -> None:
     """C2: how many there are, or how long a look takes, would tell that there is such a guest."""
     unseen: Any = None  # nothing of PVE is asked
     tasks = VisibleTasks(unseen, unseen, unseen, unseen, ((7100, 7199),))
-    assert tasks.page("pve1", vmid=7200, since=None, errors=False, start=0, limit=50) == ([], None)
+    assert tasks.page("pve1", vmid=7200, since=None, errors=False, after=None, limit=50) == ([], None)
+
+
+class ManyTasks:
+    """Stands for pve.tasks.Tasks: a long list of tasks, of which few are about a guest that may be seen."""
+
+    def __init__(self, vmids: list[int]) -> None:
+        names = (f"UPID:pve1:{n:08X}:0012D687:6920A1B2:vzstart:{vmid}:root@pam:" for n, vmid in enumerate(vmids))
+        self.tasks = [Task(upid=parse_upid(name), exitstatus="OK", ended_at=1) for name in names]
+
+    def begin(self) -> None:
+        """Another one is the newest now."""
+        name = f"UPID:pve1:{len(self.tasks):08X}:0012D687:6920A1B3:vzstop:7101:root@pam:"
+        self.tasks.insert(0, Task(upid=parse_upid(name), exitstatus=None, ended_at=None))
+
+    def recent(self, node: str, *, start: int, limit: int, **_: Any) -> list[Task]:
+        return self.tasks[start : start + limit]
+
+
+@pytest.mark.parametrize("hidden", [0, 1, 700, 2600])
+def test_pages_tell_nothing_of_what_is_not_seen(hidden: int) -> None:
+    """However many tasks of others stand between one's own: the same pages by the same names, and each task once, also
+    when one begins between two pages."""
+    mine, others = 7101, [7300] * hidden
+    listed: Any = ManyTasks([*others, mine, *others, mine, mine, *others, mine, *others])
+    unasked: Any = None
+    visible = VisibleTasks(listed, unasked, unasked, unasked, ((7100, 7199),))
+    own = [task for task in listed.tasks if task.upid.vmid == mine]
+    after: str | None = None
+    told: list[Task] = []
+    for expected in (own[:3], own[3:]):
+        page, after = visible.page("pve1", vmid=None, since=None, errors=False, after=after, limit=3)
+        assert page == expected
+        assert after == (str(page[-1].upid) if expected == own[:3] else None)
+        told += page
+        listed.begin()
+    assert told == own
+    assert visible.page("pve1", vmid=None, since=None, errors=False, after="UPID:gone", limit=3) == ([], None)

@@ -19,7 +19,7 @@ def list_tasks(services: Services, call: Call) -> Reply:
         vmid=asked.vmid,
         since=asked.since,
         errors=asked.errors,
-        start=asked.start,
+        after=asked.after,
         limit=asked.limit,
     )
     page: TaskList = {"tasks": [_show(task) for task in tasks], "next": following}

@@ -10,6 +10,7 @@ from gateway.api.models.execs import Query
 from gateway.api.models.work import TaskWait
 
 NODE = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+UPID = r"^UPID:[!-.0-~]{20,600}$"
 MAX_LINES = 1000
 
 NodeParameter = Annotated[str, Field(pattern=NODE)]
@@ -26,7 +27,9 @@ class TasksQuery(Query):
     )
     errors: bool = Field(default=False, description="Only those that failed or warned.")
     limit: int = Field(default=50, ge=1, le=500, description="How many at most.")
-    start: int = Field(default=0, ge=0, lt=1 << 31, description="`next` of the page before.")
+    after: Annotated[str, Field(pattern=UPID)] | None = Field(
+        default=None, description="`next` of the page before: the name of its last task."
+    )
 
 
 class TaskQuery(Query):
@@ -65,10 +68,10 @@ class TaskView(TypedDict):
 
 
 class TaskList(TypedDict):
-    """One page of tasks, the newest first; it may be short or empty. `next` asks for the page after it; null: none."""
+    """One page of tasks: those that run, then those that ended last. `next` asks for the page after it; null: none."""
 
     tasks: list[TaskView]
-    next: int | None
+    next: str | None
 
 
 class TaskLine(TypedDict):
