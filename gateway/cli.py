@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from gateway import __version__
 from gateway.cli_audit import audit, start_writer
-from gateway.cli_context import DEFAULT_PATH, Command, configured
-from gateway.cli_doctor import doctor
+from gateway.cli_context import DEFAULT_PATH, Command, configured, to_yaml
+from gateway.cli_doctor import doctor, support_bundle
 from gateway.cli_keys import keys
 from gateway.cli_setup import setup
 from gateway.cli_token import token
@@ -48,6 +48,7 @@ main.add_command(keys)
 main.add_command(audit)
 main.add_command(setup)
 main.add_command(doctor)
+main.add_command(support_bundle)
 
 
 @main.command()
@@ -114,7 +115,7 @@ def config_check(path: Path, config: Config) -> None:
 @configured
 def config_show(config: Config) -> None:
     """Print the configuration in use, defaults included. It holds no secret."""
-    click.echo(_to_yaml(config.model_dump(mode="json")), nl=False)
+    click.echo(to_yaml(config.model_dump(mode="json")), nl=False)
 
 
 @main.command()
@@ -155,12 +156,6 @@ def web_settings(config: Config) -> WebSettings:
         trusted_proxies=config.web.trusted_proxies,
         max_body_bytes=config.web.max_body,
     )
-
-
-def _to_yaml(data: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _log_to_stderr() -> None:

@@ -41,6 +41,13 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2))
 
 
+def to_yaml(data: Any) -> str:
+    """For people to read, in the order of `data`."""
+    import yaml
+
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+
+
 def configured(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives the command the configuration as `config`. ConfigError ends it."""
 

@@ -86,6 +86,7 @@ ALLOWED = {
         "auth",
         "config",
         "exec",
+        "metrics",
         "pve",
         "supervisor.client",
         "supervisor.readiness",

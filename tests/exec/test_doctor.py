@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from tests.exec.inside import living
 from tests.pvesim import guests
 from tests.pvesim.api.process import running_api
 from tests.pvesim.guests import Guest
+from tests.pvesim.services import REPOSITORY, ServicesError
 
 VMID = 941
 Broken = Callable[["Patient"], contextlib.AbstractContextManager[object]]
@@ -275,3 +278,58 @@ def test_a_full_audit_disk_is_found(patient: Patient) -> None:
         assert "No space left" in found["audit"]["detail"]
     patient.gateway.services.wait_ready()
     assert patient.examine()[1]["audit"]["verdict"] == "ok"
+
+
+def test_a_support_bundle_holds_no_secret(patient: Patient, tmp_path: Path) -> None:
+    """Canaries stand in the gateway's files, in commands, their environment, input and output, in the log and in a
+    guest's configuration; the bundle, which is its owner's alone, shows none of them."""
+    services = patient.gateway.services
+    canary = "Canary7c1f4e"
+    token = patient.gateway.token(canary)
+    conf = patient.etc / f"nodes/{socket.gethostname()}/lxc/{VMID}.conf"
+    with contextlib.closing(patient.gateway.api()) as api:
+        api.run(VMID, ["echo", canary], env={"SECRET": canary}, stdin=canary, labels={"canary": canary})
+        api.run(VMID, [f"/no/such/{canary}"])
+    journalctl = tmp_path / "journalctl"
+    said = (
+        f"used {token}", f"Authorization: Bearer {canary}", f"PVEAPIToken=a@pve!b={canary}", f"https://u:{canary}@pve",
+        "a line that tells something",
+    )  # fmt: skip
+    journalctl.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in said))
+    journalctl.chmod(0o755)
+    bundle = tmp_path / "bundle.tar.gz"
+    with (
+        replaced(conf, conf.read_text() + f"#{canary}\n"),
+        replaced(services.config, services.config.read_text() + f"# {canary}\n"),
+    ):
+        done = subprocess.run(
+            [services.python, "-m", "gateway", "--config", services.config, "support-bundle", bundle, "--guest",
+             str(VMID), "--journalctl", journalctl],
+            check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert bundle.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(bundle) as tar:
+        texts = {member.name.rpartition("/")[2]: tar.extractfile(member) for member in tar.getmembers()}
+        held = {name: file.read().decode() for name, file in texts.items() if file is not None}
+    assert held.keys() == {
+        "doctor.json", "config.yaml", "versions.json", "node.txt", "log.txt", "health.json", "metrics.txt"
+    }  # fmt: skip
+    whole = "\n".join(held.values())
+    assert canary not in whole and token not in whole and token.rpartition(".")[2] not in whole
+    for file in (*patient.certificate.parent.glob("*.token"), *(patient.gateway.directory / "keys").iterdir()):
+        data = file.read_bytes()
+        words = re.findall(rb"[0-9A-Za-z-]{32,}", data)
+        assert data.hex() not in whole and not any(word.decode() in whole for word in words), file
+    assert "a line that tells something" in held["log.txt"] and held["log.txt"].count("[removed]") == 4
+    assert "pve_exec_gateway_execs_total{" in held["metrics.txt"]
+    assert json.loads(held["health.json"])["audit"]["records"] > 0
+
+
+def test_a_bundle_replaces_nothing(patient: Patient, tmp_path: Path) -> None:
+    """Neither a file nor what a link leads to."""
+    link = tmp_path / "bundle"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ServicesError, match="File exists"):
+        patient.gateway.services.command("support-bundle", str(link))
+    assert not (tmp_path / "elsewhere").exists()
