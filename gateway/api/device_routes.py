@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from gateway.api.guest_routes import TO_ASK, TO_CHANGE
-from gateway.api.handlers import devices, guests, passing
+from gateway.api.handlers import devices, guests, mounts, passing
 from gateway.api.models.devices import (
-    DeviceChange,
     DeviceList,
     DeviceLookup,
     DeviceRequest,
     DevicesQuery,
+    GivenView,
     LookupQuery,
+    MountRequest,
     PassedDevices,
     TakeBackQuery,
 )
@@ -27,7 +28,16 @@ from gateway.errors import (
     NotADevice,
     SupervisorUnavailable,
 )
-from gateway.errors_pve import AlreadyGiven, GroupUnknown, GuestChanged, NotInGuest, TaskUnfinished
+from gateway.errors_pve import (
+    AlreadyGiven,
+    GroupUnknown,
+    GuestChanged,
+    NotInGuest,
+    StorageFull,
+    StorageNotFound,
+    StorageUnsuitable,
+    TaskUnfinished,
+)
 
 _TO_GIVE: tuple[type[GatewayError], ...] = (
     GuestUnsupported,
@@ -77,7 +87,7 @@ DEVICE_ROUTES: tuple[Route, ...] = (
         action=Action.GUEST_ROOT_CONFIG,
         event=Event.GUEST_ROOT_CONFIG,
         body=DeviceRequest,
-        reply=DeviceChange,
+        reply=GivenView,
         errors=(
             Forbidden, DeviceNotFound, NotADevice, AlreadyGiven, GroupUnknown, NotInGuest, TaskUnfinished, *_TO_GIVE,
         ),
@@ -92,9 +102,25 @@ DEVICE_ROUTES: tuple[Route, ...] = (
         action=Action.GUEST_ROOT_CONFIG,
         event=Event.GUEST_ROOT_CONFIG,
         query=TakeBackQuery,
-        reply=DeviceChange,
+        reply=GivenView,
         errors=(Forbidden, DeviceNotFound, TaskUnfinished, *_TO_GIVE),
         change=guests.gives_nothing,
         handler=passing.take_devices_back,
+    ),
+    Route(
+        method="POST",
+        path="/guests/{vmid}/mounts",
+        operation_id="giveMount",
+        summary="Give a container a mount point: a new volume, or a directory of the node (guest:root-config)",
+        action=Action.GUEST_CONFIG,
+        event=Event.GUEST_CONFIG,
+        body=MountRequest,
+        reply=GivenView,
+        errors=(
+            Forbidden, AlreadyGiven, NotInGuest, TaskUnfinished, StorageNotFound, StorageUnsuitable, StorageFull,
+            *_TO_GIVE,
+        ),
+        change=mounts.describe_mount,
+        handler=mounts.give_mount,
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from gateway.errors import GatewayError
 from gateway.exec.spec import Strict
-from gateway.guests.fields import Feature, GuestPath, Size, StorageName, VolumeName, gibibytes, mistake
+from gateway.guests.fields import Feature, GuestPath, Size, StorageName, VolumeName, features_text, gibibytes, mistake
 from gateway.guests.wish import ContainerWish, FreshWish, Options
 from gateway.pve.ids import PathText, VolumeId, parse_volume
 
@@ -127,9 +127,7 @@ class ContainerRequest(ContainerWish, FreshWish):
 
     @property
     def _feature_text(self) -> str:
-        mounts = sorted({word.partition("=")[2] for word in self.features if word.startswith("mount=")})
-        words = [f"{word}=1" for word in sorted(set(self.features)) if not word.startswith("mount=")]
-        return ",".join([*words, *([f"mount={';'.join(mounts)}"] if mounts else [])])
+        return features_text(self.features)
 
 
 def _require_template(text: str) -> VolumeId:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any
@@ -99,3 +100,11 @@ Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 def gibibytes(size: str) -> str:
     """A Size as PVE writes that of a new volume: in GiB, with as many digits as it takes."""
     return format(Decimal(int(size[:-1]) * _MIB[size[-1]]) / 1024, "f")
+
+
+def features_text(features: Iterable[str]) -> str:
+    """Features as PVE's option has them: `fuse=1,nesting=1,mount=cifs;nfs`."""
+    given = sorted(set(features))
+    mounts = [word.partition("=")[2] for word in given if word.startswith("mount=")]
+    words = [f"{word}=1" for word in given if not word.startswith("mount=")]
+    return ",".join([*words, *([f"mount={';'.join(mounts)}"] if mounts else [])])

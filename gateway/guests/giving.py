@@ -50,6 +50,8 @@ class Gift:
     path: str
     value: str
     differs: Callable[[Found], str | None]
+    for_root: bool = True
+    """Else PVE's API takes it: a mount point of a new volume."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Giving:
             if audit_id is None:
                 raise
             error.evidence.setdefault("audit_id", audit_id)
-            error.evidence["undone"] = not isinstance(error, TaskUnfinished) and self._undo(giver, guest, new)
+            error.evidence["undone"] = not isinstance(error, TaskUnfinished) and self._undo(giver, guest, gifts, new)
             raise
 
     def take_back(self, giver: Giver, guest: GuestRef, keys: Sequence[str], *, restart: bool) -> Given:
@@ -132,13 +134,24 @@ class Giving:
             keys = [key or next(names) for key in given]
             if not options:
                 return keys, [], None
-            change = RootChange(node=guest.node, vmid=guest.vmid, options=options, digest=config.digest or None)
             try:
-                return keys, list(options), make_as_root(self._hands, change, giver.origin, giver.again)[0]
+                return keys, list(options), self._change(giver, guest, new, options, config.digest or None)
             except GuestChanged:  # somebody else may have taken the same number
                 if attempt == _TRIES - 1:
                     raise
         raise AssertionError
+
+    def _change(
+        self, giver: Giver, guest: GuestRef, gifts: Sequence[Gift], options: dict[str, str], digest: str | None
+    ) -> str:
+        """The change's record."""
+        if any(gift.for_root for gift in gifts):
+            change = RootChange(node=guest.node, vmid=guest.vmid, options=options, digest=digest)
+            return make_as_root(self._hands, change, giver.origin, giver.again)[0]
+        told = Change(Event.GUEST_CONFIG, giver.action, guest.node, guest.vmid, {"options": options})
+        return self._changes.make(
+            giver.asker, told, lambda: self._pve.guests.set_config(guest, options, digest=digest)
+        ).audit_id
 
     def _attend(
         self,
@@ -192,11 +205,15 @@ class Giving:
             )
         return made.upid
 
-    def _undo(self, giver: Giver, guest: GuestRef, keys: Sequence[str]) -> bool:
+    def _undo(self, giver: Giver, guest: GuestRef, gifts: Sequence[Gift], keys: Sequence[str]) -> bool:
         """Whether nothing is left of it, and the guest runs as it did."""
         try:
-            change = RootChange(node=guest.node, vmid=guest.vmid, delete=tuple(keys))
-            make_as_root(self._hands, change, giver.origin, lambda _: giver.origin)
+            if any(gift.for_root for gift in gifts):
+                change = RootChange(node=guest.node, vmid=guest.vmid, delete=tuple(keys))
+                make_as_root(self._hands, change, giver.origin, lambda _: giver.origin)
+            else:
+                told = Change(Event.GUEST_CONFIG, giver.action, guest.node, guest.vmid, {"delete": list(keys)})
+                self._changes.make(giver.asker, told, lambda: self._pve.guests.set_config(guest, {}, delete=keys))
             if not self._pve.guests.status(guest).running:  # it ran, and did not come up again with what it was given
                 start = Change(Event.GUEST_START, giver.action, guest.node, guest.vmid, {"undoes": list(keys)})
                 made = self._changes.make(giver.asker, start, lambda: self._pve.guests.start(guest))

@@ -72,7 +72,12 @@ class FakeSupervisor:
     tickets: dict[str, tuple[Redeemed, str]] = field(default_factory=dict)
     root_changes: list[RootChange] = field(default_factory=list)
     pauses: list[tuple[int, bool]] = field(default_factory=list)
-    found: dict[str, Found] = field(default_factory=lambda: {"/dev/zero": Found(0, stat.S_IFCHR | 0o666, 0, 0, 1, 5)})
+    found: dict[str, Found] = field(
+        default_factory=lambda: {
+            "/dev/zero": Found(0, stat.S_IFCHR | 0o666, 0, 0, 1, 5),
+            "/data": Found(0, stat.S_IFDIR | 0o755, 0, 0, 0, 0),
+        }
+    )
 
     def locate(self, vmid: int) -> None:
         self._fail()

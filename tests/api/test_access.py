@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api.models.devices import DeviceRequest
+from gateway.api.models.devices import DeviceRequest, MountRequest
 from gateway.api.models.guests import GuestPatch, MigrateRequest, ResizeDisk
 from gateway.api.models.input import ResizeRequest, SignalRequest, TicketRequest
 from gateway.api.models.kept import BackupRequest, SnapshotRequest, TemplateRequest
@@ -46,6 +46,7 @@ BODIES: dict[type[Any] | None, Any] = {
     SnapshotRequest: {"name": "clean"},
     BackupRequest: {"storage": "local"},
     DeviceRequest: {"path": "/dev/zero"},
+    MountRequest: {"path": "/data", "size": "1G"},
     TemplateRequest: {"storage": "local", "template": "debian-13.tar.zst"},
 }
 QUERIES = {

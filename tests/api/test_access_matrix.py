@@ -74,6 +74,7 @@ NEEDS = {
     "listGuestDevices": "guest:read",
     "giveDevices": "guest:root-config",
     "takeDevicesBack": "guest:root-config",
+    "giveMount": "guest:config",
     "listTasks": "guest:read",
     "showTask": "guest:read",
     "readTaskLog": "guest:read",

@@ -22,11 +22,12 @@ from gateway.api.models.guests import (
 from gateway.api.services import Services
 from gateway.api.work import change_guest, make_change
 from gateway.auth.actions import Action
-from gateway.errors import ConfirmationMissing, Forbidden, GatewayError, PreconditionFailed
+from gateway.errors import ConfirmationMissing, Forbidden, GatewayError, InvalidRequest, PreconditionFailed
 from gateway.errors_pve import GuestChanged, VolumeNotFound
 from gateway.exec.order import GuestKind
 from gateway.guests.addresses import are_ready, find_addresses
 from gateway.guests.edit import Edit
+from gateway.guests.fields import features_text
 from gateway.guests.listing import page_of
 from gateway.policy.change import GuestChange
 from gateway.policy.root import RootChange
@@ -218,6 +219,10 @@ def _read_edit(kind: GuestKind, call: Call) -> Edit:
         name = names.get(member, member)
         if member == "tags":
             value = ";".join(sorted(set(value or ())))
+        if member == "features":
+            if not container:
+                raise InvalidRequest("`features` are of containers; a machine has none")
+            value = features_text(value or ())
         if value is None or value == "":
             delete.append(name)
         else:
@@ -234,6 +239,7 @@ def _show_config(services: Services, guest: GuestRef, audit_id: str) -> Reply:
         "node": guest.node,
         "config": dict(config.options) if config is not None else None,
         "pending": dict(config.pending) if config is not None else None,
+        "restart_needed": bool(config.pending) if config is not None else None,
         "digest": config.digest if config is not None else None,
         "audit_id": audit_id,
     }

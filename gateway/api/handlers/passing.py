@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from gateway.api.call import Call, Reply
 from gateway.api.handlers.devices import read_group, require_container
 from gateway.api.models.devices import (
-    DeviceChange,
     DeviceRequest,
+    GivenView,
     PassedDevice,
     PassedDevices,
     TakeBackQuery,
@@ -39,7 +39,7 @@ def list_passed(services: Services, call: Call) -> Reply:
     found: Sequence[Found] | None = None
     unknown: str | None = GuestNotRunning.code
     if running and passed:
-        found, unknown = _giving(services).look(call.origin, guest, [one.path for one in passed.values()])
+        found, unknown = giving(services).look(call.origin, guest, [one.path for one in passed.values()])
     told: PassedDevices = {
         "vmid": guest.vmid,
         "node": guest.node,
@@ -62,7 +62,7 @@ def give_devices(services: Services, call: Call) -> Reply:
     """Gives them as free `dev[n]`, and looks whether the guest has them; what fails is taken back."""
     asked: DeviceRequest = call.body
     guest = require_container(services, call, call.vmid)
-    _require_power(call, restart=asked.restart)
+    require_power(call, restart=asked.restart)
     nodes = [(path, services.devices.find(path)) for path in _paths(services, asked)]
     gids = _gids(services, call, guest, asked, [node for _, node in nodes])
     mode = int(asked.mode, 8) if asked.mode else OPEN_TO_ALL.get(asked.preset or "")
@@ -70,14 +70,14 @@ def give_devices(services: Services, call: Call) -> Reply:
         _gift(path, node, asked.uid, gids[node.gid], node.mode if mode is None else mode, read_only=asked.read_only)
         for path, node in nodes
     ]
-    return _tell(guest, _giving(services).give(_giver(call), guest, gifts, restart=asked.restart))
+    return tell(guest, giving(services).give(giver_of(call), guest, gifts, restart=asked.restart))
 
 
 def take_devices_back(services: Services, call: Call) -> Reply:
     """Of a running guest they go with its next start."""
     asked: TakeBackQuery = call.query
     guest = require_container(services, call, call.vmid)
-    _require_power(call, restart=asked.restart)
+    require_power(call, restart=asked.restart)
     config = services.pve.guests.config(guest)
     options = device_options({**config.options, **{k: v for k, v in config.pending.items() if v is not None}})
     keys = [key for key, value in options.items() if asked.key == key or asked.path == Passed.read(value).path]
@@ -85,7 +85,7 @@ def take_devices_back(services: Services, call: Call) -> Reply:
         raise DeviceNotFound(
             f"guest {guest.vmid} has not been given that; see GET /guests/{guest.vmid}/devices", vmid=guest.vmid
         )
-    return _tell(guest, _giving(services).take_back(_giver(call), guest, keys, restart=asked.restart))
+    return tell(guest, giving(services).take_back(giver_of(call), guest, keys, restart=asked.restart))
 
 
 def _paths(services: Services, asked: DeviceRequest) -> list[str]:
@@ -103,7 +103,7 @@ def _gids(services: Services, call: Call, guest: GuestRef, asked: DeviceRequest,
     known = {gid: name for gid, name in names.items() if name is not None}
     found, unknown = None, None
     if known:
-        found, unknown = _giving(services).look(call.origin, guest, list(known.values()))
+        found, unknown = giving(services).look(call.origin, guest, list(known.values()))
     for gid, name in names.items():
         number, why = None, unknown or "no_group_name"
         if found is not None and gid in known:
@@ -140,22 +140,22 @@ def _differs(passed: Passed, node: Node, found: Found) -> str | None:
     return None if there == wanted else f"mode and owner are {there} and not {wanted}"
 
 
-def _require_power(call: Call, *, restart: bool) -> None:
+def require_power(call: Call, *, restart: bool) -> None:
     if restart and call.actor.decide(Action.GUEST_POWER, call.vmid) is not None:
         action = Action.GUEST_POWER
         raise Forbidden(f"this token may not {action} in this guest, which a restart is", action=action, vmid=call.vmid)
 
 
-def _giving(services: Services) -> Giving:
+def giving(services: Services) -> Giving:
     return Giving(services.pve, services.supervisor, services.changes, services.pace)
 
 
-def _giver(call: Call) -> Giver:
+def giver_of(call: Call) -> Giver:
     return Giver(asker(call), call.origin, call.decide_again, call.action)
 
 
-def _tell(guest: GuestRef, given: Given) -> Reply:
-    told: DeviceChange = {
+def tell(guest: GuestRef, given: Given) -> Reply:
+    told: GivenView = {
         "vmid": guest.vmid,
         "node": guest.node,
         "keys": list(given.keys),

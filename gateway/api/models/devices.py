@@ -12,6 +12,7 @@ from gateway.devices.kinds import Kind
 from gateway.devices.passing import DEVICE_KEY
 from gateway.devices.presets import PATTERN
 from gateway.exec.spec import Strict
+from gateway.guests.container import MountSpec
 from gateway.guests.fields import mistake
 
 Id = Annotated[int, Field(ge=0, le=0xFFFF_FFFE)]
@@ -172,8 +173,8 @@ class PassedDevices(TypedDict):
     devices: list[PassedDevice]
 
 
-class DeviceChange(TypedDict):
-    """What became of a change of a container's devices, `keys`. `seen`: the guest shows them with these numbers; null
+class GivenView(TypedDict):
+    """What became of options `keys` that give a container something. `seen`: the guest shows it as it was meant; null
     where that is not known (`unknown` says why). `restart_needed`: it counts from the guest's next start. `upid`: the
     restart that was made for it. `audit_id` is null where nothing had to be changed."""
 
@@ -186,3 +187,11 @@ class DeviceChange(TypedDict):
     unknown: str | None
     upid: str | None
     audit_id: str | None
+
+
+class MountRequest(MountSpec):
+    """A mount point that a container is given: a new volume, or a directory of the node."""
+
+    restart: bool = Field(
+        default=False, description="Restart the guest if it runs and needs that; asks for guest:power, too."
+    )

@@ -12,6 +12,7 @@ from gateway.api.models.tasks import NodeParameter, Vmid
 from gateway.api.models.work import TaskWait, WorkQuery
 from gateway.exec.order import GuestKind
 from gateway.exec.spec import Strict
+from gateway.guests.fields import Feature
 from gateway.pve.ids import POOL, STORAGE, TAG
 
 MAX_TAGS = 64
@@ -92,6 +93,12 @@ class GuestPatch(Strict):
     swap: int | None = Field(default=None, ge=0, le=1 << 24, description="MiB; containers only.")
     onboot: bool | None = Field(default=None, description="Whether it starts with its node.")
     protection: bool | None = Field(default=None, description="Whether PVE keeps it and its disks from being removed.")
+    features: list[Feature] | None = Field(
+        default=None,
+        max_length=16,
+        description="Containers only: these features alone, from the next start on; null or none takes all away. All "
+        "but `nesting` of an unprivileged one need guest:root-config.",
+    )
     options: dict[OptionName, OptionValue] = Field(
         default={}, max_length=MAX_OPTIONS, description="PVE's options: `net0`, `mp0`, `dev0`, `nameserver`, ..."
     )
@@ -188,12 +195,13 @@ class GuestView(TypedDict):
 
 class ConfigView(TypedDict):
     """The configuration after a change: null where PVE could not be asked for it any more. `pending`: what of it waits
-    for the guest's next start."""
+    for the guest's next start, if there is any (`restart_needed`)."""
 
     vmid: int
     node: str
     config: dict[str, str] | None
     pending: dict[str, str | None] | None
+    restart_needed: bool | None
     digest: str | None
     audit_id: str
 

@@ -52,6 +52,8 @@ def queue(store: Store, guest: GuestConfig, changes: Parameters, delete: list[st
         touched.add(key)
     for key in [key for key, value in guest.pending.items() if guest.values.get(key) == value]:
         del guest.pending[key]
+    for key in [key for key in guest.pending_delete if key not in guest.values]:  # cleanup_pending
+        guest.unmark_deleted(key)
     return touched
 
 
