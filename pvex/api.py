@@ -123,6 +123,8 @@ class Api:
             asked["after"] = page["next"]
 
     def _untrusted(self, exc: Exception) -> ClientError:
+        if "EOF" in str(exc):
+            return Cut(f"the connection to {self.profile.url} was cut ({_reason(exc)})")
         if "CERTIFICATE_VERIFY_FAILED" not in str(exc):
             return Unreachable(f"no TLS with {self.profile.url}: is that the gateway's port? ({_reason(exc)})")
         trusted = f"the CA in {self.profile.ca}" if self.profile.ca else "the CAs of this machine"

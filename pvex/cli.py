@@ -15,6 +15,9 @@ from pvex import __version__
 from pvex.commands.exec import exec_
 from pvex.commands.execs import attach, inspect, kill, logs, ps
 from pvex.commands.guests import GUEST_COMMANDS
+from pvex.commands.kept import snapshot, templates
+from pvex.commands.profiles import login, profile
+from pvex.commands.trust import audit, token
 from pvex.context import Context, note
 from pvex.errors import INTERRUPTED, ClientError
 
@@ -56,5 +59,19 @@ def main(context: click.Context, profile: str | None, output: str) -> None:
     context.obj = Context(profile, output)
 
 
-for command in (exec_, ps, logs, attach, kill, inspect, *GUEST_COMMANDS):
+for command in (
+    exec_,
+    ps,
+    logs,
+    attach,
+    kill,
+    inspect,
+    *GUEST_COMMANDS,
+    snapshot,
+    templates,
+    token,
+    audit,
+    login,
+    profile,
+):
     main.add_command(command)

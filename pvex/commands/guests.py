@@ -10,7 +10,7 @@ import click
 from pvex.context import Context, note
 from pvex.show import duration, show_list, show_one, size
 
-_WAIT = click.option(
+WAIT = click.option(
     "--wait",
     type=click.FloatRange(0, 300),
     default=300.0,
@@ -76,7 +76,7 @@ def _power(word: str, text: str, *options: Any) -> click.Command:
             tell_work(context, answer, str(vmid))
 
     command: Any = click.pass_obj(act)
-    for option in (*options, _WAIT, _GUESTS):
+    for option in (*options, WAIT, _GUESTS):
         command = option(command)
     return click.command(word, help=text)(command)
 
@@ -112,7 +112,7 @@ POWER = (
 @click.option("--pool", help="The pool that it joins.")
 @click.option("--start", is_flag=True, help="Start it.")
 @click.option("--wait-for-address", type=float, metavar="SECONDS", help="Wait so long for its address; with --start.")
-@_WAIT
+@WAIT
 @click.pass_obj
 def clone(context: Context, /, source: str, wait: float, **wish: Any) -> None:
     """Make a copy of a guest, and print its vmid."""
@@ -135,7 +135,7 @@ def clone(context: Context, /, source: str, wait: float, **wish: Any) -> None:
 @click.option("--start", is_flag=True, help="Start it.")
 @click.option("--wait-for-address", type=float, metavar="SECONDS", help="Wait so long for its address; with --start.")
 @click.option("-f", "--file", type=click.File("rb"), help="Further members of POST /guests, as JSON; - is stdin.")
-@_WAIT
+@WAIT
 @click.pass_obj
 def create(context: Context, /, wait: float, keys: tuple[Any, ...], file: Any, **wish: Any) -> None:
     """Make a container, and print its vmid. It is whole, or it is not there."""
@@ -156,7 +156,7 @@ def create(context: Context, /, wait: float, keys: tuple[Any, ...], file: Any, *
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("-f", "--force", is_flag=True, help="Containers only: also one that runs.")
 @click.option("--purge", is_flag=True, help="Backup jobs, replication and HA forget it, too.")
-@_WAIT
+@WAIT
 @click.pass_obj
 def rm(context: Context, /, guests: tuple[str, ...], yes: bool, force: bool, purge: bool, wait: float) -> None:
     """Destroy guests with their disks."""
