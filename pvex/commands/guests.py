@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pvex.completion import complete_guests
 from pvex.context import Context, note
 from pvex.show import duration, show_list, show_one, size
 
@@ -17,7 +18,7 @@ WAIT = click.option(
     show_default=True,
     help="Seconds to wait for PVE's task; 0: print its upid.",
 )
-_GUESTS = click.argument("guests", metavar="GUEST...", nargs=-1, required=True)
+_GUESTS = click.argument("guests", metavar="GUEST...", nargs=-1, required=True, shell_complete=complete_guests)
 
 
 @click.command()
@@ -50,7 +51,7 @@ def ls(context: Context, /, quiet: bool, **query: str | None) -> None:
 
 
 @click.command()
-@click.argument("guest")
+@click.argument("guest", shell_complete=complete_guests)
 @click.pass_obj
 def show(context: Context, /, guest: str) -> None:
     """Show a guest as it is now: state, configuration, what its next start changes."""
@@ -58,7 +59,7 @@ def show(context: Context, /, guest: str) -> None:
 
 
 @click.command()
-@click.argument("guest")
+@click.argument("guest", shell_complete=complete_guests)
 @click.option("--wait", type=click.FloatRange(0, 300), default=0.0, help="Seconds to wait until it has one.")
 @click.pass_obj
 def ip(context: Context, /, guest: str, wait: float) -> None:
@@ -104,7 +105,7 @@ POWER = (
 
 
 @click.command()
-@click.argument("source", metavar="GUEST")
+@click.argument("source", metavar="GUEST", shell_complete=complete_guests)
 @click.option("--vmid", type=int, help="The new one's vmid. Default: the lowest that is free.")
 @click.option("--name", help="Its host name.")
 @click.option("--full", is_flag=True, help="A copy of its own, not linked; only a template can be linked.")

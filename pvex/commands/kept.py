@@ -7,11 +7,12 @@ from urllib.parse import quote
 import click
 
 from pvex.commands.guests import WAIT, confirm, tell_work
+from pvex.completion import complete_guests
 from pvex.context import Context
 from pvex.guests import find_vmid
 from pvex.show import age, show_list, size
 
-_GUEST = click.argument("guest")
+_GUEST = click.argument("guest", shell_complete=complete_guests)
 _NAME = click.argument("name")
 
 
