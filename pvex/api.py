@@ -31,8 +31,10 @@ Query = Mapping[str, Any]
 class Api:
     """One connection after another to one gateway. Not for several threads: each takes a `twin` of its own."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, *, seconds: float | None = None) -> None:
+        """`seconds`: what connecting, or an answer, may take at most, in place of the usual."""
         self.profile = profile
+        self._seconds = seconds
         self._session = requests.Session()
         self._session.auth = _Bearer(profile.token)
         self._session.headers["User-Agent"] = f"pvex/{__version__}"
@@ -95,7 +97,7 @@ class Api:
                 json=body,
                 data=data,
                 headers=dict(headers or {}),
-                timeout=(CONNECT_SECONDS, read),
+                timeout=(self._seconds or CONNECT_SECONDS, self._seconds or read),
                 stream=stream,
                 allow_redirects=False,
             )
@@ -123,6 +125,8 @@ class Api:
             asked["after"] = page["next"]
 
     def _untrusted(self, exc: Exception) -> ClientError:
+        if "EOF" in str(exc):
+            return Cut(f"the connection to {self.profile.url} was cut ({_reason(exc)})")
         if "CERTIFICATE_VERIFY_FAILED" not in str(exc):
             return Unreachable(f"no TLS with {self.profile.url}: is that the gateway's port? ({_reason(exc)})")
         trusted = f"the CA in {self.profile.ca}" if self.profile.ca else "the CAs of this machine"

@@ -12,11 +12,21 @@ from typing import Any
 import click
 
 from pvex import __version__
+from pvex.commands.completion import completion
+from pvex.commands.devices import devices
 from pvex.commands.exec import exec_
 from pvex.commands.execs import attach, inspect, kill, logs, ps
+from pvex.commands.files import cp
 from pvex.commands.guests import GUEST_COMMANDS
+from pvex.commands.kept import snapshot, templates
+from pvex.commands.profiles import login, profile
+from pvex.commands.run import run
+from pvex.commands.trust import audit, token
+from pvex.completion import complete_profiles
 from pvex.context import Context, note
 from pvex.errors import INTERRUPTED, ClientError
+
+FORMATS = ("table", "json", "yaml")
 
 
 class Group(click.Group):
@@ -32,6 +42,11 @@ class Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(141)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(one.name), one.get_short_help_str(80)) for one in commands])
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -40,11 +55,18 @@ class Group(click.Group):
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("-p", "--profile", envvar="PVEX_PROFILE", metavar="NAME", help="The gateway to use (`pvex profile ls`).")
+@click.option(
+    "-p",
+    "--profile",
+    envvar="PVEX_PROFILE",
+    metavar="NAME",
+    shell_complete=complete_profiles,
+    help="The gateway to use (`pvex profile ls`).",
+)
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["table", "json", "yaml"]),
+    type=click.Choice(FORMATS),
     default="table",
     show_default=True,
     help="How lists and answers are shown.",
@@ -56,5 +78,35 @@ def main(context: click.Context, profile: str | None, output: str) -> None:
     context.obj = Context(profile, output)
 
 
-for command in (exec_, ps, logs, attach, kill, inspect, *GUEST_COMMANDS):
-    main.add_command(command)
+def _choose_output(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.obj.output = value
+
+
+COMMANDS = {
+    "Commands in guests": (exec_, run, ps, logs, attach, kill, inspect),
+    "Guests": (*GUEST_COMMANDS, snapshot, templates, devices, cp),
+    "Access": (login, profile, token, audit, completion),
+}
+OUTPUT = click.Option(
+    ["-o", "--output"],
+    type=click.Choice(FORMATS),
+    expose_value=False,
+    callback=_choose_output,
+    help="How the answer is shown.",
+)
+
+
+def add_output(command: click.Command) -> None:
+    """`pvex ls -o json` is `pvex -o json ls`."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            add_output(inner)
+    elif command not in (exec_, logs, attach, cp, login, completion):
+        command.params.append(OUTPUT)
+
+
+for section in COMMANDS.values():
+    for command in section:
+        add_output(command)
+        main.add_command(command)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NDJSON = "application/x-ndjson"
 PATIENCE = 60.0
 """Seconds without any event until a stream that was cut is given up."""
+BEGIN_PATIENCE = 15.0
+"""The same before the first event."""
 
 Event = dict[str, Any]
 Open = Callable[[], "requests.Response"]
@@ -86,7 +88,7 @@ class Retry:
             raise error
         now = time.monotonic()
         if self._until is None:
-            self._until = now + self._patience
+            self._until = now + (self._patience if self._reached else min(self._patience, BEGIN_PATIENCE))
         if not passing or now >= self._until:
             if exec_id is not None and passing:
                 raise Cut(f"{error}; it goes on without us: `pvex logs -f {exec_id}` shows it") from error

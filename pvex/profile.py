@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +36,19 @@ class Store:
     profiles: dict[str, Profile] = field(default_factory=dict)
     current: str | None = None
 
+    def find(self, name: str) -> Profile:
+        """Raises UsageError, which names those there are."""
+        if name not in self.profiles:
+            known = ", ".join(sorted(self.profiles)) or "none"
+            raise UsageError(f"there is no profile {name!r}; known: {known}; `pvex login` makes one")
+        return self.profiles[name]
+
+    def make_directory(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def save(self) -> None:
         """Replaces the file, 0600, by rename."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.make_directory()
         data = {
             "current": self.current,
             "profiles": {
@@ -97,10 +108,13 @@ def choose_profile(name: str | None) -> Profile:
     chosen = name or store.current
     if chosen is None:
         raise UsageError("no gateway is known: run `pvex login URL`, or set GATEWAY_URL and GATEWAY_TOKEN")
-    if chosen not in store.profiles:
-        known = ", ".join(sorted(store.profiles)) or "none"
-        raise UsageError(f"there is no profile {chosen!r}; known: {known}; `pvex login` makes one")
-    return store.profiles[chosen]
+    return store.find(chosen)
+
+
+def check_name(name: str) -> None:
+    """A profile's name is a file's, too. Raises UsageError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise UsageError(f"{name!r} is no name for a profile: letters, digits, and . _ - between them")
 
 
 def check_url(url: str) -> str:

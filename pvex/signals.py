@@ -80,3 +80,13 @@ class Forwarding:
             to = "tree" if number in _TO_TREE else "command"
             with contextlib.suppress(ClientError):  # it has ended, or its stream will tell what is wrong
                 api.post(f"/execs/{self._exec_id}/signal", {"signal": int(number), "to": to})
+
+
+def end_quietly(api: Api, exec_id: str) -> None:
+    """Asks for its end; that it has ended, or has not begun, is as good."""
+    if not exec_id:
+        return
+    try:
+        api.twin().call("DELETE", f"/execs/{exec_id}")
+    except ClientError:
+        return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pvex.completion import complete_guests
 from pvex.context import Context, note
 from pvex.errors import BROKEN_PIPE, UsageError
 
@@ -30,19 +31,22 @@ class ExecCommand(click.Command):
             head, command = args[:cut], args[cut + 1 :]
             given, _, _ = self.make_parser(ctx).parse_args(list(head))
             behind = given.get("command")
-            if isinstance(behind, tuple) and behind and behind[0].startswith("-"):  # exec 101 -it -- sh
+            if (
+                "guest" in given and isinstance(behind, tuple) and behind and behind[0].startswith("-")
+            ):  # exec 101 -it -- sh
                 before = head[: len(head) - len(behind) - 1]
                 args = [*before, *behind, given["guest"], "--", *command]
         return super().parse_args(ctx, args)
 
 
-def _split(_ctx: click.Context, _param: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
+def take_command(_ctx: click.Context, _param: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a command, less the `--` before them."""
     return words[1:] if words[:1] == ("--",) else words
 
 
 @click.command("exec", cls=ExecCommand, context_settings={"allow_interspersed_args": False})
-@click.argument("guest")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, callback=_split)
+@click.argument("guest", shell_complete=complete_guests)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, callback=take_command)
 @click.option("-i", "--interactive", is_flag=True, help="Send our stdin to the command.")
 @click.option("-t", "--tty", is_flag=True, help="Run it in a terminal; with -i in our own.")
 @click.option("--detach-keys", default="ctrl-p,ctrl-q", show_default=True, help="Leave, and let it run.")
@@ -170,7 +174,7 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 def attend(api: Api, vmid: int, spec: dict[str, Any], key: str, *, with_stdin: bool) -> int:
     """Runs it, hands input, output and signals through, and gives the exit code."""
     from pvex.events import run_stream
-    from pvex.signals import Forwarding, Left
+    from pvex.signals import Forwarding, Left, end_quietly
     from pvex.stdin import Pump
 
     if with_stdin:
@@ -219,7 +223,7 @@ def open_terminal(api: Api, vmid: int, spec: dict[str, Any], key: str, detach_ke
 
 def hold_terminal(api: Api, exec_id: str, keys: Keys) -> int:
     """Our terminal is the exec's until it ends, or the detach keys are pressed."""
-    from pvex.signals import Left
+    from pvex.signals import Left, end_quietly
     from pvex.terminal import Detached, Terminal
 
     try:
@@ -236,6 +240,7 @@ def hold_terminal(api: Api, exec_id: str, keys: Keys) -> int:
 def write(api: Api, exec_id: str, event: dict[str, Any]) -> None:
     """Shows what an event brings. Who reads us no more ends the command, as SIGPIPE would."""
     from pvex.events import read_data
+    from pvex.signals import end_quietly
 
     kind = event["type"]
     if kind == "gap":
@@ -250,18 +255,6 @@ def write(api: Api, exec_id: str, event: dict[str, Any]) -> None:
         end_quietly(api, exec_id)
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is buffered has nowhere to go
         sys.exit(BROKEN_PIPE)
-
-
-def end_quietly(api: Api, exec_id: str) -> None:
-    """Asks for its end; that it has ended, or has not begun, is as good."""
-    from pvex.errors import ClientError
-
-    if not exec_id:
-        return
-    try:
-        api.twin().call("DELETE", f"/execs/{exec_id}")
-    except ClientError:
-        return
 
 
 def tell_end(view: dict[str, Any]) -> int:

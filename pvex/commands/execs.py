@@ -6,12 +6,13 @@ import sys
 
 import click
 
+from pvex.completion import complete_execs, complete_guests
 from pvex.context import Context, note
 from pvex.show import age, cut, show_list, show_one
 
 
 @click.command()
-@click.argument("guest", required=False)
+@click.argument("guest", required=False, shell_complete=complete_guests)
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that have ended and are remembered.")
 @click.option(
     "-l", "--label", "labels", multiple=True, help="KEY=VALUE; only those that carry all of them. Repeatable."
@@ -48,7 +49,7 @@ def ps(
 
 
 @click.command()
-@click.argument("exec_id", metavar="EXEC")
+@click.argument("exec_id", metavar="EXEC", shell_complete=complete_execs)
 @click.option("-f", "--follow", is_flag=True, help="Stay until it ends; its exit code is ours then.")
 @click.pass_obj
 def logs(context: Context, /, exec_id: str, follow: bool) -> None:
@@ -65,7 +66,7 @@ def logs(context: Context, /, exec_id: str, follow: bool) -> None:
 
 
 @click.command()
-@click.argument("exec_id", metavar="EXEC")
+@click.argument("exec_id", metavar="EXEC", shell_complete=complete_execs)
 @click.option("--detach-keys", default="ctrl-p,ctrl-q", show_default=True, help="Leave, and let it run.")
 @click.pass_obj
 def attach(context: Context, /, exec_id: str, detach_keys: str) -> None:
@@ -81,7 +82,7 @@ def attach(context: Context, /, exec_id: str, detach_keys: str) -> None:
 
 
 @click.command()
-@click.argument("exec_ids", metavar="EXEC...", nargs=-1, required=True)
+@click.argument("exec_ids", metavar="EXEC...", nargs=-1, required=True, shell_complete=complete_execs)
 @click.option("-s", "--signal", "name", help="Send this signal instead, to the whole tree: HUP, 15, ...")
 @click.option(
     "--wait", type=click.FloatRange(0, 60), default=15.0, show_default=True, help="Seconds to wait for its end."
@@ -102,7 +103,7 @@ def kill(context: Context, /, exec_ids: tuple[str, ...], name: str | None, wait:
 
 
 @click.command()
-@click.argument("exec_id", metavar="EXEC")
+@click.argument("exec_id", metavar="EXEC", shell_complete=complete_execs)
 @click.option("--wait", type=click.FloatRange(0, 60), default=0.0, help="Seconds to wait for its end.")
 @click.pass_obj
 def inspect(context: Context, /, exec_id: str, wait: float) -> None:

@@ -7,17 +7,18 @@ from typing import Any
 
 import click
 
+from pvex.completion import complete_guests
 from pvex.context import Context, note
 from pvex.show import duration, show_list, show_one, size
 
-_WAIT = click.option(
+WAIT = click.option(
     "--wait",
     type=click.FloatRange(0, 300),
     default=300.0,
     show_default=True,
     help="Seconds to wait for PVE's task; 0: print its upid.",
 )
-_GUESTS = click.argument("guests", metavar="GUEST...", nargs=-1, required=True)
+_GUESTS = click.argument("guests", metavar="GUEST...", nargs=-1, required=True, shell_complete=complete_guests)
 
 
 @click.command()
@@ -50,7 +51,7 @@ def ls(context: Context, /, quiet: bool, **query: str | None) -> None:
 
 
 @click.command()
-@click.argument("guest")
+@click.argument("guest", shell_complete=complete_guests)
 @click.pass_obj
 def show(context: Context, /, guest: str) -> None:
     """Show a guest as it is now: state, configuration, what its next start changes."""
@@ -58,7 +59,7 @@ def show(context: Context, /, guest: str) -> None:
 
 
 @click.command()
-@click.argument("guest")
+@click.argument("guest", shell_complete=complete_guests)
 @click.option("--wait", type=click.FloatRange(0, 300), default=0.0, help="Seconds to wait until it has one.")
 @click.pass_obj
 def ip(context: Context, /, guest: str, wait: float) -> None:
@@ -76,7 +77,7 @@ def _power(word: str, text: str, *options: Any) -> click.Command:
             tell_work(context, answer, str(vmid))
 
     command: Any = click.pass_obj(act)
-    for option in (*options, _WAIT, _GUESTS):
+    for option in (*options, WAIT, _GUESTS):
         command = option(command)
     return click.command(word, help=text)(command)
 
@@ -104,7 +105,7 @@ POWER = (
 
 
 @click.command()
-@click.argument("source", metavar="GUEST")
+@click.argument("source", metavar="GUEST", shell_complete=complete_guests)
 @click.option("--vmid", type=int, help="The new one's vmid. Default: the lowest that is free.")
 @click.option("--name", help="Its host name.")
 @click.option("--full", is_flag=True, help="A copy of its own, not linked; only a template can be linked.")
@@ -112,7 +113,7 @@ POWER = (
 @click.option("--pool", help="The pool that it joins.")
 @click.option("--start", is_flag=True, help="Start it.")
 @click.option("--wait-for-address", type=float, metavar="SECONDS", help="Wait so long for its address; with --start.")
-@_WAIT
+@WAIT
 @click.pass_obj
 def clone(context: Context, /, source: str, wait: float, **wish: Any) -> None:
     """Make a copy of a guest, and print its vmid."""
@@ -135,7 +136,7 @@ def clone(context: Context, /, source: str, wait: float, **wish: Any) -> None:
 @click.option("--start", is_flag=True, help="Start it.")
 @click.option("--wait-for-address", type=float, metavar="SECONDS", help="Wait so long for its address; with --start.")
 @click.option("-f", "--file", type=click.File("rb"), help="Further members of POST /guests, as JSON; - is stdin.")
-@_WAIT
+@WAIT
 @click.pass_obj
 def create(context: Context, /, wait: float, keys: tuple[Any, ...], file: Any, **wish: Any) -> None:
     """Make a container, and print its vmid. It is whole, or it is not there."""
@@ -156,7 +157,7 @@ def create(context: Context, /, wait: float, keys: tuple[Any, ...], file: Any, *
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("-f", "--force", is_flag=True, help="Containers only: also one that runs.")
 @click.option("--purge", is_flag=True, help="Backup jobs, replication and HA forget it, too.")
-@_WAIT
+@WAIT
 @click.pass_obj
 def rm(context: Context, /, guests: tuple[str, ...], yes: bool, force: bool, purge: bool, wait: float) -> None:
     """Destroy guests with their disks."""

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
 from tests.exec.gateways import Gateway
+from tests.guests.conftest import PRIVILEGES
+from tests.guests.made import sweep
+from tests.pvesim.api import access
+from tests.pvesim.api.process import running_api
 from tests.pvex.client import Pvex
+
+LAB = (7700, 7709)
+"""The vmids of guests that are made by pvex."""
 
 
 @pytest.fixture(scope="session")
 def pvex(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Pvex:
     """pvex with a token that may run commands and open terminals in every guest."""
     return Pvex(gateway, tmp_path_factory.mktemp("pvex"), gateway.token("pvex", actions="exec:run,exec:terminal"))
+
+
+@pytest.fixture(scope="module")
+def lab(make_gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pvex]:
+    """pvex with a token that may do everything to the guests of LAB, which are made by the simulated PVE API."""
+    home = tmp_path_factory.mktemp("lab")
+    token = home / "pve.token"
+    token.touch(0o600)
+    with running_api() as pve:
+        token.write_text(f"gateway@pve!pvex={SECRET}\n")
+        access.add_token("gateway@pve!pvex", SECRET, privileges=PRIVILEGES)
+        gateway = make_gateway(
+            pve={"api": pve.url, "token_file": str(token), "agent_token_file": str(token), "pvesh": str(pve.pvesh)}
+        )
+        yield Pvex(gateway, home, gateway.token("lab", actions="all", guests="{}-{}".format(*LAB)))
+        sweep(*LAB)
+
+
+SECRET = "5d1c7a0e-8f4b-4f9a-9c59-1c7b7f1f0a51"

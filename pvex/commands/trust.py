@@ -1,0 +1,187 @@
+"""`pvex token|audit`: who may do what, and who has done what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pvex.commands.guests import confirm
+from pvex.context import Context, note
+from pvex.show import age, cut, dump, plain, show_list, show_one
+
+_ID = click.argument("token_id", metavar="ID")
+
+
+@click.group()
+def token() -> None:
+    """Tokens: who may use the gateway, and for what."""
+
+
+@token.command("self")
+@click.pass_obj
+def show_self(context: Context, /) -> None:
+    """Show what this token is, and what it may do."""
+    answer = context.api.get("/tokens/self")
+    if context.output != "table":
+        dump(context.output, answer)
+        return
+    click.echo(f"{answer['name']} ({answer['id']}), expires {answer['expires'] or 'never'}")
+    columns = {
+        "ACTION": lambda one: one["action"],
+        "GUESTS": lambda one: one["guests"],
+        "COMMANDS": lambda one: (
+            "; ".join(" ".join(words) for words in one.get("terms", {}).get("commands", ())) or "any"
+        ),
+    }
+    show_list(context.output, answer["reach"], columns)
+
+
+@token.command("ls")
+@click.option("--state", type=click.Choice(["active", "expired", "revoked"]), help="Only tokens in this state.")
+@click.pass_obj
+def list_tokens(context: Context, /, state: str | None) -> None:
+    """List the tokens that this one may administer."""
+    columns = {
+        "ID": lambda one: one["id"],
+        "NAME": lambda one: one["name"],
+        "STATE": lambda one: one["state"],
+        "EXPIRES": lambda one: one["expires"] or "never",
+        "USED": lambda one: age(one["last_used"]),
+        "GRANTS": lambda one: cut("; ".join(_describe(grant) for grant in one["grants"]), 60),
+    }
+    show_list(context.output, list(context.api.pages("/tokens", "tokens", {"state": state})), columns)
+
+
+@token.command()
+@_ID
+@click.pass_obj
+def show(context: Context, /, token_id: str) -> None:
+    """Show all that is known of a token."""
+    show_one(context.output, context.api.get(f"/tokens/{token_id}"))
+
+
+@token.command()
+@click.option("--name", required=True, help="Who or what uses it.")
+@click.option("--allow", "actions", multiple=True, help="Actions, with commas between: exec:run,guest:read.")
+@click.option("--guests", default="", help="Their guests: all, 101, or 100-199,205.")
+@click.option("--grants", "file", type=click.File(), help="In place of these two: a JSON list of grants.")
+@click.option("--expires", required=True, help="30d, 12h, 2030-01-01T00:00:00Z, or never.")
+@click.option("--network", "networks", multiple=True, help="Only from this network (CIDR). Repeatable.")
+@click.pass_obj
+def create(context: Context, /, actions: tuple[str, ...], guests: str, file: Any, **wish: Any) -> None:
+    """Make a token, and print it, alone, on stdout: this once."""
+    import json
+
+    from pvex.errors import UsageError
+
+    if file is not None:
+        try:
+            grants = json.load(file)
+        except ValueError as exc:
+            raise UsageError(f"--grants: {file.name} is no JSON") from exc
+    else:
+        words = [word for text in actions for word in text.split(",") if word]
+        if not words:
+            raise UsageError("say what the token may do: --allow with --guests, or --grants")
+        grants = [{"actions": words, "guests": guests}]
+    body = {**wish, "networks": list(wish["networks"]), "grants": grants}
+    _tell_secret(context, context.api.post("/tokens", body))
+
+
+@token.command()
+@_ID
+@click.option("--overlap", default="0", show_default=True, help="How long the old secret stays valid: 1h, 7d.")
+@click.option("--expires", help="A new end of the token.")
+@click.pass_obj
+def rotate(context: Context, /, token_id: str, overlap: str, expires: str | None) -> None:
+    """Give a token a new secret, and print it, alone, on stdout."""
+    body = {"overlap": overlap, **({"expires": expires} if expires else {})}
+    _tell_secret(context, context.api.post(f"/tokens/{token_id}/rotate", body))
+
+
+@token.command()
+@_ID
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def revoke(context: Context, /, token_id: str, yes: bool) -> None:
+    """End a token for good."""
+    confirm(yes, f"Revoke {token_id} for good?")
+    context.api.post(f"/tokens/{token_id}/revoke")
+    click.echo(token_id)
+
+
+@token.command("rm")
+@_ID
+@click.pass_obj
+def remove(context: Context, /, token_id: str) -> None:
+    """Delete the record of a token that is revoked or has expired."""
+    context.api.call("DELETE", f"/tokens/{token_id}")
+    click.echo(token_id)
+
+
+def _tell_secret(context: Context, answer: dict[str, Any]) -> None:
+    if context.output != "table":
+        dump(context.output, answer)
+        return
+    note(f"{answer['id']} ({answer['name']}), expires {answer['expires'] or 'never'}; it is shown this once")
+    click.echo(answer["token"])
+
+
+def _describe(grant: dict[str, Any]) -> str:
+    where = [grant.get("guests", ""), *(f"pool {pool}" for pool in grant.get("pools", ()))]
+    return f"{','.join(grant['actions'])} on {' '.join(word for word in where if word) or '-'}"
+
+
+@click.command()
+@click.option("--guest", help="Only records about this guest.")
+@click.option("--token", help="Only records of, or about, the token with this id.")
+@click.option("--exec", "exec_id", help="Only records about this exec.")
+@click.option("--event", multiple=True, help="Only such records: exec:intent, request:denied, ... Repeatable.")
+@click.option("--since", help="Written at this time or later (RFC 3339).")
+@click.option("--until", help="Written before this time.")
+@click.option("-n", "--last", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
+@click.option("--verify", is_flag=True, help="Instead: whether the log is as it was written; 125 where it is not.")
+@click.pass_obj
+def audit(context: Context, /, guest: str | None, verify: bool, last: int, **query: Any) -> None:
+    """Show the audit log, the newest record last."""
+    from pvex.guests import find_vmid
+
+    if verify:
+        _verify(context)
+        return
+    vmid = find_vmid(context.api, guest) if guest else None
+    records = list(context.api.pages("/audit", "records", {**query, "vmid": vmid}, most=last))[::-1]
+    columns = {
+        "TIME": lambda one: one["ts"][:19],
+        "EVENT": lambda one: one["event"],
+        "TOKEN": lambda one: (one.get("actor") or {}).get("name"),
+        "VMID": lambda one: one.get("vmid"),
+        "WHAT": lambda one: cut(_what(one), 60),
+    }
+    show_list(context.output, records, columns)
+
+
+def _what(record: dict[str, Any]) -> str:
+    data = record.get("data") or {}
+    command = data.get("command")
+    if isinstance(command, list):
+        return " ".join(map(str, command))
+    return str(data.get("reason") or data.get("code") or record.get("exec_id") or plain(None))
+
+
+def _verify(context: Context) -> None:
+    from pvex.errors import ClientError
+
+    after = None
+    count = 0
+    while True:
+        part = context.api.get("/audit/verify", {"after": after}, wait=60)
+        count += part["records"]
+        if not part["good"]:
+            fault = part["fault"]
+            raise ClientError(f"{fault['file']}, line {fault['line']}: {fault['wrong']}: {fault['detail']}")
+        if part["next"] is None:
+            click.echo(f"{count} records are as they were written")
+            return
+        after = part["next"]

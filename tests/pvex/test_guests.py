@@ -1,0 +1,173 @@
+"""pvex and guests: made, listed, run in, copied to, taken back and destroyed, as people do it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guests.made import TEMPLATE
+from tests.pvex.client import Pvex
+from tests.pvex.pty import Screen
+
+
+@pytest.fixture(scope="module")
+def guests(lab: Pvex) -> list[str]:
+    """Two guests that run, web1 and web2, both tagged."""
+    words = ("create", "--template", TEMPLATE, "--storage", "local-lvm", "--tag", "web", "--start")
+    return [vmid for name in ("web1", "web2") for vmid in lab.lines(*words, "--name", name)]
+
+
+def test_lists(lab: Pvex, guests: list[str]) -> None:
+    """As a table, as JSON and as YAML; no colours, for it is no terminal."""
+    header, *rows = lab.lines("ls")
+    assert header.split()[:3] == ["VMID", "NAME", "STATUS"]
+    assert [row.split()[:3] for row in rows] == [[vmid, f"web{n}", "running"] for n, vmid in enumerate(guests, 1)]
+    shown = json.loads("\n".join(lab.lines("ls", "-o", "json", "--tag", "web")))
+    assert [guest["name"] for guest in shown] == ["web1", "web2"]
+    assert "- vmid: " + guests[0] in lab.lines("-o", "yaml", "ls")
+    assert lab.lines("ls", "-q") == guests
+
+
+def test_a_name_is_a_guest(lab: Pvex, guests: list[str]) -> None:
+    """Where a vmid is asked for; one that nobody has is a wrong call."""
+    assert lab("exec", "web2", "--", "echo", "here").stdout == b"here\n"
+    done = lab("exec", "web3", "--", "true")
+    assert (done.returncode, b"no guest is called" in done.stderr) == (2, True)
+
+
+def test_run_in_many(lab: Pvex, guests: list[str]) -> None:
+    """Lines behind names; one that fails is told and breaks nothing; -o json has it all."""
+    done = lab("run", "-l", "tag=web", "--", "sh", "-c", "echo hi; hostname | grep 1")
+    assert done.returncode == 1
+    assert sorted(done.stdout.splitlines()) == [b"web1 | hi", b"web1 | web1", b"web2 | hi"]
+    assert done.stderr == b"pvex: web2: exit code 1\npvex: 1 of 2 guests: exit code 0\n"
+    done = lab("run", "-g", f"{guests[0]},7709", "-o", "json", "--", "echo", "x")
+    shares = {share["vmid"]: share for share in json.loads(done.stdout)}
+    assert (shares[int(guests[0])]["exit_code"], shares[int(guests[0])]["stdout"]) == (0, "x\n")
+    assert (shares[7709]["state"], "pvex ls" in shares[7709]["error"]) == ("failed", True)
+
+
+def test_max_errors(lab: Pvex, guests: list[str]) -> None:
+    """After one failure too many nothing more is begun."""
+    done = lab("run", "-a", "-P", "1", "--max-errors", "0", "--", "false")
+    assert done.stderr.splitlines()[:2] == [b"pvex: web1: exit code 1", b"pvex: web2: not begun"]
+
+
+def test_run_on_a_terminal(lab: Pvex, guests: list[str]) -> None:
+    """A table of what runs, in colours, unless NO_COLOR says no."""
+    with Screen(lab, "run", "-a", "--", "echo", "hi") as screen:
+        shown = screen.until("2 of 2 guests: exit code 0")
+        assert "\x1b[32m" in shown and "2 of 2 guests are done, 0 failed" in shown
+    with Screen(lab, "run", "-a", "--", "echo", "hi", NO_COLOR="1") as screen:
+        assert "\x1b[3" not in screen.until("exit code 0")
+
+
+def test_copies(lab: Pvex, guests: list[str], tmp_path: Path) -> None:
+    """Into a guest and out of it: bytes and mode; into a directory under its own name; through pipes."""
+    data = os.urandom(3 << 20)
+    here = tmp_path / "a file"
+    here.write_bytes(data)
+    here.chmod(0o750)
+    assert lab("cp", str(here), "web1:/root").returncode == 0
+    assert lab("exec", "web1", "--", "stat", "-c", "%a %s", "/root/a file").stdout == b"750 3145728\n"
+    back = tmp_path / "back"
+    done = lab("cp", "web1:/root/a file", str(back))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (back.read_bytes() == data, back.stat().st_mode & 0o777) == (True, 0o750)
+    assert lab("cp", "-", f"{guests[0]}:/tmp/x", stdin=b"piped").returncode == 0
+    assert lab("cp", f"{guests[0]}:/tmp/x", "-").stdout == b"piped"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "back"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["web1:/no/such", "x"], 125, b"[file_not_found]"),
+        (["web1:/root", "x"], 125, b"is a directory"),
+        (["/no/such", "web1:/root/x"], 125, b"/no/such: No such file"),
+        (["x", "y"], 2, b"GUEST:/PATH"),
+        (["-", "web1:/root/"], 2, b"stdin has no name"),
+    ],
+)
+def test_copies_that_fail(lab: Pvex, guests: list[str], words: list[str], code: int, told: bytes) -> None:
+    """One line, and nothing left here."""
+    done = lab("cp", *words)
+    assert (done.returncode, told in done.stderr, done.stderr.count(b"\n")) == (code, True, 1), done
+
+
+def test_progress(lab: Pvex, guests: list[str], tmp_path: Path) -> None:
+    """A bar on a terminal; it is taken away at the end."""
+    here = tmp_path / "big"
+    with open(here, "wb") as file:
+        file.truncate(64 << 20)
+    with Screen(lab, "cp", str(here), "web1:/tmp/big") as screen:
+        assert "%" in screen.until("MiB/s")
+        assert screen.end() == 0
+
+
+def test_snapshots_and_the_end(lab: Pvex, guests: list[str]) -> None:
+    """Taken, listed, gone back to; what cannot be undone wants a yes; then the guest is gone."""
+    vmid = guests[1]
+    assert lab.lines("stop", "web2") == [vmid]
+    assert lab.lines("snapshot", "create", "web2", "before") == ["before"]
+    assert "before" in lab.lines("snapshot", "ls", "web2")[1]
+    assert lab("snapshot", "rollback", "web2", "before").returncode == 2
+    assert lab.lines("snapshot", "rollback", "web2", "before", "-y") == ["before"]
+    assert lab.lines("snapshot", "rm", "web2", "before") == ["before"]
+    done = lab("rm", vmid)
+    assert (done.returncode, b"say --yes" in done.stderr) == (2, True)
+    with Screen(lab, "rm", vmid) as screen:
+        screen.until("[y/N]")
+        screen.type("y\n")
+        screen.until(f"\r\n{vmid}")
+        assert screen.end() == 0
+    assert vmid not in lab.lines("ls", "-q")
+
+
+def test_trust(lab: Pvex) -> None:
+    """A token is made, shown to be what it is, and revoked; the log tells of it, and is whole."""
+    done = lab("token", "create", "--name", "ci", "--allow", "exec:run", "--guests", "7700", "--expires", "1h")
+    secret = done.stdout.decode().strip()
+    assert secret.startswith("pveg_") and secret not in done.stderr.decode()
+    shown = lab.lines("token", "self", GATEWAY_TOKEN=secret)
+    assert shown[0].startswith("ci (tk_") and shown[2].split()[:2] == ["exec:run", "7700"]
+    token_id = shown[0].split("(")[1].split(")")[0]
+    assert any(token_id in line for line in lab.lines("token", "ls"))
+    assert lab.lines("token", "revoke", "-y", token_id) == [token_id]
+    assert lab("ps", GATEWAY_TOKEN=secret).returncode == 125
+
+
+def test_audit(lab: Pvex, guests: list[str]) -> None:
+    """What was run stands in the log."""
+    lab.lines("exec", "web1", "--", "echo", "for-the-record")
+    rows = lab.lines("audit", "--guest", "web1", "-n", "5")
+    assert any("exec:intent" in row and "echo for-the-record" in row for row in rows)
+
+
+def test_completion(lab: Pvex, guests: list[str]) -> None:
+    """Guests by vmid and name, from the gateway; without one nothing, and no words."""
+
+    def complete(words: str, shell: str = "bash", **environment: str) -> list[str]:
+        asked: dict[str, Any] = {
+            "_PVEX_COMPLETE": f"{shell}_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        return lab(**{**asked, **environment}).stdout.decode().split()
+
+    assert complete("pvex exec 77") == [f"plain,{guests[0]}"]
+    assert complete("pvex start we") == ["plain,web1"]
+    assert complete("pvex exec 77", GATEWAY_URL="https://127.0.0.1:9") == []
+    for shell in ("bash", "zsh", "fish"):
+        assert "_PVEX_COMPLETE" in "\n".join(lab.lines("completion", shell))
+
+
+def test_devices(lab: Pvex) -> None:
+    """The node's are listed, and looked up."""
+    rows = lab.lines("devices", "ls", "--kind", "other", "-o", "json")
+    assert "/dev/null" in {one["path"] for one in json.loads("\n".join(rows))}
+    assert any(line.split() == ["minor", "3"] for line in lab.lines("devices", "lookup", "/dev/null"))
