@@ -77,6 +77,7 @@ NAMES = {
     "LimitsView": "TokenLimits",
     "LogFault": "AuditFault",
     "LogVerdict": "AuditVerdict",
+    "MountRequest": "GuestMountRequest",
     "MountSpec": "MountRequest",
     "NetworkSpec": "NetworkRequest",
     "NodeView": "ClusterNode",
