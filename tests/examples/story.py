@@ -165,6 +165,8 @@ def tell_of_guests(to: Recorder) -> None:
     to.ask("POST", devices, {"path": "/dev/null", "gid": 0, "mode": "0660"}, says="Given at its next start")
     to.ask("GET", devices, says="One that waits for the next start")
     to.ask("DELETE", f"{devices}?key=dev0", says="Taken back before that")
+    mount = {"path": "/srv/pictures", "size": "1G", "storage": "local-lvm"}
+    to.ask("POST", f"/guests/{WEB}/mounts", mount, says="A new volume, for the next start")
     to.ask("GET", "/guests?tag=web", says="Those with a tag")
     path = f"/guests/{WEB}"
     guest = to.ask("GET", path, says="All that PVE knows of it")

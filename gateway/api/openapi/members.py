@@ -214,7 +214,7 @@ OF_SCHEMAS = {
     "AuditPage.records": "The records of this page.",
     "AuditVerdict.next": "Ask for the part behind this one with it, as `after`; null: this was the last, or a fault.",
     "CanReply.reason": "Why not; null where it may.",
-    "CardSpec.model": "What the machine sees.",
+    "NetworkCard.model": "What the machine sees.",
     "Exec.reason": "How it ended; null while it runs.",
     "ExecResult.reason": "How it ended; null where nobody knows.",
     "ExecResult.stderr": "What was kept of it; as `encoding` says.",
