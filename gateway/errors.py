@@ -331,6 +331,11 @@ class InvalidRequest(GatewayError):
 
     code, status, title = "invalid_request", 422, "Invalid request"
 
+    @classmethod
+    def for_field(cls, path: str, rule: str, code: str = "impossible") -> InvalidRequest:
+        """Of one field that can be no such thing; `rule` says what it can be."""
+        return cls(f"`{path}` cannot be that: {rule}", errors=[FieldError(path, code, rule).to_json()])
+
 
 class GrantInvalid(GatewayError):
     """A grant, its guests, networks or lifetime cannot be understood."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import FieldError, InvalidRequest
 from gateway.exec.order import GuestKind
-from gateway.policy.change import GuestChange, describe_options
+from gateway.policy.change import GuestChange, Options, describe_options
 from gateway.policy.machine import describe_machine
-
-Options = Mapping[str, str | int | bool]
 
 _ROOT_ONLY = re.compile(r"dev[0-9]{1,3}|hookscript")
 _MOUNT = re.compile(r"mp[0-9]{1,3}|rootfs")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-from gateway.errors import FieldError, InvalidRequest
+from gateway.errors import InvalidRequest
 from gateway.errors_pve import VolumeNotFound
 from gateway.exec.order import GuestKind
 from gateway.guests.archived import brought_by
 from gateway.guests.container import ContainerRequest
 from gateway.guests.machine import MachineRequest
 from gateway.guests.wish import CloneRequest
-from gateway.policy.change import GuestChange, describe_options
+from gateway.policy.change import GuestChange, Options, describe_options
 from gateway.policy.machine import describe_machine
 from gateway.pve.ids import VolumeId
 from gateway.pve.models import GuestRef
@@ -22,14 +21,12 @@ from gateway.pve.service import Pve
 _BACKUP = re.compile(r"backup/(?:vzdump-(lxc|qemu)-([1-9][0-9]{2,8})-[^/]+|(ct|vm)/([1-9][0-9]{2,8})/[^/]+)")
 _KINDS = {"lxc": GuestKind.LXC, "ct": GuestKind.LXC, "qemu": GuestKind.QEMU, "vm": GuestKind.QEMU}
 
-Options = Mapping[str, str | int | bool]
-
 
 def owner_of(backup: str, field: str = "backup") -> tuple[GuestKind, int]:
     """Which guest a backup is of, by its name alone. Raises InvalidRequest for a volume that is no backup."""
     found = _BACKUP.fullmatch(VolumeId(backup).name)
     if found is None:
-        raise _invalid(field, "a backup is STORAGE:backup/NAME, as GET /guests/{vmid}/backups lists it")
+        raise InvalidRequest.for_field(field, "a backup is STORAGE:backup/NAME, as GET /guests/{vmid}/backups lists it")
     return _KINDS[found[1] or found[3]], int(found[2] or found[4])
 
 
@@ -54,7 +51,7 @@ def describe_restored(pve: Pve, node: str, wish: ContainerRequest | MachineReque
     backup = VolumeId(wish.backup or "")
     kind, owner = owner_of(backup)
     if kind != wish.type:
-        raise _invalid("type", f"it is the backup of a guest of type `{kind}`")
+        raise InvalidRequest.for_field("type", f"it is the backup of a guest of type `{kind}`")
     try:
         text = pve.storages.backup_config(node, backup)
     except VolumeNotFound:
@@ -80,8 +77,7 @@ def _require_machines(wish: CloneRequest) -> None:
     for name in ("networks", "swap"):
         if getattr(wish, name) is not None:
             rule = "containers alone take this; change the machine's own network cards afterwards"
-            error = FieldError(name, "not_of_a_machine", rule)
-            raise InvalidRequest(f"`{name}` cannot be taken: {rule}", errors=[error.to_json()])
+            raise InvalidRequest.for_field(name, rule, "not_of_a_machine")
 
 
 def describe_rollback(pve: Pve, guest: GuestRef, snapshot: str) -> GuestChange:
@@ -106,7 +102,3 @@ def read_options(pve: Pve, guest: GuestRef, snapshot: str | None) -> dict[str, s
     """A guest's configuration as it is or was, raw `lxc.*` keys too."""
     config = pve.guests.config(guest, pending=False) if snapshot is None else pve.snapshots.config(guest, snapshot)
     return {**config.options, **config.raw}
-
-
-def _invalid(field: str, rule: str) -> InvalidRequest:
-    return InvalidRequest(f"`{field}` cannot be that: {rule}", errors=[FieldError(field, "impossible", rule).to_json()])

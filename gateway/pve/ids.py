@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import NewType
 
-from gateway.errors import FieldError, InvalidRequest
+from gateway.errors import InvalidRequest
 
 NodeName = NewType("NodeName", str)
 StorageId = NewType("StorageId", str)
@@ -84,7 +84,7 @@ def parse_vmid(value: int | str, field: str = "vmid") -> int:
     """Raises InvalidRequest unless it is one: a whole number from 100 to 999999999."""
     text = str(value) if type(value) is int else value
     if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{2,8}", text):
-        raise _impossible(field, "a vmid is a whole number from 100 to 999999999")
+        raise InvalidRequest.for_field(field, "a vmid is a whole number from 100 to 999999999")
     return int(text)
 
 
@@ -102,7 +102,7 @@ def parse_snapshot(text: str, field: str = "name") -> SnapName:
     """Raises InvalidRequest unless it is a snapshot's name, and none that PVE keeps to itself."""
     _match(SNAPSHOT, text, field, "a snapshot's name begins with a letter; then 1 to 39 letters, digits, _ or -")
     if text in _RESERVED_SNAPSHOTS:
-        raise _impossible(field, f"PVE keeps the names {', '.join(_RESERVED_SNAPSHOTS)} to itself")
+        raise InvalidRequest.for_field(field, f"PVE keeps the names {', '.join(_RESERVED_SNAPSHOTS)} to itself")
     return SnapName(text)
 
 
@@ -120,7 +120,7 @@ def parse_volume(text: str, field: str = "volume") -> VolumeId:
     """Raises InvalidRequest unless it is a volume's name."""
     found = _VOLUME.fullmatch(text) if isinstance(text, str) else None
     if found is None or any(part in ("", ".", "..") for part in found["name"].split("/")):
-        raise _impossible(field, "a volume's name is STORAGE:NAME, as in local:vztmpl/debian-13.tar.zst")
+        raise InvalidRequest.for_field(field, "a volume's name is STORAGE:NAME, as in local:vztmpl/debian-13.tar.zst")
     parse_storage(found["storage"], field)
     return VolumeId(text)
 
@@ -129,7 +129,9 @@ def parse_upid(text: str, field: str = "upid") -> Upid:
     """Raises InvalidRequest unless it is a task's name."""
     found = _UPID.fullmatch(text) if isinstance(text, str) and _VISIBLE.fullmatch(text) else None
     if found is None:
-        raise _impossible(field, "a task's name is UPID:node:pid:pstart:start:type:id:user: as PVE gave it")
+        raise InvalidRequest.for_field(
+            field, "a task's name is UPID:node:pid:pstart:start:type:id:user: as PVE gave it"
+        )
     return Upid(
         PathText(text),
         NodeName(found["node"]),
@@ -143,9 +145,5 @@ def parse_upid(text: str, field: str = "upid") -> Upid:
 
 def _match(pattern: re.Pattern[str], text: object, field: str, rule: str) -> str:
     if not isinstance(text, str) or not pattern.fullmatch(text) or set(text) == {"."}:
-        raise _impossible(field, rule)
+        raise InvalidRequest.for_field(field, rule)
     return text
-
-
-def _impossible(field: str, rule: str) -> InvalidRequest:
-    return InvalidRequest(f"`{field}` cannot be that: {rule}", errors=[FieldError(field, "impossible", rule).to_json()])

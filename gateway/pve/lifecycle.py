@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.errors import FieldError, InvalidRequest
+from gateway.errors import InvalidRequest
 from gateway.exec.order import GuestKind
 from gateway.pve.caller import Caller, Options
 from gateway.pve.ids import (
@@ -222,9 +222,7 @@ def _check_digest(digest: str | None) -> str | None:
 
 def _match(pattern: re.Pattern[str], value: str, field: str, rule: str) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise InvalidRequest(
-            f"`{field}` cannot be that: {rule}", errors=[FieldError(field, "impossible", rule).to_json()]
-        )
+        raise InvalidRequest.for_field(field, rule)
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from gateway.errors import FieldError, InvalidRequest
+from gateway.errors import InvalidRequest
 from gateway.errors_pve import PveNonsense
 from gateway.pve.caller import Caller, Options
 from gateway.pve.ids import Upid, VolumeId, parse_node, parse_storage, parse_vmid
@@ -62,9 +62,7 @@ class Storages:
     def download(self, node: str, storage: str, template: str) -> Upid:
         """Begins to download a template of the catalogue. The URL is the catalogue's, never a request's."""
         if not _TEMPLATE.fullmatch(template):
-            rule = "a template's name is one of GET /templates?available=true"
-            error = FieldError("template", "impossible", rule)
-            raise InvalidRequest(f"`template` cannot be that: {rule}", errors=[error.to_json()])
+            raise InvalidRequest.for_field("template", "a template's name is one of GET /templates?available=true")
         options: Options = {"storage": parse_storage(storage), "template": template}
         about_it = {"node": node, "storage": storage, "template": template}
         return self._caller.start_task("POST", "nodes", parse_node(node), "aplinfo", about=about_it, options=options)

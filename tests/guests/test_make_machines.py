@@ -113,6 +113,13 @@ def test_cloud_init_untold(api: Api) -> None:
     assert any("size=1G" in line for line in config(7310) if line.startswith("scsi0"))
 
 
+def test_what_they_are_made_of(api: Api) -> None:
+    """Images and CDs are listed as requests take them."""
+    for content, name in (("import", IMAGE), ("iso", CD)):
+        listed = api.get(f"/templates?content={content}").json()["templates"]
+        assert name in [one["volume"] for one in listed] and all(f":{content}/" in one["volume"] for one in listed)
+
+
 def test_without_wait(api: Api, records: Records) -> None:
     """202 once PVE has begun; it goes on without the client, and its outcome is recorded."""
     answer = create(api, wait=0, disks=[{"size": "1G"}])

@@ -1,4 +1,4 @@
-"""Container templates: those that are there, those that PVE's catalogue offers, and how one gets here."""
+"""Templates, images and CDs that are there, templates that PVE's catalogue offers, and how one gets here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.pve.resources import Appliance, Volume
 def list_templates(services: Services, call: Call) -> Reply:
     """A page of those of this node, by name."""
     asked: TemplatesQuery = call.query
-    views = _offered(services) if asked.available else _present(services, asked.storage)
+    views = _offered(services) if asked.available else _present(services, asked.storage, asked.content)
     part, following = cut(views, lambda view: view["volume"] or view["name"], asked)
     page: TemplateList = {"templates": list(part), "next": following}
     return Reply(page)
@@ -37,16 +37,13 @@ def download_template(services: Services, call: Call) -> Reply:
     return reply
 
 
-def _present(services: Services, storage: str | None) -> list[TemplateView]:
-    node = services.config.node
-    places = [storage] if storage is not None else _places(services, node)
-    found = [volume for place in places for volume in services.pve.storages.volumes(node, place, content="vztmpl")]
-    return [_show_volume(volume) for volume in found]
-
-
-def _places(services: Services, node: str) -> list[str]:
-    found = services.pve.storages.on_node(node, content="vztmpl")
-    return [place.name for place in found if place.active and place.enabled]
+def _present(services: Services, storage: str | None, content: str) -> list[TemplateView]:
+    node, storages = services.config.node, services.pve.storages
+    if storage is not None:
+        places = [storage]
+    else:
+        places = [place.name for place in storages.on_node(node, content=content) if place.active and place.enabled]
+    return [_show_volume(volume) for place in places for volume in storages.volumes(node, place, content=content)]
 
 
 def _offered(services: Services) -> list[TemplateView]:

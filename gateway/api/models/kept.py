@@ -117,6 +117,9 @@ class TemplatesQuery(PageQuery):
 
     available: bool = Field(default=False, description="What PVE's catalogue offers, instead of what is there.")
     storage: StorageName | None = Field(default=None, description="Only those on this storage.")
+    content: Literal["vztmpl", "import", "iso"] = Field(
+        default="vztmpl", description="Of what is there: templates of containers, images for machines' disks, or CDs."
+    )
 
 
 class TemplateRequest(Strict):
@@ -129,7 +132,8 @@ class TemplateRequest(Strict):
 
 
 class TemplateView(TypedDict):
-    """A container template. `volume` is what POST /guests takes as `template`: null for one that is only offered."""
+    """What guests are made of. `volume` is what POST /guests takes as `template`, as a disk's `image`, or as `cd`: null
+    for what is only offered."""
 
     name: str
     volume: str | None
