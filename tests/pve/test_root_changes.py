@@ -267,7 +267,11 @@ class Waiting:
         until(lambda: pvesh.argv.count("set") == 2, why="both are being made")
         self._before = before
         late = change(gateway, 151)
+        connections = sockets_of(gateway)
         self.result = self._pool.submit(change_as_root, supervisor, late, ORIGIN, again)
+        until(lambda: sockets_of(gateway) > connections, why="the supervisor has its connection")
+        for _ in range(2):  # what is asked now is answered behind what it has read by then
+            supervisor.health()
 
     def free(self) -> None:
         """Lets those before it end."""
@@ -281,6 +285,15 @@ class Waiting:
             os.write(fd, b"go\n")
             os.close(fd)
         return all(one.done() for one in self._before)
+
+
+def sockets_of(gateway: Gateway) -> int:
+    """How many the supervisor has."""
+    found = 0
+    for path in Path(f"/proc/{gateway.services.pid('supervisor')}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(path).startswith("socket:")
+    return found
 
 
 def refuse(error: Exception) -> Again:
