@@ -7,7 +7,9 @@ from typing import Any
 
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LONG = (*SHORT, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0)
-"""Upper bounds in seconds: of what should be quick, and of what takes as long as a command does."""
+REQUEST = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0, 600.0)
+"""Upper bounds in seconds: of what should be quick, of what takes as long as a command does, and of requests, of which
+there is a histogram for each operation."""
 
 
 class Histogram:

@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.histogram import LONG, SHORT
+from gateway.histogram import REQUEST, SHORT
 
 UNMATCHED = ("any", "unmatched")
 """Method and route of what is no operation of the API: another path, another method."""
@@ -42,7 +42,7 @@ class WebFigures:
         known: list[int | str] = [*sorted({*statuses, CLIENT_GONE}), OTHER]
         self._statuses = {status: number for number, status in enumerate(known)}
         self._requests = _Block(1, len(self._routes), len(self._statuses))
-        self._seconds = _Block(self._requests.end, len(self._routes), len(LONG) + 2)
+        self._seconds = _Block(self._requests.end, len(self._routes), len(REQUEST) + 2)
         self._calls = _Block(self._seconds.end, len(METHODS), len(OUTCOMES))
         self._call_seconds = _Block(self._calls.end, len(METHODS), len(SHORT) + 2)
         self._width = self._call_seconds.end
@@ -60,7 +60,7 @@ class WebFigures:
         with self._thread:
             row = self._own_row()
             self._cells[row + self._requests.at(number, self._column(status))] += 1
-            self._observe(row, self._seconds, number, LONG, seconds)
+            self._observe(row, self._seconds, number, REQUEST, seconds)
 
     def count_refusal(self, status: int) -> None:
         """The edge has refused a request by itself."""
@@ -90,7 +90,7 @@ class WebFigures:
             "seconds": [
                 (method, route, *histogram)
                 for (method, route), number in self._routes.items()
-                if any((histogram := _histogram(total, self._seconds, number, LONG))[1])
+                if any((histogram := _histogram(total, self._seconds, number, REQUEST))[1])
             ],
             "calls": [
                 (method, outcome, total[self._calls.at(number, kind)])
