@@ -161,12 +161,6 @@ def tell_of_guests(to: Recorder) -> None:
     to.ask("GET", "/pools", says="With the guests that the token may read")
     to.ask("GET", "/devices?limit=2", says="The first ones")
     to.ask("GET", f"/devices/lookup?path=/dev/null&vmid={WEB}", says="With the line that gives it to a container")
-    devices = f"/guests/{WEB}/devices"
-    to.ask("POST", devices, {"path": "/dev/null", "gid": 0, "mode": "0660"}, says="Given at its next start")
-    to.ask("GET", devices, says="One that waits for the next start")
-    to.ask("DELETE", f"{devices}?key=dev0", says="Taken back before that")
-    mount = {"path": "/srv/pictures", "size": "1G", "storage": "local-lvm"}
-    to.ask("POST", f"/guests/{WEB}/mounts", mount, says="A new volume, for the next start")
     to.ask("GET", "/guests?tag=web", says="Those with a tag")
     path = f"/guests/{WEB}"
     guest = to.ask("GET", path, says="All that PVE knows of it")
@@ -177,6 +171,17 @@ def tell_of_guests(to: Recorder) -> None:
     to.ask("PATCH", path, edit, name="stale", says="It is another by now", headers=stale, expect=412)
     to.ask("GET", f"{path}/addresses", says="A guest without a network has none")
     to.ask("POST", f"{path}/resize?wait=60", {"disk": "rootfs", "size": "+1G"}, says="A gibibyte more")
+    tell_of_gifts(to, path)
+
+
+def tell_of_gifts(to: Recorder, path: str) -> None:
+    """What of the node a container is given while it runs."""
+    devices = f"{path}/devices"
+    to.ask("POST", devices, {"path": "/dev/null"}, says="It is there, with these numbers")
+    to.ask("POST", devices, {"path": "/dev/sda"}, name="refused", says="Node policy names no such device", expect=403)
+    to.ask("GET", devices, says="One, and the guest shows it")
+    to.ask("DELETE", f"{devices}?key=dev0", says="It has it until its next start")
+    to.ask("POST", f"{path}/mounts", {"path": "/data", "size": "1G"}, says="A new volume, mounted")
 
 
 def tell_of_power(to: Recorder) -> None:

@@ -72,6 +72,7 @@ NAMES = {
     "EventOutput": "ExecOutputEvent",
     "EventStart": "ExecStartEvent",
     "ExecSpec": "ExecRequest",
+    "GivenView": "GivenToGuest",
     "GrantSpec": "GrantRequest",
     "GuestKind": "GuestType",
     "Keep": "OutputKeep",

@@ -108,12 +108,12 @@ _PROBLEM: Schema = {
         },
         "program": _text("The command's program, where it is what no grant allows."),
         "exceeds": _texts("In what the token would be allowed more than the caller."),
-        "preset": _text("The preset."),
-        "group": _text("The group that has the device on the node."),
-        "key": _text("The option that gives it already."),
-        "why": _text("Why the group's number in the guest is not known."),
         "privilege": _text("What PVE says that the gateway's own API token lacks."),
-        "path": _text("Where it lacks that."),
+        "path": _text("Where it lacks that; or the device that was named."),
+        "preset": _text("The preset that stands for no device of the node."),
+        "key": _text("The guest's option that gives something there already."),
+        "group": {"type": ["string", "null"], "description": "The group whose number in the guest is not known."},
+        "why": _text("Why it is not."),
         "limit": {
             "type": ["integer", "string"],
             "description": "The limit that was reached: how many bytes or requests; of execs its name, like "
@@ -144,7 +144,10 @@ _PROBLEM: Schema = {
         "unsupported": _texts("Fields or operations that the guest's driver does not have."),
         "offered": _texts("The media types that there are."),
         "allow": _texts("The methods that there are."),
-        "undone": {"type": "boolean", "description": "Of a guest whose making failed: whether nothing of it is left."},
+        "undone": {
+            "type": "boolean",
+            "description": "Of a guest whose making failed, or of what one was given: whether nothing of it is left.",
+        },
         "request": {
             "type": "object",
             "additionalProperties": True,
