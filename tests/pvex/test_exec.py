@@ -93,6 +93,26 @@ def test_detached(pvex: Pvex) -> None:
     assert pvex.lines(*words) == [exec_id]
 
 
+def test_looked_after(pvex: Pvex) -> None:
+    """ps lists it, logs shows and follows it, a signal reaches it, kill ends it and what it has started."""
+    mark = new_mark()
+    script = f"echo out; echo err >&2; sleep {mark}"
+    (exec_id,) = pvex.lines("exec", "-d", "-l", f"test={mark}", "101", "--", "sh", "-c", script)
+    assert pvex.lines("ps", "101", "-q", "-l", f"test={mark}") == [exec_id]
+    with pvex.start("logs", "-f", exec_id) as following:
+        assert following.stdout and following.stderr
+        assert (following.stdout.readline(), following.stderr.readline()) == (b"out\n", b"err\n")
+        pvex.lines("kill", "-s", "USR1", exec_id)
+        assert following.wait(10) == 128 + signal.SIGUSR1
+    assert " signaled " in pvex.lines("ps", "-a", "-l", f"test={mark}")[1]
+    assert pvex("logs", exec_id).stdout == b"out\n"
+    done = pvex("kill", exec_id)
+    assert (done.returncode, b"[exec_ended]" in done.stderr) == (125, True)
+    (exec_id,) = pvex.lines("exec", "-d", "101", "--", "sh", "-c", f"sleep {mark} & sleep {mark}")
+    assert pvex.lines("kill", exec_id) == [exec_id]
+    assert not living(mark, alone=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_reach_the_whole_tree(pvex: Pvex, number: signal.Signals) -> None:
     """What would end a job here ends it there, the shell's child included; the exit code tells of it."""

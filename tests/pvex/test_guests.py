@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.guests.made import TEMPLATE
+from tests.pvesim.api import machines
 from tests.pvex.client import Pvex
 from tests.pvex.pty import Screen
 
@@ -171,3 +172,15 @@ def test_devices(lab: Pvex) -> None:
     rows = lab.lines("devices", "ls", "--kind", "other", "-o", "json")
     assert "/dev/null" in {one["path"] for one in json.loads("\n".join(rows))}
     assert any(line.split() == ["minor", "3"] for line in lab.lines("devices", "lookup", "/dev/null"))
+
+
+def test_a_machine(lab: Pvex) -> None:
+    """Its agent cannot stream: input goes first, output comes at the end, and the exit code."""
+    machine = machines.create(7705)
+    try:
+        done = lab("exec", "-i", "7705", "--", "sh", "-c", "cat; echo err >&2; exit 4", stdin=b"in\n")
+        assert (done.returncode, done.stdout, done.stderr) == (4, b"in\n", b"err\n")
+        done = lab("exec", "-u", "nobody", "7705", "--", "id")
+        assert (done.returncode, b"driver_unsupported" in done.stderr) == (125, True)
+    finally:
+        machine.destroy()
