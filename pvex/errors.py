@@ -11,7 +11,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 EXIT_CODES = {
     "0": "done; of `exec`, `attach` and `logs -f` the command's own exit code",
-    "1": "`run`: in some guest it was not 0",
+    "1": "`run`: in some guest it was not 0; or a question was answered with no",
     "2": "wrong use: unknown options, an unknown profile or name, nobody there to ask",
     "124": "the command was ended, for its time was over",
     "125": "pvex or the gateway failed: not reached, not trusted, refused, or the end is not known",
