@@ -76,6 +76,7 @@ class Group(click.Group):
 def main(context: click.Context, profile: str | None, output: str) -> None:
     """Run commands in the guests of Proxmox VE nodes, and drive those, over pve-exec-gateway."""
     context.obj = Context(profile, output)
+    context.call_on_close(context.obj.close)
 
 
 def _choose_output(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any
 
 import click
@@ -54,6 +55,8 @@ def _ask(context: click.Context, find: Callable[[Any], Iterable[CompletionItem]]
     from pvex.profile import choose_profile
 
     try:
-        return list(find(Api(choose_profile(context.find_root().params.get("profile")), seconds=SECONDS)))
+        profile = choose_profile(context.find_root().params.get("profile"))
+        with closing(Api(profile, seconds=SECONDS)) as api:
+            return list(find(api))
     except ClientError:
         return []

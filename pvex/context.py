@@ -21,11 +21,18 @@ class Context:
     def api(self) -> Api:
         """The gateway; the profile is read, and requests imported, when it is first needed."""
         if self._api is None:
-            from pvex.api import Api
             from pvex.profile import choose_profile
 
-            self._api = Api(choose_profile(self.profile))
+            profile = choose_profile(self.profile)
+            from pvex.api import Api
+
+            self._api = Api(profile)
         return self._api
+
+    def close(self) -> None:
+        """Closes the connection, if there is one."""
+        if self._api is not None:
+            self._api.close()
 
 
 def note(text: str) -> None:

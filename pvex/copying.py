@@ -87,33 +87,33 @@ def _fetch(api: Api, vmid: int, path: str, out: BinaryIO, *, quiet: bool) -> int
             headers = {"Range": f"bytes={done}-", "If-Range": etag} if done else {}
             try:
                 response = api.send("GET", _url(vmid, path), headers=headers, stream=True, read=STREAM_SECONDS)
-                if response.headers.get("X-File-Type") != "file":
-                    raise ClientError(f"{path} is a directory: `pvex exec {vmid} -- tar -C {path} -c . | tar -x`")
-                if done and (response.status_code != 206 or response.headers.get("ETag") != etag):
-                    raise ClientError(f"{path} was changed while it was copied; copy it again")
-                etag = response.headers.get("ETag", "")
-                length = response.headers.get("Content-Length")
-                total = done + int(length) if length is not None else None
-                for piece in _pieces(response):
-                    out.write(piece)
-                    done += len(piece)
-                    retry.succeeded()
-                    progress.show(done, total)
-                if total is not None and done != total:
-                    raise Cut(f"{path} broke off after {done} bytes")
-                out.flush()
-                return int(response.headers.get("X-File-Mode", "644"), 8)
+                with response:
+                    if response.headers.get("X-File-Type") != "file":
+                        raise ClientError(f"{path} is a directory: `pvex exec {vmid} -- tar -C {path} -c . | tar -x`")
+                    if done and (response.status_code != 206 or response.headers.get("ETag") != etag):
+                        raise ClientError(f"{path} was changed while it was copied; copy it again")
+                    etag = response.headers.get("ETag", "")
+                    length = response.headers.get("Content-Length")
+                    total = done + int(length) if length is not None else None
+                    for piece in _pieces(response):
+                        out.write(piece)
+                        done += len(piece)
+                        retry.succeeded()
+                        progress.show(done, total)
+                    if total is not None and done != total:
+                        raise Cut(f"{path} broke off after {done} bytes")
+                    out.flush()
+                    return int(response.headers.get("X-File-Mode", "644"), 8)
             except (Cut, Unreachable, Problem) as error:
                 retry.after(error, None)
 
 
 def _pieces(response: Response) -> Iterator[bytes]:
     """The body as it comes. Raises Cut."""
-    with response:
-        try:
-            yield from response.iter_content(PIECE)
-        except RequestException as exc:
-            raise Cut("the download broke off") from exc
+    try:
+        yield from response.iter_content(PIECE)
+    except RequestException as exc:
+        raise Cut("the download broke off") from exc
 
 
 def _read(source: BinaryIO, digest: Any, progress: Progress, total: int | None) -> Iterator[bytes]:

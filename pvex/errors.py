@@ -9,6 +9,16 @@ FAILED = 125
 USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+EXIT_CODES = {
+    "0": "done; of `exec`, `attach` and `logs -f` the command's own exit code",
+    "1": "`run`: in some guest it was not 0; or a question was answered with no",
+    "2": "wrong use: unknown options, an unknown profile or name, nobody there to ask",
+    "124": "the command was ended, for its time was over",
+    "125": "pvex or the gateway failed: not reached, not trusted, refused, or the end is not known",
+    "126, 127": "the command could not be started, or there is none",
+    "128+n": "signal n has ended the command; 130: Ctrl-C, 141: nobody reads our output",
+}
+"""For people; the README and the manual page say the same."""
 
 _HINTS = {
     "unauthenticated": "the token has expired, was revoked or is none: get a new one and run `pvex login`",

@@ -29,9 +29,42 @@ Open = Callable[[], "requests.Response"]
 
 
 def run_stream(api: Api, vmid: int, spec: dict[str, Any], key: str, *, patience: float = PATIENCE) -> Iterator[Event]:
-    """Runs a command and gives what happens; it runs once, however often this is cut. Raises ClientError."""
+    """Runs a command and gives what happens; it runs once, however often this is cut. Raises ClientError.
+
+    A machine's guest agent cannot stream: its output comes at the end.
+    """
     headers = {"Accept": NDJSON, "Idempotency-Key": key}
-    return _follow(api, lambda: _post(api, vmid, spec, headers), None, 0, patience)
+    try:
+        yield from _follow(api, lambda: _post(api, vmid, spec, headers), None, 0, patience)
+    except Problem as problem:
+        if not cannot_stream(problem) or spec.get("stdin_open"):
+            raise
+        yield from _run_whole(api, vmid, spec, f"{key}-whole", patience)
+
+
+def cannot_stream(problem: Problem) -> bool:
+    """Whether the guest can run the command, but nobody can follow it."""
+    unsupported = set(problem.document.get("unsupported", ()))
+    return problem.code == "driver_unsupported" and unsupported <= {"streams", "stdin_open"}
+
+
+def _run_whole(api: Api, vmid: int, spec: dict[str, Any], key: str, patience: float) -> Iterator[Event]:
+    """The same events, those of the output when it has ended."""
+    headers = {"Prefer": "respond-async", "Idempotency-Key": key}
+    view = api.call("POST", f"/exec/{vmid}", spec, headers=headers)
+    yield {"type": "start", "exec": view}
+    retry = Retry(patience)
+    while view["state"] in ("queued", "running"):
+        try:
+            view = api.get(f"/execs/{view['id']}", {"wait": 30}, wait=30)
+            retry.succeeded()
+        except ClientError as error:
+            retry.after(error, view["id"])
+    for stream in ("stdout", "stderr"):
+        if view["output"] and view["output"][stream]["bytes"]:
+            data = api.send("GET", f"/execs/{view['id']}/{stream}").content
+            yield {"type": stream, "data": base64.b64encode(data).decode(), "encoding": "base64"}
+    yield {"type": "end", "exec": view}
 
 
 def follow(api: Api, exec_id: str, *, start: int = 0, stay: bool = True, patience: float = PATIENCE) -> Iterator[Event]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pvex.completion import complete_guests
-from pvex.context import Context, note
-from pvex.errors import BROKEN_PIPE, UsageError
+from pvex.context import Context
+from pvex.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from pvex.api import Api
-    from pvex.terminal import Keys
 
 
 class ExecCommand(click.Command):
@@ -91,6 +87,7 @@ def exec_(
     started; 128+n: signal n ended it.
     """
     from pvex.guests import find_vmid
+    from pvex.running import describe_terminal, open_terminal, run
 
     if not command:
         raise click.UsageError("give a command: pvex exec 101 -- COMMAND")
@@ -107,7 +104,7 @@ def exec_(
         return
     if tty and interactive:
         sys.exit(open_terminal(context.api, vmid, spec, key, options["detach_keys"]))
-    sys.exit(attend(context.api, vmid, spec, key, with_stdin=interactive))
+    sys.exit(run(context.api, vmid, spec, key, with_stdin=interactive))
 
 
 def new_key() -> str:
@@ -169,99 +166,3 @@ def _pair(option: str, text: str) -> tuple[str, str]:
     if not equals or not name:
         raise UsageError(f"{option} takes NAME=VALUE")
     return name, value
-
-
-def attend(api: Api, vmid: int, spec: dict[str, Any], key: str, *, with_stdin: bool) -> int:
-    """Runs it, hands input, output and signals through, and gives the exit code."""
-    from pvex.events import run_stream
-    from pvex.signals import Forwarding, Left, end_quietly
-    from pvex.stdin import Pump
-
-    if with_stdin:
-        spec = {**spec, "stdin_open": True}
-    exec_id = ""
-    try:
-        with Forwarding(api) as forwarding:
-            for event in run_stream(api, vmid, spec, key):
-                kind = event["type"]
-                if kind == "start" and not exec_id:
-                    exec_id = event["exec"]["id"]
-                    forwarding.begun(exec_id)
-                    if with_stdin:
-                        Pump(api, exec_id).start()
-                elif kind == "end":
-                    return tell_end(event["exec"])
-                else:
-                    write(api, exec_id, event)
-    except Left:
-        end_quietly(api, exec_id)
-        raise
-    raise AssertionError("a stream ends with an end")
-
-
-def describe_terminal(*, ours: bool) -> dict[str, Any]:
-    """The terminal that the command gets: one like ours, where that is to be it. Raises UsageError."""
-    from pvex.terminal import terminal_size
-
-    if not ours:
-        return {}
-    if not sys.stdin.isatty():
-        raise UsageError("stdin is no terminal: leave -t out")
-    term = os.environ.get("TERM", "")
-    return {**terminal_size(), **({"term": term} if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", term) else {})}
-
-
-def open_terminal(api: Api, vmid: int, spec: dict[str, Any], key: str, detach_keys: str) -> int:
-    """Begins it, detached and so once only, and attaches to it."""
-    from pvex.terminal import Keys
-
-    keys = Keys(detach_keys)
-    headers = {"Prefer": "respond-async", "Idempotency-Key": key}
-    exec_id = api.call("POST", f"/exec/{vmid}", spec, headers=headers)["id"]
-    return hold_terminal(api, exec_id, keys)
-
-
-def hold_terminal(api: Api, exec_id: str, keys: Keys) -> int:
-    """Our terminal is the exec's until it ends, or the detach keys are pressed."""
-    from pvex.signals import Left, end_quietly
-    from pvex.terminal import Detached, Terminal
-
-    try:
-        view = Terminal(api, exec_id, keys).run()
-    except Detached:
-        note(f"detached; `pvex attach {exec_id}` comes back, `pvex kill {exec_id}` ends it")
-        return 0
-    except Left:
-        end_quietly(api, exec_id)
-        raise
-    return tell_end(view)
-
-
-def write(api: Api, exec_id: str, event: dict[str, Any]) -> None:
-    """Shows what an event brings. Who reads us no more ends the command, as SIGPIPE would."""
-    from pvex.events import read_data
-    from pvex.signals import end_quietly
-
-    kind = event["type"]
-    if kind == "gap":
-        note(f"{event['bytes']} bytes of {event['stream']} were not kept")
-    if kind not in ("stdout", "stderr"):
-        return
-    out = (sys.stdout if kind == "stdout" else sys.stderr).buffer
-    try:
-        out.write(read_data(event))
-        out.flush()
-    except BrokenPipeError:
-        end_quietly(api, exec_id)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is buffered has nowhere to go
-        sys.exit(BROKEN_PIPE)
-
-
-def tell_end(view: dict[str, Any]) -> int:
-    """Says what the exit code does not; gives it."""
-    from pvex.ending import exit_code, explain
-
-    text = explain(view)
-    if text:
-        note(text)
-    return exit_code(view)

@@ -54,8 +54,8 @@ def ps(
 @click.pass_obj
 def logs(context: Context, /, exec_id: str, follow: bool) -> None:
     """Print what a command has written, stdout and stderr each as what it is."""
-    from pvex.commands.exec import tell_end, write
     from pvex.events import follow as read_events
+    from pvex.running import tell_end, write
 
     for event in read_events(context.api, exec_id, stay=follow):
         if event["type"] == "end":
@@ -71,8 +71,8 @@ def logs(context: Context, /, exec_id: str, follow: bool) -> None:
 @click.pass_obj
 def attach(context: Context, /, exec_id: str, detach_keys: str) -> None:
     """Come back to a command in a terminal; what it has shown is shown again."""
-    from pvex.commands.exec import hold_terminal
     from pvex.errors import UsageError
+    from pvex.running import hold_terminal
     from pvex.terminal import Keys
 
     keys = Keys(detach_keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -32,7 +33,8 @@ def login(context: Context, /, url: str, name: str, ca: Path | None) -> None:
     token = (click.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()).strip()
     if not token.startswith("pveg_") or not token.isascii():
         raise UsageError("that is no token: one begins with pveg_")
-    myself = Api(Profile(name, where, token, ca)).get("/tokens/self")
+    with closing(Api(Profile(name, where, token, ca))) as api:
+        myself = api.get("/tokens/self")
     store = load_store()
     kept = None
     if ca is not None:

@@ -43,6 +43,7 @@ def _start(port: int) -> int:
     if not first_request.succeeded(answer):
         raise life.DemoError("the first command failed; the services' logs are in .demo/gateway/log")
     print("All of it keeps running, its settings are in .demo/env; `make demo-stop` ends it.")
+    print("A shell in a guest: . .demo/env; .venv/bin/pvex exec -it 101 -- sh")
     return 0
 
 

@@ -104,5 +104,5 @@ def _write_environment(services: Services, token: str) -> None:
     }
     new = ENVIRONMENT.with_suffix(".new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.writelines(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
+        file.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
     new.rename(ENVIRONMENT)

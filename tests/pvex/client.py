@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from pvex.cli import main
 from tests.exec.gateways import Gateway
 
 PROGRAM = [sys.executable, "-m", "pvex"]
@@ -49,8 +52,16 @@ class Pvex:
         environment = self.environment(**options.pop("environment", {}))
         return subprocess.Popen([*PROGRAM, *arguments], env=environment, **{**pipes, **options})
 
-    def lines(self, *arguments: str, **options: Any) -> list[str]:
-        """What it prints, where it succeeds."""
-        done = self(*arguments, **options)
+    def inside(self, *arguments: str, stdin: bytes = b"", **environment: Any) -> subprocess.CompletedProcess[bytes]:
+        """Runs it in this process, which takes a tenth of the time: for what neither streams nor takes signals."""
+        given = {name: value or None for name, value in self.environment(**environment).items()}
+        result = CliRunner().invoke(main, arguments, input=stdin, env=given, prog_name="pvex")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout_bytes, result.stderr_bytes)
+
+    def lines(self, *arguments: str, **environment: Any) -> list[str]:
+        """What it prints, where it succeeds; run in this process."""
+        done = self.inside(*arguments, **environment)
         assert done.returncode == 0, done
         return done.stdout.decode().splitlines()

@@ -16,31 +16,31 @@ HANDSHAKE = 2500
 
 
 def test_output_is_whole(pvex: Pvex) -> None:
-    """Two streams, cut at 12 random places: each arrives as it was written, and the exit code."""
+    """Two streams, cut at 6 random places: each arrives as it was written, and the exit code."""
     places = random.Random(23)
     script = (
-        "i=0; while [ $i -lt 60 ]; do head -c 20000 /dev/urandom > /tmp/piece; cat /tmp/piece; cat /tmp/piece >&2;"
+        "i=0; while [ $i -lt 20 ]; do head -c 20000 /dev/urandom > /tmp/piece; cat /tmp/piece; cat /tmp/piece >&2;"
         " cat /tmp/piece >> /tmp/whole; i=$((i+1)); done; sha256sum < /tmp/whole >&2; rm /tmp/whole /tmp/piece; exit 9"
     )
-    cuts = (HANDSHAKE + places.randrange(400_000) for _ in range(12))
+    cuts = (HANDSHAKE + places.randrange(200_000) for _ in range(6))
     with Proxy(pvex.gateway.services.port, cuts) as proxy:
         done = pvex("exec", "101", "--", "sh", "-c", script, GATEWAY_URL=proxy.url)
     assert done.returncode == 9, done.stderr[-300:]
     digest = hashlib.sha256(done.stdout).hexdigest().encode()
-    assert (len(done.stdout), done.stderr[:1_200_000] == done.stdout) == (1_200_000, True)
-    assert done.stderr[1_200_000:] == digest + b"  -\n"
-    assert proxy.broken >= 5
+    assert (len(done.stdout), done.stderr[:400_000] == done.stdout) == (400_000, True)
+    assert done.stderr[400_000:] == digest + b"  -\n"
+    assert proxy.broken >= 3
 
 
 def test_input_is_whole(pvex: Pvex) -> None:
     """Input over connections that break before they answer: every byte once."""
     places = random.Random(24)
-    data = random.Random(25).randbytes(3 << 20)
-    cuts = (HANDSHAKE + places.randrange(3000) for _ in range(10))
+    data = random.Random(25).randbytes(2 << 20)
+    cuts = (HANDSHAKE + places.randrange(3000) for _ in range(6))
     with Proxy(pvex.gateway.services.port, cuts) as proxy:
         done = pvex("exec", "-i", "101", "--", "sha256sum", stdin=data, GATEWAY_URL=proxy.url)
     assert done.stdout.split()[:1] == [hashlib.sha256(data).hexdigest().encode()], done.stderr
-    assert proxy.broken >= 5
+    assert proxy.broken >= 3
 
 
 def test_it_runs_once(pvex: Pvex) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import subprocess
 import sys
@@ -93,6 +94,26 @@ def test_detached(pvex: Pvex) -> None:
     assert pvex.lines(*words) == [exec_id]
 
 
+def test_looked_after(pvex: Pvex) -> None:
+    """ps lists it, logs shows and follows it, a signal reaches it, kill ends it and what it has started."""
+    mark = new_mark()
+    script = f"echo out; echo err >&2; sleep {mark}"
+    (exec_id,) = pvex.lines("exec", "-d", "-l", f"test={mark}", "101", "--", "sh", "-c", script)
+    assert pvex.lines("ps", "101", "-q", "-l", f"test={mark}") == [exec_id]
+    with pvex.start("logs", "-f", exec_id) as following:
+        assert following.stdout and following.stderr
+        assert (following.stdout.readline(), following.stderr.readline()) == (b"out\n", b"err\n")
+        pvex.lines("kill", "-s", "USR1", exec_id)
+        assert following.wait(10) == 128 + signal.SIGUSR1
+    assert " signaled " in pvex.lines("ps", "-a", "-l", f"test={mark}")[1]
+    assert pvex("logs", exec_id).stdout == b"out\n"
+    done = pvex("kill", exec_id)
+    assert (done.returncode, b"[exec_ended]" in done.stderr) == (125, True)
+    (exec_id,) = pvex.lines("exec", "-d", "101", "--", "sh", "-c", f"sleep {mark} & sleep {mark}")
+    assert pvex.lines("kill", exec_id) == [exec_id]
+    assert not living(mark, alone=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_reach_the_whole_tree(pvex: Pvex, number: signal.Signals) -> None:
     """What would end a job here ends it there, the shell's child included; the exit code tells of it."""
@@ -126,8 +147,11 @@ def test_a_reader_that_leaves(pvex: Pvex) -> None:
         assert view and ended(own, view["id"])["reason"] == "cancelled"
 
 
-def test_it_starts_quickly() -> None:
-    """--help imports nothing that takes long."""
+def test_it_starts_quickly(pvex: Pvex) -> None:
+    """--help imports nothing that takes long, and is done in a fraction of a second of processor time."""
     code = "import sys, pvex.cli; print([m for m in ('requests', 'yaml', 'ssl', 'gateway') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert done.stdout == b"[]\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert pvex("--help").returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5

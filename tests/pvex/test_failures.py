@@ -18,7 +18,7 @@ NOWHERE = {"GATEWAY_URL": "", "GATEWAY_TOKEN": "", "GATEWAY_CA": ""}
 
 def told(pvex: Pvex, code: int, *words: str, **environment: Any) -> str:
     """The one line of a failure with this exit code."""
-    done = pvex(*words, **environment)
+    done = pvex.inside(*words, **environment)
     assert (done.returncode, done.stdout) == (code, b""), done
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("pvex: ")
@@ -75,18 +75,18 @@ def test_login(pvex: Pvex, tmp_path: Path) -> None:
     home: dict[str, Any] = {**NOWHERE, "XDG_CONFIG_HOME": str(tmp_path)}
     ca = str(pvex.gateway.services.ca)
     url = pvex.gateway.services.url
-    done = pvex("login", url, "--name", "lab", "--ca", ca, stdin=pvex.token.encode() + b"\n", **home)
+    done = pvex.inside("login", url, "--name", "lab", "--ca", ca, stdin=pvex.token.encode() + b"\n", **home)
     assert done.returncode == 0 and b"profile lab" in done.stderr and pvex.token.encode() not in done.stderr
     for path in (tmp_path / "pvex").iterdir():
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600, path
     assert pvex("exec", "101", "--", "echo", "in", **home).stdout == b"in\n"
-    assert json.loads(pvex("-o", "json", "profile", "ls", **home).stdout)[0]["name"] == "lab"
-    assert pvex.token.encode() not in pvex("profile", "ls", **home).stdout
+    assert json.loads(pvex.inside("-o", "json", "profile", "ls", **home).stdout)[0]["name"] == "lab"
+    assert pvex.token.encode() not in pvex.inside("profile", "ls", **home).stdout
     assert "known: lab" in told(pvex, 2, "-p", "other", "ps", **home)
     (tmp_path / "pvex/config.json").chmod(0o644)
     assert "chmod 600" in told(pvex, 125, "ps", **home)
     (tmp_path / "pvex/config.json").chmod(0o600)
-    assert pvex("profile", "rm", "lab", **home).returncode == 0
+    assert pvex.inside("profile", "rm", "lab", **home).returncode == 0
     assert not (tmp_path / "pvex/lab.pem").exists()
 
 
@@ -95,6 +95,6 @@ def test_login_with_no_token(pvex: Pvex, tmp_path: Path) -> None:
     home: dict[str, Any] = {**NOWHERE, "XDG_CONFIG_HOME": str(tmp_path)}
     words = ("login", pvex.gateway.services.url, "--ca", str(pvex.gateway.services.ca))
     for token, code in ((b"hunter2\n", 2), (b"pveg_tk_01M800XAWRS07FNHYT3VEHX01W.1.xxx\n", 125)):
-        done = pvex(*words, stdin=token, **home)
+        done = pvex.inside(*words, stdin=token, **home)
         assert (done.returncode, done.stdout) == (code, b"") and token.strip() not in done.stderr
     assert not (tmp_path / "pvex").exists()

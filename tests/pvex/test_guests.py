@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.guests.made import TEMPLATE
+from tests.pvesim.api import machines
 from tests.pvex.client import Pvex
 from tests.pvex.pty import Screen
 
@@ -35,17 +36,17 @@ def test_lists(lab: Pvex, guests: list[str]) -> None:
 def test_a_name_is_a_guest(lab: Pvex, guests: list[str]) -> None:
     """Where a vmid is asked for; one that nobody has is a wrong call."""
     assert lab("exec", "web2", "--", "echo", "here").stdout == b"here\n"
-    done = lab("exec", "web3", "--", "true")
+    done = lab.inside("exec", "web3", "--", "true")
     assert (done.returncode, b"no guest is called" in done.stderr) == (2, True)
 
 
 def test_run_in_many(lab: Pvex, guests: list[str]) -> None:
     """Lines behind names; one that fails is told and breaks nothing; -o json has it all."""
-    done = lab("run", "-l", "tag=web", "--", "sh", "-c", "echo hi; hostname | grep 1")
+    done = lab.inside("run", "-l", "tag=web", "--", "sh", "-c", "echo hi; hostname | grep 1")
     assert done.returncode == 1
     assert sorted(done.stdout.splitlines()) == [b"web1 | hi", b"web1 | web1", b"web2 | hi"]
     assert done.stderr == b"pvex: web2: exit code 1\npvex: 1 of 2 guests: exit code 0\n"
-    done = lab("run", "-g", f"{guests[0]},7709", "-o", "json", "--", "echo", "x")
+    done = lab.inside("run", "-g", f"{guests[0]},7709", "-o", "json", "--", "echo", "x")
     shares = {share["vmid"]: share for share in json.loads(done.stdout)}
     assert (shares[int(guests[0])]["exit_code"], shares[int(guests[0])]["stdout"]) == (0, "x\n")
     assert (shares[7709]["state"], "pvex ls" in shares[7709]["error"]) == ("failed", True)
@@ -53,7 +54,7 @@ def test_run_in_many(lab: Pvex, guests: list[str]) -> None:
 
 def test_max_errors(lab: Pvex, guests: list[str]) -> None:
     """After one failure too many nothing more is begun."""
-    done = lab("run", "-a", "-P", "1", "--max-errors", "0", "--", "false")
+    done = lab.inside("run", "-a", "-P", "1", "--max-errors", "0", "--", "false")
     assert done.stderr.splitlines()[:2] == [b"pvex: web1: exit code 1", b"pvex: web2: not begun"]
 
 
@@ -72,10 +73,10 @@ def test_copies(lab: Pvex, guests: list[str], tmp_path: Path) -> None:
     here = tmp_path / "a file"
     here.write_bytes(data)
     here.chmod(0o750)
-    assert lab("cp", str(here), "web1:/root").returncode == 0
+    assert lab.inside("cp", str(here), "web1:/root").returncode == 0
     assert lab("exec", "web1", "--", "stat", "-c", "%a %s", "/root/a file").stdout == b"750 3145728\n"
     back = tmp_path / "back"
-    done = lab("cp", "web1:/root/a file", str(back))
+    done = lab.inside("cp", "web1:/root/a file", str(back))
     assert (done.returncode, done.stderr) == (0, b"")
     assert (back.read_bytes() == data, back.stat().st_mode & 0o777) == (True, 0o750)
     assert lab("cp", "-", f"{guests[0]}:/tmp/x", stdin=b"piped").returncode == 0
@@ -95,7 +96,7 @@ def test_copies(lab: Pvex, guests: list[str], tmp_path: Path) -> None:
 )
 def test_copies_that_fail(lab: Pvex, guests: list[str], words: list[str], code: int, told: bytes) -> None:
     """One line, and nothing left here."""
-    done = lab("cp", *words)
+    done = lab.inside("cp", *words)
     assert (done.returncode, told in done.stderr, done.stderr.count(b"\n")) == (code, True, 1), done
 
 
@@ -115,10 +116,10 @@ def test_snapshots_and_the_end(lab: Pvex, guests: list[str]) -> None:
     assert lab.lines("stop", "web2") == [vmid]
     assert lab.lines("snapshot", "create", "web2", "before") == ["before"]
     assert "before" in lab.lines("snapshot", "ls", "web2")[1]
-    assert lab("snapshot", "rollback", "web2", "before").returncode == 2
+    assert lab.inside("snapshot", "rollback", "web2", "before").returncode == 2
     assert lab.lines("snapshot", "rollback", "web2", "before", "-y") == ["before"]
     assert lab.lines("snapshot", "rm", "web2", "before") == ["before"]
-    done = lab("rm", vmid)
+    done = lab.inside("rm", vmid)
     assert (done.returncode, b"say --yes" in done.stderr) == (2, True)
     with Screen(lab, "rm", vmid) as screen:
         screen.until("[y/N]")
@@ -130,7 +131,7 @@ def test_snapshots_and_the_end(lab: Pvex, guests: list[str]) -> None:
 
 def test_trust(lab: Pvex) -> None:
     """A token is made, shown to be what it is, and revoked; the log tells of it, and is whole."""
-    done = lab("token", "create", "--name", "ci", "--allow", "exec:run", "--guests", "7700", "--expires", "1h")
+    done = lab.inside("token", "create", "--name", "ci", "--allow", "exec:run", "--guests", "7700", "--expires", "1h")
     secret = done.stdout.decode().strip()
     assert secret.startswith("pveg_") and secret not in done.stderr.decode()
     shown = lab.lines("token", "self", GATEWAY_TOKEN=secret)
@@ -138,7 +139,7 @@ def test_trust(lab: Pvex) -> None:
     token_id = shown[0].split("(")[1].split(")")[0]
     assert any(token_id in line for line in lab.lines("token", "ls"))
     assert lab.lines("token", "revoke", "-y", token_id) == [token_id]
-    assert lab("ps", GATEWAY_TOKEN=secret).returncode == 125
+    assert lab.inside("ps", GATEWAY_TOKEN=secret).returncode == 125
 
 
 def test_audit(lab: Pvex, guests: list[str]) -> None:
@@ -157,7 +158,7 @@ def test_completion(lab: Pvex, guests: list[str]) -> None:
             "COMP_WORDS": words,
             "COMP_CWORD": str(words.count(" ")),
         }
-        return lab(**{**asked, **environment}).stdout.decode().split()
+        return lab.inside(**{**asked, **environment}).stdout.decode().split()
 
     assert complete("pvex exec 77") == [f"plain,{guests[0]}"]
     assert complete("pvex start we") == ["plain,web1"]
@@ -171,3 +172,15 @@ def test_devices(lab: Pvex) -> None:
     rows = lab.lines("devices", "ls", "--kind", "other", "-o", "json")
     assert "/dev/null" in {one["path"] for one in json.loads("\n".join(rows))}
     assert any(line.split() == ["minor", "3"] for line in lab.lines("devices", "lookup", "/dev/null"))
+
+
+def test_a_machine(lab: Pvex) -> None:
+    """Its agent cannot stream: input goes first, output comes at the end, and the exit code."""
+    machine = machines.create(7705)
+    try:
+        done = lab("exec", "-i", "7705", "--", "sh", "-c", "cat; echo err >&2; exit 4", stdin=b"in\n")
+        assert (done.returncode, done.stdout, done.stderr) == (4, b"in\n", b"err\n")
+        done = lab.inside("exec", "-u", "nobody", "7705", "--", "id")
+        assert (done.returncode, b"driver_unsupported" in done.stderr) == (125, True)
+    finally:
+        machine.destroy()
