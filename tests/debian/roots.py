@@ -16,7 +16,8 @@ from pathlib import Path
 from tests.pvesim import debian, linux
 
 _LIBRARIES = (
-    *("python3-click", "python3-flask", "python3-gunicorn", "python3-itsdangerous", "python3-proxmoxer"),
+    *("python3-click", "python3-flask", "python3-gunicorn", "python3-itsdangerous"),
+    *("python3-prometheus-client", "python3-proxmoxer"),
     *("python3-pydantic", "python3-requests", "python3-wsproto", "python3-yaml"),
 )
 _ISOLATED = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private")
