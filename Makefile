@@ -41,6 +41,9 @@ chaos: root packages .venv/installed-dev build/launcher  ## break disks, process
 
 launcher: build/launcher  ## build the program that runs first in the guest
 
+deb: root packages  ## build the Debian packages into build/deb, install them in a Debian 13, upgrade with commands running
+	@$(PYTHON) -m tests.debian --keep build/deb
+
 fuzz-launcher: lint-packages  ## fuzz the launcher's parsers (FUZZ_SECONDS=60 each)
 	$(MAKE) -C gateway/launcher fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 
@@ -92,4 +95,4 @@ build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.$(EXTRAS)'
 	@touch $@ .venv/installed
 
-.PHONY: help demo demo-stop test lint lint-spec bench soak fuzz chaos launcher fuzz-launcher spec examples vendor clean root packages test-packages lint-packages
+.PHONY: help demo demo-stop test lint lint-spec bench soak fuzz chaos launcher deb fuzz-launcher spec examples vendor clean root packages test-packages lint-packages

@@ -5,7 +5,6 @@ Modules are imported where they are needed: `--help` is quick, and no process ca
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from gateway.cli_keys import keys
 from gateway.cli_setup import setup
 from gateway.cli_token import token
 from gateway.errors import ConfigError
+from gateway.logs import log_to_manager
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -61,7 +61,7 @@ def serve(path: Path, config: Config) -> None:
     from gateway.config import load
     from gateway.web.server import serve as serve_web
 
-    _log_to_stderr()
+    log_to_manager()
     build_tokens(config).create()
     figures = make_figures()
     try:
@@ -84,7 +84,7 @@ def supervise(config: Config, check: bool) -> None:
     from gateway.supervisor.process import run
     from gateway.supervisor.reexec import check_version
 
-    _log_to_stderr()
+    log_to_manager()
     if check:
         check_version()
     else:
@@ -156,7 +156,3 @@ def web_settings(config: Config) -> WebSettings:
         trusted_proxies=config.web.trusted_proxies,
         max_body_bytes=config.web.max_body,
     )
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

@@ -7,9 +7,11 @@ import sys
 from gateway.audit.settings import AuditSettings
 from gateway.audit.writer import run_writer
 from gateway.errors import GatewayError
+from gateway.logs import log_to_manager
 
 
 def main() -> int:
+    log_to_manager()
     try:
         run_writer(AuditSettings.from_json(sys.argv[1]))
     except (GatewayError, OSError) as exc:

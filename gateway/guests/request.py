@@ -15,17 +15,16 @@ def _read_type(value: Any) -> Any:
     return value.get("type", "lxc") if isinstance(value, dict) else getattr(value, "type", "lxc")
 
 
-class GuestRequest(
-    RootModel[
-        Annotated[
-            Annotated[ContainerRequest, Tag("lxc")] | Annotated[MachineRequest, Tag("qemu")],
-            Discriminator(
-                _read_type,
-                custom_error_type="bad_type",
-                custom_error_message="`lxc` for a container, `qemu` for a virtual machine",
-                custom_error_context={"field": "type"},
-            ),
-        ]
-    ]
-):
+class GuestRequest(RootModel[ContainerRequest | MachineRequest]):
     """A new guest: a container of a template, a virtual machine of disks and images, or either of a backup."""
+
+    # Not in the brackets above: pydantic 2.10 hashes what stands there.
+    root: Annotated[
+        Annotated[ContainerRequest, Tag("lxc")] | Annotated[MachineRequest, Tag("qemu")],
+        Discriminator(
+            _read_type,
+            custom_error_type="bad_type",
+            custom_error_message="`lxc` for a container, `qemu` for a virtual machine",
+            custom_error_context={"field": "type"},
+        ),
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
 
 from gateway.notify import ALIVE, alive_every, notify, reloading
 from gateway.rates import Rates
@@ -85,6 +86,16 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             notify(ALIVE, to=self.app.notify_socket)
 
 
+class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's, whose words go where those of this process go, if it has said where."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        if logging.getLogger().handlers:
+            self.error_log.handlers.clear()
+            self.error_log.propagate = True
+
+
 class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """What gunicorn asks for; worker and master find settings, TLS and the service manager here."""
 
@@ -135,6 +146,7 @@ def _configuration(settings: WebSettings) -> dict[str, Any]:
         "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         "backlog": 2048,
         "worker_class": Worker,
+        "logger_class": Log,
         "workers": settings.workers,
         "threads": settings.threads,
         "keepalive": max(1, int(settings.keepalive_s)),

@@ -31,7 +31,9 @@ def main() -> int:
     """0 when all holds; 1 when something does not; 2 where it cannot be tried."""
     parser = argparse.ArgumentParser(prog="python -m tests.debian", description="Prove the Debian package.")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="leave the packages there")
-    parser.add_argument("--package", type=Path, metavar="FILE", help="try this package, and build none")
+    parser.add_argument(
+        "--packages", type=Path, nargs="+", default=[], metavar="FILE", help="try these, and build none"
+    )
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("tests.debian: must run as root: it mounts, and boots a container", file=sys.stderr)
@@ -40,21 +42,22 @@ def main() -> int:
     linux.mount("none", "/", "", flags=linux.MS_REC | linux.MS_PRIVATE)
     try:
         with tempfile.TemporaryDirectory(prefix="pveg-debian-") as state:
-            _prove(Path(state), options.package, options.keep)
+            _prove(Path(state), options.packages, options.keep)
     except FAILURES as error:
         print(f"tests.debian: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _prove(state: Path, built: Path | None, keep: Path | None) -> None:
+def _prove(state: Path, built: list[Path], keep: Path | None) -> None:
     products = state / "packages"
     products.mkdir()
-    if built is None:
+    if not built:
         with _told("built twice, the same bytes, lintian clean"), roots.mounted(roots.BUILD, state / "build") as root:
             package.build(root, products)
-    else:
-        shutil.copy(built, products)
+    for file in built:
+        shutil.copy(file, products)
+    fresh = sorted(products.iterdir())
     gateway = next(products.glob("pve-exec-gateway_*.deb"))
     if keep:
         shutil.copytree(products, keep, dirs_exist_ok=True)
@@ -65,7 +68,8 @@ def _prove(state: Path, built: Path | None, keep: Path | None) -> None:
         with _told("a node with its guests"):
             node.run("python3", "-m", "tests.debian.node", timeout=_TRIAL_SECONDS)
         with _told("installed by apt, without a network"):
-            print(node.run(*_INSTALL, f"{machine.PRODUCTS}/{gateway.name}", timeout=_TRIAL_SECONDS).splitlines()[-1])
+            files = [f"{machine.PRODUCTS}/{path.name}" for path in fresh]
+            print(node.run(*_INSTALL, *files, timeout=_TRIAL_SECONDS).splitlines()[-1])
         for trial in package.trials():
             with _told(trial):
                 node.run(f"debian/tests/{trial}", timeout=_TRIAL_SECONDS, shown=True)

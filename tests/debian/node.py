@@ -20,6 +20,7 @@ from tests.pvesim.services import make_client_context
 
 GUESTS = (101, 102, 104)
 PORT = 39377
+CA = pmxcfs.ROOT / "pve-root-ca.pem"
 UNITS = ("pve-exec-gateway-audit", "pve-exec-gateway-supervisor", "pve-exec-gateway")
 
 _RUN = Path("/run/pvesim")
@@ -46,8 +47,8 @@ def prepare() -> None:
     _PVESH.symlink_to(api.pvesh)
 
 
-def run(*command: str, timeout: float = 120) -> str:
-    """What it prints; raises TrialError where it fails."""
+def run(*command: str, timeout: float = 120, environment: dict[str, str] | None = None) -> str:
+    """What it prints; raises TrialError where it fails. `environment` is added to ours."""
     done = subprocess.run(
         command,
         check=False,
@@ -56,6 +57,7 @@ def run(*command: str, timeout: float = 120) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         timeout=timeout,
+        env={**os.environ, **(environment or {})},
     )
     if done.returncode:
         raise TrialError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout}\n{logged()}")
@@ -99,7 +101,7 @@ class Gateway:
             headers["Idempotency-Key"] = key
         if path.startswith("/exec/") and path.endswith("?async"):
             path, headers["Prefer"] = path.removesuffix("?async"), "respond-async"
-        context = make_client_context(pmxcfs.ROOT / "pve-root-ca.pem")
+        context = make_client_context(CA)
         connection = http.client.HTTPSConnection("127.0.0.1", PORT, timeout=timeout, context=context)
         with contextlib.closing(connection):
             connection.request(method, path, data, headers)

@@ -39,9 +39,11 @@ def build(root: Path, products: Path) -> list[Path]:
 
     Raises PackageError if lintian has a word, or if a second build elsewhere in the root makes other bytes.
     """
-    first = _build(root, _FIRST, "--build=full")
+    source = root / "build/source"
+    shutil.copytree(REPOSITORY, source, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_SOURCE))
+    first = _build(root, source, _FIRST, "--build=full")
     _lint(root, next(path for path in first if path.suffix == ".changes"))
-    second = {path.name: path.read_bytes() for path in _build(root, _SECOND, "--build=binary")}
+    second = {path.name: path.read_bytes() for path in _build(root, source, _SECOND, "--build=binary")}
     packages = [path for path in first if path.suffix == ".deb"]
     for package in packages:
         if second[package.name] != package.read_bytes():
@@ -72,10 +74,9 @@ def trials() -> list[str]:
     return [name.strip() for names in named for name in names]
 
 
-def _build(root: Path, place: Place, kind: str) -> list[Path]:
+def _build(root: Path, source: Path, place: Place, kind: str) -> list[Path]:
     above = root / place.directory.lstrip("/")
-    source = above / "pve-exec-gateway"
-    shutil.copytree(REPOSITORY, source, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_SOURCE))
+    shutil.copytree(source, above / "pve-exec-gateway", symlinks=True)
     command = ["dpkg-buildpackage", "--no-sign", kind]
     _run_in(root, f"{place.directory}/pve-exec-gateway", command, place.environment, umask=place.umask)
     return sorted(path for path in above.iterdir() if path.is_file())

@@ -16,8 +16,9 @@ from pathlib import Path
 from tests.pvesim import debian, linux
 
 _LIBRARIES = (
-    *("python3-click", "python3-flask", "python3-gunicorn", "python3-itsdangerous", "python3-proxmoxer"),
-    *("python3-prometheus-client", "python3-pydantic", "python3-requests", "python3-wsproto", "python3-yaml"),
+    *("python3-click", "python3-flask", "python3-gunicorn", "python3-itsdangerous"),
+    *("python3-prometheus-client", "python3-proxmoxer"),
+    *("python3-pydantic", "python3-requests", "python3-wsproto", "python3-yaml"),
 )
 _ISOLATED = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private")
 _INSTALL = ("apt-get", "-q", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-unsafe-io")

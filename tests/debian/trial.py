@@ -26,6 +26,10 @@ def service() -> None:
         gateway.await_ready()
         result = gateway.execute(101, ["hostname"])
         check((result["stdout"], result["exit_code"]) == ("ct101\n", 0), f"first exec: {result}")
+    with in_order("the client's first exec"):
+        profile = {"GATEWAY_URL": f"https://127.0.0.1:{node.PORT}", "GATEWAY_TOKEN": gateway.token}
+        said = run("pvex", "exec", "104", "--", "hostname", environment={**profile, "GATEWAY_CA": str(node.CA)})
+        check(said == "ct104\n", f"pvex exec: {said}")
     with in_order("keys are root's alone"):
         for directory in (Path("/var/lib/pve-exec-gateway"), Path("/var/log/pve-exec-gateway")):
             for path in (directory, *directory.rglob("*")):

@@ -28,6 +28,31 @@ def test_ready_is_said_by_a_worker_that_accepts(start_server: StartServer, tmp_p
         assert pid == server.client().request("GET", "/").json()["pid"] != server.process.pid
 
 
+def test_reload_is_told(start_server: StartServer, tmp_path: Path) -> None:
+    """The master says when a reload begins, by the clock that `Type=notify-reload` compares, and that it lives; a new
+    worker that the reload is over."""
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(path))
+        notify.settimeout(15)
+        server = start_server(env={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "1000000"})
+        assert "READY" in hear(notify, until="READY=1")
+        before = time.monotonic()
+        server.process.send_signal(signal.SIGHUP)
+        told = hear(notify, until="RELOADING=1")["MONOTONIC_USEC"]
+        assert before <= int(told) / 1e6 <= time.monotonic()
+        assert "STATUS" in hear(notify, until="READY=1")
+        assert hear(notify, until="WATCHDOG=1")
+
+
+def hear(notify: socket.socket, *, until: str) -> dict[str, str]:
+    """What the first message that begins so says."""
+    while True:
+        message = notify.recv(1000).decode()
+        if message.startswith(until):
+            return dict(line.split("=", 1) for line in message.splitlines())
+
+
 def test_listens_without_systemd(start_server: StartServer) -> None:
     """Without LISTEN_FDS the configured address is bound, IPv6 too."""
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:

@@ -1,0 +1,80 @@
+"""Where the processes' own words go: to the journal, with fields to search by, where systemd has put it behind stderr;
+else to stderr, a line each."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+
+JOURNAL = "/run/systemd/journal/socket"
+"""Takes a datagram an entry (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
+_DEBUG = 7
+_IDS = re.compile(r"\b(req|ex|au|tk)_[0-9A-HJKMNP-TV-Z]{26}\b")
+_FIELDS = {"req": "PVEG_REQUEST_ID", "ex": "PVEG_EXEC_ID", "au": "PVEG_AUDIT_ID", "tk": "PVEG_TOKEN_ID"}
+
+
+def log_to_manager() -> None:
+    """Set up logging for this process, from INFO on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    chosen: logging.Handler = JournalHandler(JOURNAL, handler) if _journal_is_behind_stderr() else handler
+    logging.basicConfig(level=logging.INFO, handlers=[chosen])
+
+
+class JournalHandler(logging.Handler):
+    """An entry for each record: priority, logger, place in the code, and the ids that its message names, so that
+    `journalctl PVEG_REQUEST_ID=req_...` finds all words about a request.
+
+    What the journal at `path` does not take goes to `instead`. For many threads, over a fork, too.
+    """
+
+    def __init__(self, path: str, instead: logging.Handler) -> None:
+        super().__init__()
+        self._path = path
+        self._instead = instead
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._socket.sendto(_encode(_describe(record, self.format(record))), self._path)
+        except OSError:  # it is restarted, or the entry is too long for a datagram
+            self._instead.handle(record)
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
+
+
+def _describe(record: logging.LogRecord, message: str) -> dict[str, str]:
+    found = {_FIELDS[match[1]]: match[0] for match in _IDS.finditer(message)}
+    return {
+        "MESSAGE": message,
+        "PRIORITY": str(next((number for level, number in _PRIORITIES if record.levelno >= level), _DEBUG)),
+        "SYSLOG_IDENTIFIER": "pve-exec-gateway",
+        "PVEG_LOGGER": record.name,
+        "CODE_FILE": record.pathname,
+        "CODE_LINE": str(record.lineno),
+        "CODE_FUNC": record.funcName or "",
+        **found,
+    }
+
+
+def _encode(fields: dict[str, str]) -> bytes:
+    """With each value's length before it: no newline in a value can begin a field."""
+    entry = bytearray()
+    for name, value in fields.items():
+        data = value.encode("utf-8", "backslashreplace")
+        entry += name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
+    return bytes(entry)
+
+
+def _journal_is_behind_stderr() -> bool:
+    """JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
+    status = os.fstat(2)
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

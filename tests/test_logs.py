@@ -1,0 +1,72 @@
+"""The journal's entries as logging makes them, in its native protocol."""
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.logs import JournalHandler
+
+REQUEST, EXEC = "req_01M8024GH9CP5YM7454HJ67TJJ", "ex_01M80284J7BBY1JST3VVV58FPT"
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taking:
+        taking.bind(str(tmp_path / "journal"))
+        taking.settimeout(10)
+        yield taking
+
+
+@pytest.fixture
+def log(journal: socket.socket, caplog: pytest.LogCaptureFixture) -> Iterator[logging.Logger]:
+    """A logger of its own that writes there, and to `caplog` what the journal does not take."""
+    logger = logging.Logger("gateway.trial")
+    handler = JournalHandler(journal.getsockname(), caplog.handler)
+    logger.addHandler(handler)
+    yield logger
+    handler.close()
+
+
+def test_entry_has_fields_to_search_by(log: logging.Logger, journal: socket.socket) -> None:
+    """Priority, logger and place, and each id that the message names."""
+    log.warning("request %s: %s has ended", REQUEST, EXEC)
+    entry = read_entry(journal)
+    assert entry["MESSAGE"] == f"request {REQUEST}: {EXEC} has ended"
+    assert (entry["PRIORITY"], entry["PVEG_LOGGER"]) == ("4", "gateway.trial")
+    assert entry["CODE_FUNC"] == "test_entry_has_fields_to_search_by"
+    assert (entry["PVEG_REQUEST_ID"], entry["PVEG_EXEC_ID"]) == (REQUEST, EXEC)
+
+
+def test_value_begins_no_field(log: logging.Logger, journal: socket.socket) -> None:
+    """Lines in a message stay its own, whatever they say; a traceback is part of it."""
+    try:
+        raise ValueError("bad\nPRIORITY=0")
+    except ValueError:
+        log.exception("failed\nPRIORITY=0\nMESSAGE=other \udcff")
+    entry = read_entry(journal)
+    assert entry["PRIORITY"] == "3"
+    assert entry["MESSAGE"].startswith("failed\nPRIORITY=0\nMESSAGE=other \\udcff\nTraceback")
+
+
+def test_what_the_journal_does_not_take_is_told_elsewhere(
+    log: logging.Logger, journal: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An entry too long for a datagram, and one while there is no journal."""
+    log.error("x" * (1 << 20))
+    Path(journal.getsockname()).unlink()
+    log.error("no journal")
+    assert [record.getMessage()[:10] for record in caplog.records] == ["xxxxxxxxxx", "no journal"]
+
+
+def read_entry(journal: socket.socket) -> dict[str, str]:
+    """The one entry that waits, taken apart as journald does."""
+    left, fields = journal.recv(1 << 16), {}
+    while left:
+        name, _, left = left.partition(b"\n")
+        size = int.from_bytes(left[:8], "little")
+        fields[name.decode()] = left[8 : 8 + size].decode()
+        left = left[8 + size + 1 :]
+    return fields
