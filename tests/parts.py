@@ -30,7 +30,8 @@ _COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed|warni
 def main(arguments: list[str]) -> int:
     """The exit code of the part that failed, else 0; pytest's own where one process was enough."""
     if any(Path(argument.partition("::")[0]).exists() for argument in arguments):
-        return subprocess.run(_pytest("node", arguments), cwd=ROOT, check=False).returncode
+        with tempfile.TemporaryDirectory() as directory:
+            return subprocess.run(_pytest("node", arguments, directory), cwd=ROOT, check=False).returncode
     began = time.monotonic()
     rest = tuple(f"--ignore={path}" for paths in PARTS.values() for path in paths)
     first, *others = {**PARTS, "rest": rest}.items()
@@ -40,8 +41,8 @@ def main(arguments: list[str]) -> int:
         try:
             for name, paths in others:
                 with printed[name].open("wb") as file:
-                    running.append(_start(name, [*arguments, *paths], file))
-            code, last = _run_shown(_pytest(first[0], [*arguments, *first[1]]))
+                    running.append(_start(_pytest(name, [*arguments, *paths], directory), file))
+            code, last = _run_shown(_pytest(first[0], [*arguments, *first[1]], directory))
             codes = {code, *(process.wait() for process in running)} - {0}
         except BaseException:
             for process in running:
@@ -60,14 +61,14 @@ def main(arguments: list[str]) -> int:
     return max(codes - {_NOTHING_CHOSEN}, default=0 if counts["passed"] else _NOTHING_CHOSEN)
 
 
-def _pytest(node: str, arguments: Iterable[str]) -> list[str]:
-    """The command for it in a node of its own, so that no part sees processes, sockets or mounts of another."""
-    made = ["-m", "tests.pvesim", "run", "--state", f".test/{node}", "--guests", "test", "--"]
-    return [sys.executable, *made, sys.executable, "-m", "pytest", *arguments]
+def _pytest(name: str, arguments: Iterable[str], directory: str) -> list[str]:
+    """The command for it in a node of its own, so that no part sees processes, sockets or mounts of another, nor what
+    another keeps in `directory`."""
+    node = ["-m", "tests.pvesim", "run", "--state", f".test/{name}", "--guests", "test", "--"]
+    return [sys.executable, *node, sys.executable, "-m", "pytest", f"--basetemp={directory}/t-{name}", *arguments]
 
 
-def _start(name: str, arguments: list[str], printed: IO[bytes]) -> subprocess.Popen[bytes]:
-    command = _pytest(name, arguments)
+def _start(command: list[str], printed: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, stdout=printed, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
 
 
