@@ -23,9 +23,7 @@ def to_error(failure: Failure) -> GatewayError:
     if failure.step is Step.PLACE and failure.errno == errno.EEXIST:
         return exists()
     if failure.step is Step.PATH and failure.errno == errno.ENOENT:
-        return FileNotFound("nothing stands at this path in the guest")
-    if failure.step is Step.CREATE and failure.errno == errno.ENOENT:
-        return FileNotFound("its directory does not exist in the guest")
+        return FileNotFound("nothing stands at this path in the guest, or its directory does not exist")
     if failure.step is Step.PATH and failure.errno == errno.EISDIR:
         return is_a(FileType.DIRECTORY)
     return FileRefused(f"the guest's kernel refuses it: {words}", errno=name)

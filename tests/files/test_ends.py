@@ -25,7 +25,7 @@ HALF = SIZE // 2
 
 @pytest.fixture(scope="module")
 def gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
-    return make_gateway()
+    return make_gateway(exec={"max_running_per_guest": 2, "queue_timeout": 2})
 
 
 def read_reply(sock: ssl.SSLSocket) -> bytes:
@@ -77,6 +77,19 @@ def test_a_reload_is_not_noticed(files: Api, gateway: Gateway, upload: ssl.SSLSo
     assert outcome_of(gateway, "/root/ends-read", "file:read")["bytes"] == len(DATA)
     wrote = gateway.records(event="file:outcome")
     assert SIZE in [record["data"].get("bytes") for record in wrote]
+
+
+def test_places_are_counted(files: Api, gateway: Gateway, upload: ssl.SSLSocket) -> None:
+    """Files take the places that commands take: with one of two taken a command runs, with both a file is refused."""
+    assert files.run(101, ["true"])["exit_code"] == 0
+    with contextlib.closing(begin_put(files, 101, "/root/ends-too", SIZE)) as sock:
+        sock.sendall(DATA[:HALF])
+        until(lambda: len(sessions(guests.get(101), gateway)) == 2)
+        refused = files.get(url(101, "/root/ends"))
+        assert (refused.status, refused.code) == (429, "too_many_execs")
+    upload.close()
+    until(lambda: not sessions(guests.get(101), gateway))
+    assert files.get(url(101, "/root/ends")).body == b"old"
 
 
 def test_a_killed_supervisor(files: Api, gateway: Gateway, upload: ssl.SSLSocket) -> None:
