@@ -128,7 +128,6 @@ _PROBLEM: Schema = {
             "items": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
             "description": "The half-open ranges of the output that were kept.",
         },
-        "file_type": _text("What stands at the path: `directory`, `fifo`, `socket`, `character-device`, ..."),
         "offset": _number("Where the input goes on."),
         "expected": _number("Where the input goes on."),
         "exact_from": _number("The first `from` behind 0 from which the order of both streams is known still."),
