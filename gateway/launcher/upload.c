@@ -59,14 +59,15 @@ void leave_place(struct place *place)
     place->directory = -1;
 }
 
-/* Whether it is one of /proc's links that lead elsewhere than their text says. */
-static bool is_magic(const struct place *place)
+/* Whether the kernel would follow the link that stands there, were it to: not one in a sticky directory that is somebody
+ * else's (fs.protected_symlinks), nor for us one of /proc's that lead elsewhere than their text says. False with errno. */
+static bool may_follow(const struct place *place)
 {
     struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
     int fd = (int)syscall(SYS_openat2, place->directory, place->name, &how, sizeof how);
     if (fd >= 0)
         close(fd);
-    return fd < 0 && errno == ELOOP;
+    return fd >= 0 || errno == ENOENT; /* where it leads nothing is, yet */
 }
 
 /* split_path(), and then on to wherever a link in the last part leads. */
@@ -79,7 +80,7 @@ static bool find_place(const char *path, struct place *place)
         if (size < 0)
             return errno == EINVAL || errno == ENOENT; /* no link; nothing */
         text[size] = 0;
-        if (is_magic(place))
+        if (!may_follow(place))
             return false;
         int base = place->directory;
         found = enter(base, text, place);

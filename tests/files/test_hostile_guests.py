@@ -58,6 +58,20 @@ def test_what_is_no_regular_file_is_not_opened(files: Api, small_vmid: int) -> N
     assert put(files, small_vmid, "/etc/passwd/x", b"x").json()["errno"] == "ENOTDIR"
 
 
+@pytest.mark.skipif(Path("/proc/sys/fs/protected_symlinks").read_text() != "1\n", reason="this kernel follows any link")
+def test_somebodys_link_in_a_shared_directory(files: Api, small_vmid: int) -> None:
+    """A link that another user has laid in a sticky directory is not followed, as the kernel has it; root's own is."""
+    shell(small_vmid, "rm -rf /root/tmp; mkdir -m 1777 /root/tmp; echo secret > /root/aim; cd /root/tmp")
+    shell(small_vmid, "cd /root/tmp; ln -s /root/aim theirs; ln -s /root/new new; ln -s /root/aim own")
+    shell(small_vmid, "cd /root/tmp; chown -h 1234 theirs new")
+    for name in ("theirs", "new"):
+        refused = put(files, small_vmid, f"/root/tmp/{name}", b"x")
+        assert (refused.code, refused.json()["errno"]) == ("file_refused", "EACCES")
+    assert files.get(url(small_vmid, "/root/tmp/theirs")).json()["errno"] == "EACCES"
+    assert files.get(url(small_vmid, "/root/aim")).body == b"secret\n"
+    assert put(files, small_vmid, "/root/tmp/own", b"x").status == 200
+
+
 def test_places_of_the_kernel(files: Api, small_vmid: int) -> None:
     """/proc and /dev hold nothing of the node: our own process shows its pipes and its program, no more."""
     listed = files.get(url(small_vmid, "/proc/self/fd")).json()["entries"]
