@@ -5,7 +5,6 @@ Modules that take long to import (requests, yaml) are imported where they are ne
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -38,9 +37,6 @@ class Group(click.Group):
         except ClientError as error:
             note(str(error))
             sys.exit(error.exit_code)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.exit(141)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in COMMANDS.items():
@@ -52,6 +48,10 @@ class Group(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise ClientError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -79,6 +79,8 @@ class Terminal:
         """Input from `_taken` on, which the gateway has not confirmed."""
         self._taken = 0
         self._sent = 0
+        self._placed = False
+        """Whether the gateway has said where our input begins: somebody may have typed before us."""
         self._writes = True
         self._eof = False
         self._resized = False
@@ -143,6 +145,10 @@ class Terminal:
 
     def _confirmed(self, offset: int) -> None:
         """The gateway has all before `offset`; on a new connection it goes on there."""
+        if not self._placed:
+            self._placed = True
+            self._taken = self._sent = offset
+            return
         del self._typed[: max(0, offset - self._taken)]
         self._taken = max(self._taken, offset)
         self._sent = max(self._sent, self._taken)
@@ -190,7 +196,7 @@ class Terminal:
             self._resized = True
 
         def continued(number: int, frame: FrameType | None) -> None:
-            tty.setraw(_STDIN)
+            tty.setraw(_STDIN, termios.TCSADRAIN)
             self._resized = True
 
         def leave(number: int, frame: FrameType | None) -> None:
@@ -225,7 +231,7 @@ def _raw() -> Iterator[None]:
     except termios.error as exc:
         raise UsageError("stdin is no terminal: leave -t out") from exc
     try:
-        tty.setraw(_STDIN)
+        tty.setraw(_STDIN, termios.TCSADRAIN)
         yield
     finally:
         with contextlib.suppress(termios.error):  # it has gone

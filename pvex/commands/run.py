@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import signal
 import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +67,8 @@ def run(
     live = Live(shares) if table and sys.stdout.isatty() else None
     tell = live.tell if live else _plain if table else _silent
     fleet = Fleet(context.api, shares, spec, new_key, tell, max_errors=max_errors)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     try:
         fleet.run(parallel)
     finally:
@@ -100,6 +104,13 @@ def select(api: Api, selectors: tuple[str, ...], guests: tuple[str, ...]) -> lis
         for guest in found
         if fnmatch.fnmatchcase(guest["name"] or "", name) and (not wanted or guest["vmid"] in wanted)
     ]
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C: what runs is ended."""
+    from pvex.signals import Left
+
+    raise Left("left; the gateway was asked to end what ran", number)
 
 
 def _plain(share: Share, stream: str | None, line: bytes) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.exec.inside import living, new_mark
+from tests.exec.waiting import until
 from tests.guests.made import TEMPLATE
 from tests.pvesim.api import machines
 from tests.pvex.client import Pvex
@@ -56,6 +59,17 @@ def test_max_errors(lab: Pvex, guests: list[str]) -> None:
     """After one failure too many nothing more is begun."""
     done = lab.inside("run", "-a", "-P", "1", "--max-errors", "0", "--", "false")
     assert done.stderr.splitlines()[:2] == [b"pvex: web1: exit code 1", b"pvex: web2: not begun"]
+
+
+def test_run_is_left(lab: Pvex, guests: list[str]) -> None:
+    """Ctrl-C, or TERM, ends what runs in all of them."""
+    mark = new_mark()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with lab.start("run", "-a", "--", "sleep", mark) as running:
+            until(lambda: len([pid for pid in living(mark) if pid != running.pid]) == 2)
+            running.send_signal(number)
+            assert running.wait(15) == 128 + number
+        until(lambda: not living(mark))
 
 
 def test_run_on_a_terminal(lab: Pvex, guests: list[str]) -> None:

@@ -69,8 +69,8 @@ def test_detach_and_attach(pvex: Pvex) -> None:
         (exec_id,) = re.findall(r"pvex attach (ex_\w+)", screen.until("ends it"))
         assert screen.end() == 0
     with Screen(pvex, "attach", exec_id) as screen:
+        screen.type("echo $x-2; exit 3\n")  # before it is there
         screen.until("kept-1")
-        screen.type("echo $x-2; exit 3\n")
         screen.until("kept-2")
         assert screen.end() == 3
 
