@@ -26,7 +26,7 @@ def check_kernel(config: Config) -> Iterator[Finding]:
             yield good(check["name"], "as it must be")
         else:
             what, _, remedy = check["detail"].partition("; ")
-            yield bad(check["name"], what, remedy or "see the text before")
+            yield bad(check["name"], what, remedy or "put that right; the supervisor then works again by itself")
 
 
 def check_pmxcfs(config: Config) -> Iterator[Finding]:
