@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("tests.debian: must run as root: it mounts, and boots a container", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left then either
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("none", "/", "", flags=linux.MS_REC | linux.MS_PRIVATE)
     try:

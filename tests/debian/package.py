@@ -12,7 +12,7 @@ _NOT_SOURCE = (
     *(".git", ".venv", ".demo", ".test", ".hypothesis", "build", "built", "*.egg-info", "__pycache__"),
     *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".ci", ".gitignore"),
 )
-_BUILD_SECONDS = 300
+_BUILD_SECONDS = 600
 
 
 class PackageError(Exception):
@@ -92,7 +92,7 @@ def _run_in(root: Path, directory: str, command: list[str], environment: dict[st
     isolated = ("unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc")
     inside = ("chroot", str(root), "env", "-i", "-C", directory, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
     words = [f"{key}={value}" for key, value in environment.items()]
-    return _run("nice", *isolated, *inside, *words, *command, umask=umask)
+    return _run(*isolated, *inside, *words, *command, umask=umask)
 
 
 def _replace(file: Path, old: str, new: str) -> None:

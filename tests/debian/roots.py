@@ -6,6 +6,7 @@ They are never written to: each use lies in an overlay of its own.
 import contextlib
 import fcntl
 import hashlib
+import os
 import shutil
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def mounted(recipe: Recipe, state: Path) -> Iterator[Path]:
 
     The mount is the caller's mount namespace's, which must be private.
     """
-    lower = _ensure_cached(recipe)
+    lower, used = _use_cached(recipe)
     root = state / "root"
     for directory in (root, state / "upper", state / "work"):
         directory.mkdir(parents=True)
@@ -64,25 +65,41 @@ def mounted(recipe: Recipe, state: Path) -> Iterator[Path]:
     finally:
         linux.unmount_tree(str(root))
         shutil.rmtree(state)
+        os.close(used)
 
 
-def _ensure_cached(recipe: Recipe) -> Path:
-    """Where the recipe's root is; made if it is not there. Raises debian.TemplateError."""
+def _use_cached(recipe: Recipe) -> tuple[Path, int]:
+    """Where the recipe's root is, made if it is not there, and a lock on it: nobody removes it meanwhile.
+
+    Raises debian.TemplateError.
+    """
     base = debian.cached_archive().parent.parent / "debian"
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     cached = base / f"{recipe.name}-{hashlib.sha256(repr((debian.SUITE, recipe)).encode()).hexdigest()[:8]}"
     with (base / f"{recipe.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if cached.exists():
-            return cached
+            return cached, _lock(cached, fcntl.LOCK_SH)
         print(f"debian: making the {recipe.name} root, once: two minutes or more", file=sys.stderr)
         for old in base.glob(f"{recipe.name}-*"):
-            shutil.rmtree(old)
+            with contextlib.suppress(BlockingIOError):  # another working tree's, in use
+                os.close(_lock(old, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                shutil.rmtree(old)
         with tempfile.TemporaryDirectory(prefix=f"{recipe.name}-part-", dir=base) as part:
             rootfs = Path(part, "rootfs")
             _make(recipe, rootfs)
             rootfs.rename(cached)
-    return cached
+        return cached, _lock(cached, fcntl.LOCK_SH)
+
+
+def _lock(directory: Path, kind: int) -> int:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, kind)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _make(recipe: Recipe, rootfs: Path) -> None:
