@@ -17,6 +17,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from gateway.api.headers import JSON
 from gateway.api.openapi import build_openapi
 from gateway.api.openapi.examples import load_examples
+from gateway.api.openapi.members import OF_SCHEMAS
 from gateway.api.openapi.naming import name_schemas
 from gateway.api.problems import MEDIA_TYPE
 from gateway.api.routes import ROUTES
@@ -214,6 +215,13 @@ def test_every_member_is_told(document: Any) -> None:
         assert schema.get("description"), f"{name}: its docstring is its description"
         for member, told in schema.get("properties", {}).items():
             assert "$ref" in told or told.get("description"), f"{name}.{member}: say it in api/openapi/members.py"
+
+
+def test_nothing_is_told_of_what_is_no_more(document: Any) -> None:
+    """What api/openapi/members.py says of one schema's member has that schema and that member."""
+    schemas = document["components"]["schemas"]
+    named = [key.partition(".") for key in OF_SCHEMAS]
+    assert [(name, member) for name, _, member in named if member not in schemas[name]["properties"]] == []
 
 
 def test_tells_the_ways_to_run(document: Any) -> None:
