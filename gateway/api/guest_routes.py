@@ -63,6 +63,7 @@ from gateway.errors_pve import (
     StorageUnsuitable,
     TaskEnded,
     TaskFailed,
+    TaskUnfinished,
     VolumeInUse,
     VolumeNotFound,
 )
@@ -157,7 +158,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
         tells=("ETag",),
         errors=(
             Forbidden, GuestChanged, PreconditionFailed, PveRootOnly, GuestRunning, GuestIsTemplate, StorageNotFound,
-            StorageUnsuitable, StorageFull, VolumeNotFound, SupervisorUnavailable, *TO_CHANGE,
+            StorageUnsuitable, StorageFull, VolumeNotFound, SupervisorUnavailable, TaskUnfinished, *TO_CHANGE,
         ),
         change=guests.describe_edit,
         handler=guests.edit_guest,

@@ -112,6 +112,21 @@ class Giving:
         restarted = self._restart(giver, guest, keys) if waits and restart else None
         return Given(tuple(keys), audit_id, running, waits and restarted is None, restarted, None, None)
 
+    def restart(self, giver: Giver, guest: GuestRef, names: Sequence[str], put_back: Callable[[], None]) -> None:
+        """Restarts a guest that runs, if any of these options waits for that.
+
+        Raises what the restart failed with, and `undone`: whether they are as they were, and the guest runs.
+        """
+        if not self._pve.guests.status(guest).running or not self._waits(self._pve.guests.config(guest), names):
+            return
+        try:
+            self._restart(giver, guest, names)
+        except GatewayError as error:
+            error.evidence["undone"] = not isinstance(error, TaskUnfinished) and self._put_back(
+                giver, guest, names, put_back
+            )
+            raise
+
     def look(self, origin: Origin, guest: GuestRef, paths: Sequence[str]) -> tuple[Sequence[Found] | None, str | None]:
         """What stands at these places in the guest; or None, and why nobody knows."""
         try:
@@ -207,22 +222,35 @@ class Giving:
 
     def _undo(self, giver: Giver, guest: GuestRef, gifts: Sequence[Gift], keys: Sequence[str]) -> bool:
         """Whether nothing is left of it, and the guest runs as it did."""
-        try:
+
+        def put_back() -> None:
             if any(gift.for_root for gift in gifts):
                 change = RootChange(node=guest.node, vmid=guest.vmid, delete=tuple(keys))
                 make_as_root(self._hands, change, giver.origin, lambda _: giver.origin)
             else:
                 told = Change(Event.GUEST_CONFIG, giver.action, guest.node, guest.vmid, {"delete": list(keys)})
                 self._changes.make(giver.asker, told, lambda: self._pve.guests.set_config(guest, {}, delete=keys))
+
+        if not self._put_back(giver, guest, keys, put_back):
+            return False
+        try:
+            config = self._pve.guests.config(guest)
+        except GatewayError:
+            return False
+        return not any(key in config.options or config.pending.get(key) is not None for key in keys)
+
+    def _put_back(self, giver: Giver, guest: GuestRef, keys: Sequence[str], put_back: Callable[[], None]) -> bool:
+        """Whether that could be done, and the guest runs."""
+        try:
+            put_back()
             if not self._pve.guests.status(guest).running:  # it ran, and did not come up again with what it was given
                 start = Change(Event.GUEST_START, giver.action, guest.node, guest.vmid, {"undoes": list(keys)})
                 made = self._changes.make(giver.asker, start, lambda: self._pve.guests.start(guest))
                 self._changes.wait(made, _RESTART_SECONDS)
-            config = self._pve.guests.config(guest)
         except GatewayError as error:
             log.error("guest %d keeps what it was given: %s", guest.vmid, error.detail)
             return False
-        return not any(key in config.options or config.pending.get(key) is not None for key in keys)
+        return True
 
 
 def _given_as(has: dict[str, str], config: GuestConfig, gift: Gift) -> str | None:

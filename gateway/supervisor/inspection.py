@@ -23,7 +23,7 @@ from gateway.supervisor.loop import Loop
 from gateway.supervisor.nursery import Nursery
 
 MAX_QUESTIONS = 64
-_SECONDS = 2.0
+_SECONDS = 5.0
 _LOOK_AGAIN = 0.002
 _AT_ONCE_PER_GUEST, _AT_ONCE = 4, 64
 _ANSWER = struct.Struct("<8IQ")
@@ -43,7 +43,7 @@ class Inspections:
 
     @property
     def under_way(self) -> bool:
-        """Whether any answer is waited for: that cannot be handed to another image. It takes two seconds at most."""
+        """Whether any answer is waited for: that cannot be handed to another image. It takes five seconds at most."""
         return bool(self._waiting)
 
     async def ask(self, vmid: int, questions: list[str]) -> list[Found]:

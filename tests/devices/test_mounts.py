@@ -111,7 +111,7 @@ def test_a_link_in_the_place(api: Api, make_guest: Callable[..., Guest], shared:
     assert shown["pending"] == {"mp0": None}
 
 
-def test_features(api: Api, make_guest: Callable[..., Guest]) -> None:
+def test_features(api: Api, pve: PveProcess, make_guest: Callable[..., Guest]) -> None:
     """By their names: what only root@pam may set goes that way; a guest that runs has them from its next start on."""
     make_guest(FIRST + 4, unprivileged=True)
     answer = api.request("PATCH", f"/guests/{FIRST + 4}", {"features": ["nesting", "fuse"]}, timeout=60)
@@ -119,5 +119,13 @@ def test_features(api: Api, make_guest: Callable[..., Guest]) -> None:
     assert (answer.json()["pending"], answer.json()["restart_needed"]) == ({"features": "fuse=1,nesting=1"}, True)
     refused = api.request("PATCH", f"/guests/{FIRST + 4}", {"features": ["keyctl"]}, timeout=60)
     assert (refused.code, refused.json()["refused"][0]["key"]) == ("policy_refused", "policy.features")
+    restarted = api.request("PATCH", f"/guests/{FIRST + 4}", {"features": ["fuse"], "restart": True}, timeout=60)
+    assert restarted.status == 200, restarted.body.decode()
+    assert (restarted.json()["config"]["features"], restarted.json()["restart_needed"]) == ("fuse=1", False)
+    pve.faults.add("task", "vzreboot", text="it does not come up", times=1)
+    failed = api.request("PATCH", f"/guests/{FIRST + 4}", {"features": ["nesting"], "restart": True}, timeout=60)
+    assert (failed.status, failed.code, failed.json()["undone"]) == (502, "task_failed", True), failed.body.decode()
+    shown = api.get(f"/guests/{FIRST + 4}").json()
+    assert (shown["config"]["features"], shown["pending"], shown["status"]) == ("fuse=1", {}, "running")
     gone = api.request("PATCH", f"/guests/{FIRST + 4}", {"features": []}, timeout=60).json()
-    assert (gone["pending"], gone["restart_needed"]) == ({}, False)
+    assert (gone["pending"], gone["restart_needed"]) == ({"features": None}, True)

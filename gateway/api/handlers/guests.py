@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 from gateway.api.call import Call, Reply
+from gateway.api.handlers.passing import giver_of, giving, require_power
 from gateway.api.headers import read_digest
 from gateway.api.models.guests import (
     Addresses,
@@ -102,7 +104,9 @@ def edit_guest(services: Services, call: Call) -> Reply:
     """Changes what the body names, if the configuration is the one that is meant; what it is then."""
     guest = services.guests.find(call.vmid)
     edit = _read_edit(guest.kind, call)
-    reads = "features" in {*edit.options, *edit.delete}
+    asked: GuestPatch = call.body
+    require_power(call, restart=asked.restart)
+    reads = asked.restart or "features" in {*edit.options, *edit.delete}
     config = services.pve.guests.config(guest, pending=False).options if reads else {}
     try:
         if edit.for_root(config):
@@ -113,6 +117,8 @@ def edit_guest(services: Services, call: Call) -> Reply:
         if read_digest(call.environ) is None:
             raise
         raise PreconditionFailed(error.detail, **error.evidence) from error
+    if asked.restart:
+        _restart(services, call, guest, edit, config)
     return _show_config(services, guest, audit_id)
 
 
@@ -207,6 +213,23 @@ def _edit_as_root(services: Services, call: Call, guest: GuestRef, edit: Edit) -
     return make_as_root(services.supervisor, change, call.origin, call.decide_again)[0]
 
 
+def _restart(services: Services, call: Call, guest: GuestRef, edit: Edit, before: Mapping[str, str]) -> None:
+    """With what waits for it. If that fails, the options are as they were before."""
+    names = (*edit.options, *edit.delete)
+    old = {name: before[name] for name in names if name in before}
+    gone = tuple(name for name in names if name not in before)
+
+    def put_back() -> None:
+        undo = Edit(kind=edit.kind, options=old, delete=gone)
+        if edit.for_root(before):
+            change = RootChange(node=guest.node, vmid=guest.vmid, options=old, delete=gone)
+            make_as_root(services.supervisor, change, call.origin, lambda _: call.origin)
+        else:
+            _edit(services, call, guest, undo)
+
+    giving(services).restart(giver_of(call), guest, names, put_back)
+
+
 def _read_edit(kind: GuestKind, call: Call) -> Edit:
     """The body as options of PVE's. Raises InvalidRequest."""
     asked: GuestPatch = call.body
@@ -214,7 +237,7 @@ def _read_edit(kind: GuestKind, call: Call) -> Edit:
     names = {"name": "hostname" if container else "name", "notes": "description"}
     options: dict[str, str | int | bool] = dict(asked.options)
     delete = list(asked.delete)
-    for member in sorted(asked.model_fields_set - {"options", "delete", "digest"}):
+    for member in sorted(asked.model_fields_set - {"options", "delete", "digest", "restart"}):
         value = getattr(asked, member)
         name = names.get(member, member)
         if member == "tags":

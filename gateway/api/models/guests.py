@@ -103,6 +103,11 @@ class GuestPatch(Strict):
         default={}, max_length=MAX_OPTIONS, description="PVE's options: `net0`, `mp0`, `dev0`, `nameserver`, ..."
     )
     delete: list[OptionName] = Field(default=[], max_length=MAX_OPTIONS, description="Options to take back.")
+    restart: bool = Field(
+        default=False,
+        description="Restart it, if it runs and any of that waits for it; asks for guest:power, too. What keeps it "
+        "from coming up is put back.",
+    )
     digest: Digest | None = Field(
         default=None, description="That of the configuration that is meant, in place of If-Match; else 409."
     )
