@@ -31,7 +31,8 @@ from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.devices.sysfs import Sysfs
 from gateway.devices.tree import DeviceTree
-from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound, all_errors
+from gateway.errors import MalformedRequest, MethodNotAllowed, NotFound
+from gateway.errors_all import all_errors
 from gateway.guests.changes import Changes
 from gateway.guests.leftovers import Leftovers
 from gateway.guests.maker import Maker

@@ -33,7 +33,7 @@ class GatewayError(Exception):
         self.evidence = evidence
 
     def to_wire(self) -> dict[str, Any]:
-        """The form that crosses our own sockets; `from_wire` makes the same error of it again."""
+        """The form that crosses our own sockets; `errors_all.from_wire` makes the same error of it again."""
         return {"code": self.code, "detail": self.detail, "evidence": self.evidence}
 
 
@@ -411,24 +411,3 @@ class SpoolFull(GatewayError):
 
 class ClientGone(Exception):
     """The client left before its reply: nobody reads an answer, so this never becomes one."""
-
-
-def all_errors() -> list[type[GatewayError]]:
-    """Every error class, the root's own code included, for the problem registry and the wire."""
-    import gateway.errors_files
-    import gateway.errors_pve  # noqa: F401  these define more of them, and need this module first
-
-    found: list[type[GatewayError]] = []
-    queue: list[type[GatewayError]] = [GatewayError]
-    while queue:
-        cls = queue.pop(0)
-        found.append(cls)
-        queue.extend(cls.__subclasses__())
-    return found
-
-
-def from_wire(data: dict[str, Any]) -> GatewayError:
-    """The error that `to_wire` described; an unknown code becomes an InternalError."""
-    by_code = {cls.code: cls for cls in all_errors() if cls is not GatewayError}
-    cls = by_code.get(data.get("code", ""), InternalError)
-    return cls(str(data.get("detail", "")), **dict(data.get("evidence") or {}))

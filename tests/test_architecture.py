@@ -26,6 +26,7 @@ SHARED = {
     "gateway.certificate",
     "gateway.clientwatch",
     "gateway.errors",
+    "gateway.errors_all",
     "gateway.errors_files",
     "gateway.errors_pve",
     "gateway.histogram",

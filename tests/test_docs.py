@@ -8,7 +8,7 @@ from typing import get_args
 
 from gateway.api.routes import ROUTES
 from gateway.api.terminal_frames import Control
-from gateway.errors import all_errors
+from gateway.errors_all import all_errors
 from gateway.exec.view import Reason
 from gateway.web.codes import EDGE_CODES
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from gateway.clientwatch import Watch
-from gateway.errors import ClientGone, GatewayError, GatewayRestarting, InternalError, SupervisorUnavailable, from_wire
+from gateway.errors import ClientGone, GatewayError, GatewayRestarting, InternalError, SupervisorUnavailable
+from gateway.errors_all import from_wire
 from gateway.errors_pve import OutcomeUnknown
 from gateway.exec.origin import Origin
 from gateway.supervisor.protocol import CLIENT_LEFT, FrameReader, ProtocolError, encode

@@ -21,7 +21,8 @@ from gateway.api.openapi.members import OF_SCHEMAS
 from gateway.api.openapi.naming import name_schemas
 from gateway.api.problems import MEDIA_TYPE
 from gateway.api.routes import ROUTES
-from gateway.errors import InternalError, InvalidRequest, RateLimited, all_errors
+from gateway.errors import InternalError, InvalidRequest, RateLimited
+from gateway.errors_all import all_errors
 from gateway.web import refusal
 from gateway.web.codes import EDGE_CODES
 from gateway.web.refusal import Refusal

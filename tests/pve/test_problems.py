@@ -13,7 +13,8 @@ import requests
 import requests_mock
 
 from gateway import errors_pve as pve
-from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning, InvalidRequest, all_errors, from_wire
+from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning, InvalidRequest
+from gateway.errors_all import all_errors, from_wire
 from gateway.exec.order import GuestKind
 from gateway.pve.client import PveApi
 from gateway.pve.ids import parse_upid

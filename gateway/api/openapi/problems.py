@@ -25,8 +25,8 @@ from gateway.errors import (
     TooManyRequests,
     Unauthenticated,
     UnsupportedMediaType,
-    all_errors,
 )
+from gateway.errors_all import all_errors
 from gateway.web.codes import EDGE_CODES
 
 
