@@ -11,6 +11,8 @@ from gateway.errors import ClientGone, GatewayRestarting
 from gateway.errors_files import GuestFilesFailed, GuestFilesStalled
 from gateway.files.wire import HEADER, Frame, WireError, check_header, data_header, parse
 
+_LOOK_PIECES = 1024
+"""After so many pieces that were not waited for, one looks whether the client is still there."""
 STALL_SECONDS = 30.0
 """How long a guest may neither give nor take a byte."""
 
@@ -30,6 +32,7 @@ class Channel:
         self._kind = ""
         self._left = HEADER.size
         self._parts: list[bytes] = []
+        self._unwaited = 0
         self._room = select.epoll()
         self._room.register(writing, select.EPOLLOUT)
 
@@ -42,6 +45,9 @@ class Channel:
         """The next frame, waited for. Raises GuestFilesStalled, ClientGone, and what the watch raises."""
         while (frame := self.take()) is None:
             self._wait(self.reading)
+        self._unwaited += 1
+        if self._unwaited >= _LOOK_PIECES:
+            self._look()
         return frame
 
     def take(self) -> Frame | None:
@@ -103,7 +109,14 @@ class Channel:
             except OSError as exc:
                 raise _failed() from exc
 
+    def _look(self) -> None:
+        """A guest that never lets one wait could keep one for ever. Raises ClientGone, and what the watch raises."""
+        self._unwaited = 0
+        if self._watch is not None and self._watch.wait(None, 0).gone:
+            raise ClientGone
+
     def _wait(self, fd: int) -> None:
+        self._unwaited = 0
         began = time.monotonic()
         if self._watch is None:
             poll = select.poll()

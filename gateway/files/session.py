@@ -99,7 +99,12 @@ class Session:
 
     def _small(self, path: bytes) -> bytes:
         frame = self._ask(b"R", path, length=MAX_FILE)
-        return b"".join(self.content()) if isinstance(frame, Status) else b""
+        read = bytearray()
+        for piece in self.content() if isinstance(frame, Status) else ():
+            read += piece
+            if len(read) > MAX_FILE:
+                raise _out_of_order()
+        return bytes(read)
 
     def _ask(self, kind: bytes, path: bytes, **fields: int) -> Frame:
         if len(path) > MAX_PATH:

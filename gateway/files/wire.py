@@ -25,6 +25,8 @@ _ANSWER = struct.Struct("<IIIIQQQQ")
 _ERROR = struct.Struct("<II")
 _ENTRY = struct.Struct("<QqHB")
 _MAX_TARGET = 4096
+_MAX_ENTRY = 4096 + 24
+"""More than any file system's longest name takes, with what stands around it."""
 
 
 class WireError(Exception):
@@ -164,15 +166,15 @@ _STEPS = frozenset(Step)
 def entry_names(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """The names in a directory that comes, in any pieces, as getdents64(2) gives it; without `.` and `..`.
 
-    Raises WireError.
+    Whoever takes so many names and no more has read a bounded number of bytes. Raises WireError.
     """
-    rest = b""
+    rest, own = b"", 0
     for piece in pieces:
         rest, at = rest + piece, 0
         while at + _ENTRY.size <= len(rest):
             length = _ENTRY.unpack_from(rest, at)[2]
-            if length <= _ENTRY.size:
-                raise WireError("an entry without a name")
+            if not _ENTRY.size < length <= _MAX_ENTRY:
+                raise WireError("an entry without a name, or with more than one")
             if at + length > len(rest):
                 break
             name, nul, _ = rest[at + _ENTRY.size : at + length].partition(b"\x00")
@@ -180,6 +182,8 @@ def entry_names(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 raise WireError("a name that no file has")
             if name not in (b".", b".."):
                 yield name
+            elif (own := own + 1) > 2:
+                raise WireError("a directory that names itself without end")
             at += length
         rest = rest[at:]
     if rest:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import struct
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from gateway.errors import GatewayError
+from gateway.errors import ClientGone, GatewayError
 from gateway.errors_files import GuestFilesFailed, GuestFilesStalled
 from gateway.files.accounts import Accounts
 from gateway.files.channel import Channel
@@ -29,6 +32,11 @@ class Guest:
     def says(self, data: bytes) -> Session:
         os.write(self.answers, data)
         return Session(self.channel)
+
+    def refuse(self) -> None:
+        """Nobody reads its answers any more: who writes them gets EPIPE."""
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), self.channel.reading)
 
     def hang_up(self) -> None:
         os.close(self.answers)
@@ -112,6 +120,7 @@ ENTRIES = {
     "no nul": struct.pack("<QqHB", 1, 1, 24, 0) + b"abcde",
     "an empty name": struct.pack("<QqHB", 1, 1, 24, 0) + b"\0bcde",
     "a path": struct.pack("<QqHB", 1, 1, 24, 0) + b"../x\0",
+    "a name of no file system": struct.pack("<QqHB", 1, 1, 65528, 0) + b"a" * 65508 + b"\0",
     "half an entry": struct.pack("<QqHB", 1, 1, 24, 0) + b"a\0",
 }
 
@@ -121,6 +130,56 @@ def test_entries_that_no_directory_has(entry: bytes) -> None:
     """A directory's bytes are the guest's word: names with a slash, lengths that do not fit are refused."""
     with pytest.raises(WireError):
         list(entry_names([entry]))
+
+
+def test_a_directory_that_only_names_itself() -> None:
+    """Endless entries of `.`, none of which counts as a name, end: nobody is kept reading them."""
+    endless = itertools.repeat(struct.pack("<QqHB", 1, 1, 24, 0) + b".\0\0\0\0")
+    with pytest.raises(WireError):
+        list(entry_names(itertools.islice(endless, 10_000)))
+
+
+def test_accounts_without_end(guest: Guest) -> None:
+    """A guest that answers more of /etc/passwd than was asked for is cut off: what it says is not kept in memory."""
+    sent = 0
+
+    def flood() -> None:
+        nonlocal sent
+        with contextlib.suppress(BrokenPipeError):
+            os.write(guest.answers, frame("A", STATUS))
+            while sent < 16 << 20:
+                sent += os.write(guest.answers, frame("D", bytes(16 << 10)))
+            os.write(guest.answers, frame("Z"))
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    try:
+        with pytest.raises(GuestFilesFailed):
+            Session(guest.channel)._small(b"/etc/passwd")
+        assert sent < 4 << 20
+    finally:
+        guest.refuse()
+        flooding.join()
+
+
+class Left:
+    """A client that has left."""
+
+    fd, gone = False, True
+
+    def wait(self, fd: int | None, timeout: float | None) -> Left:
+        return self
+
+
+def test_who_answers_without_a_pause(guest: Guest) -> None:
+    """A guest that always has another piece ready keeps nobody here whose client has left."""
+    guest.channel._watch = Left()
+    os.write(guest.answers, frame("A", STATUS) + frame("D", b"x") * 2000)
+    session = Session(guest.channel)
+    session.look(b"/x")
+    with pytest.raises(ClientGone):
+        for _ in range(2000):
+            next(session.content())
 
 
 def test_entries_come_in_any_pieces() -> None:
