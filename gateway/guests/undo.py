@@ -58,7 +58,7 @@ def clear_up(pve: Pve, guests: GuestMap, guest: GuestRef, maker: Upid) -> Undone
         if not _exists(guests, guest.vmid):
             return Undone(True)
         tasks = pve.tasks.recent(guest.node, vmid=guest.vmid, since=maker.start, limit=500)
-        later = {str(task.upid) for task in tasks if _began(task.upid) >= _began(maker)}
+        later = {str(task.upid) for task in tasks if _is_since(task.upid, maker)}
         if later != {str(maker)} or pve.guests.status(guest).running:
             return None
         _finish(pve, pve.guests.delete(guest))  # which PVE refuses of one that runs
@@ -84,6 +84,11 @@ def _may_be_anothers(pve: Pve, guest: GuestRef, maker: Upid) -> bool:
 def _is_later(upid: Upid, maker: Upid) -> bool:
     """Of a clone to another node all that is known there counts as later."""
     return upid.node != maker.node or _began(upid) >= _began(maker)
+
+
+def _is_since(upid: Upid, maker: Upid) -> bool:
+    """As `_is_later`, of one node that may have been booted since: its ticks began anew then, its clock did not."""
+    return upid.start > maker.start or (upid.start == maker.start and _began(upid) >= _began(maker))
 
 
 def _began(upid: Upid) -> int:

@@ -17,7 +17,7 @@ from gateway.guests.background import Work
 from gateway.guests.container import ContainerRequest
 from gateway.guests.maker import ContainerCreation
 from gateway.guests.trail import Reason
-from gateway.guests.undo import Undone, undo
+from gateway.guests.undo import Undone, clear_up, undo
 from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.models import GuestRef
 from gateway.pve.tasks import Task
@@ -49,12 +49,12 @@ class Node:
         self.while_stopping(self)
         return STOP
 
-    def delete(self, guest: GuestRef, *, force: bool) -> Upid:
+    def delete(self, guest: GuestRef, *, force: bool = False) -> Upid:
         self.did.append("delete")
         self.vmids.discard(guest.vmid)
         return DESTROY
 
-    def undo(self, guest: GuestRef = GUEST, maker: Upid = MAKER) -> Undone:
+    def undo(self, guest: GuestRef = GUEST, maker: Upid = MAKER, act: Callable[..., Any] = undo) -> Any:
         tasks = SimpleNamespace(
             recent=lambda node, **options: [Task(upid=upid, exitstatus="OK", ended_at=1) for upid in self.tasks],
             require_ok=lambda task: task,
@@ -62,7 +62,7 @@ class Node:
         watcher = SimpleNamespace(wait=lambda upid, seconds: None)
         pve: Any = SimpleNamespace(guests=self, tasks=tasks, watcher=watcher)
         guests: Any = SimpleNamespace(vmids=lambda: frozenset(self.vmids))
-        return undo(pve, guests, guest, maker)
+        return act(pve, guests, guest, maker)
 
 
 def test_what_was_made_is_destroyed() -> None:
@@ -95,6 +95,18 @@ def test_a_guest_that_stopped_by_itself_is_destroyed() -> None:
 
     node = Node(stopped)
     assert node.undo() == Undone(True) and node.did == ["stop", "delete"]
+
+
+STARTED = parse_upid("UPID:pve1:0000C354:00000800:6920B1C8:vzstart:7110:admin@pam:")
+SHUT_DOWN = parse_upid("UPID:pve1:0000C355:00000900:6920C1C8:vzshutdown:7110:admin@pam:")
+
+
+@pytest.mark.parametrize(("tasks", "removed"), [([MAKER], True), ([MAKER, STARTED, SHUT_DOWN], False)])
+def test_a_leftover_that_was_used_after_the_node_was_booted_stays(tasks: list[Upid], removed: bool) -> None:
+    """A boot begins the ticks of tasks anew: one that is later by the clock counts, whatever its ticks say."""
+    node = Node(tasks=tasks, did=["stop"])
+    done = node.undo(act=clear_up)
+    assert (done is not None, GUEST.vmid not in node.vmids) == (removed, removed)
 
 
 @pytest.mark.parametrize("left", [True, False])
