@@ -36,6 +36,13 @@ class Unfinished:
         self.upid = upid
         self._write()
 
+    def note_whole(self) -> None:
+        """All of its steps are done, and that is on disk: nobody who finds it later takes it for half-made. Raises
+        OSError."""
+        self.record = {name: value for name, value in self.record.items() if name != "data"}
+        self._write()
+        os.fsync(self._fd)
+
     def to_state(self) -> dict[str, Any]:
         """What `from_state` needs in the next image of a program; its lock goes with its descriptor, `fd`."""
         return {"record": dict(self.record), "upid": self.upid, "path": str(self._path), "fd": self._fd}
@@ -58,8 +65,7 @@ class Unfinished:
 
     def _write(self) -> None:
         text = json.dumps({"record": dict(self.record), "upid": self.upid}).encode()
-        os.pwrite(self._fd, text, 0)
-        os.ftruncate(self._fd, len(text))
+        os.pwrite(self._fd, text.ljust(os.fstat(self._fd).st_size), 0)  # at once: who dies now leaves no half of two
 
 
 class UnfinishedChanges:

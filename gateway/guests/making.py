@@ -135,6 +135,7 @@ class Making(ABC):
             addresses = self._start(guest) if self._wish.start else ()
         except Exception as error:
             self._give_up(intent, guest, upid, error, made=True)
+        intent.note_whole()
         intent.end(Reason.OK, upid=str(upid))
         return MadeGuest(guest, upid, intent.audit_id, addresses)
 

@@ -98,6 +98,14 @@ class Intent:
         except OSError as exc:
             log.error("%s: its task %s is not remembered over a restart: %s", self.audit_id, upid, exc.strerror)
 
+    def note_whole(self) -> None:
+        """More than its task is done, and all of it: before anybody is told so, for who finds it later removes what is
+        not whole."""
+        try:
+            self._unfinished.note_whole()
+        except OSError as exc:
+            log.error("%s: that it is whole is not remembered over a restart: %s", self.audit_id, exc.strerror)
+
     def end(self, reason: Reason, **data: Any) -> None:
         """It has ended so. Never waits, never fails."""
         subject = str(self._unfinished.record["event"]).partition(":")[0]

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from gateway.audit.unfinished import UnfinishedChanges
 from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning, InternalError
 from gateway.errors_pve import OutcomeUnknown, PveTokenRefused
 from gateway.exec.order import GuestKind
 from gateway.guests.background import Work
+from gateway.guests.changes import Changes
 from gateway.guests.container import ContainerRequest
 from gateway.guests.maker import ContainerCreation
-from gateway.guests.trail import Reason
+from gateway.guests.trail import Asker, Reason
 from gateway.guests.undo import Undone, clear_up, undo
 from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.models import GuestRef
 from gateway.pve.tasks import Task
+from tests.guests.test_changes import Place, until
 
 GUEST = GuestRef(7110, GuestKind.LXC, "pve1")
 MAKER = parse_upid("UPID:pve1:0000C350:00001000:6920A1B2:vzcreate:7110:gateway@pve!web:")
@@ -172,3 +177,42 @@ def test_a_task_of_which_pve_tells_nothing_any_more_has_not_failed() -> None:
     error, ends = make(node, refuse)
     assert isinstance(error, OutcomeUnknown) and error.evidence["upid"] == str(MAKER)
     assert node.did == [] and node.vmids == {GUEST.vmid} and ends == [(Reason.UNKNOWN, False)]
+
+
+def test_what_was_told_to_be_whole_is_no_leftover(tmp_path: Path) -> None:
+    """A process that dies between its answer and the outcome's record leaves a guest that is taken for whole."""
+    place = Place(tmp_path / "changes")
+    done = Task(upid=MAKER, exitstatus="OK", ended_at=1)
+
+    class Silent(Maker):
+        def start(self, guest: GuestRef) -> Upid:
+            place.log.down = True
+            return MAKER
+
+    pid = os.fork()
+    if not pid:
+        try:
+            tasks = SimpleNamespace(require_ok=lambda task: task)
+            watcher = SimpleNamespace(wait=lambda upid, seconds: done)
+            workshop: Any = SimpleNamespace(
+                pve=SimpleNamespace(guests=Silent(), tasks=tasks, watcher=watcher),
+                node="pve1",
+                changes=place.changes(),
+                begun=lambda upid: True,
+                reserve=lambda reach, wanted, tried: nullcontext(wanted),
+            )
+            caller: Any = SimpleNamespace(asker=Asker("tk_1", "ci", "10.0.0.1", "req_1"), reach=())
+            wish = ContainerRequest(template="local:vztmpl/x.tar.zst", vmid=GUEST.vmid, start=True)
+            ContainerCreation(workshop, caller, wish).make(Work())
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    found: list[Any] = []
+    unfinished, nobody, watcher_here = UnfinishedChanges(place.directory), cast(Any, None), cast(Any, place.watcher)
+    Changes(place.log, nobody, watcher_here, unfinished, lambda intent, told: found.append(intent)).recover()
+    place.watcher.end(done)
+    assert [intent.is_to_be_whole for intent in found] == [False]
+    found[0].end_with(done)
+    until(lambda: not place.left())
+    assert place.log.outcomes() == [{"reason": "ok", "upid": str(MAKER)}]
