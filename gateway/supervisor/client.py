@@ -24,6 +24,7 @@ from gateway.supervisor.files_link import FilesLink
 _HEALTH_SECONDS = 2.0
 _INPUT_SECONDS = 40.0
 _PAUSE_SECONDS = 20.0
+_QUESTIONS, _QUESTION_BYTES = 64, 4000  # of one request to the nursery: launcher/protocol.h, REQUEST_MAX
 _FILES_SECONDS = 330.0  # exec.queue_timeout_max, and the way into the guest
 _ROOT_CHANGE_SECONDS = 1300.0  # others' before it, and its own ten minutes
 
@@ -184,13 +185,17 @@ class SupervisorClient:
         return str(reply["audit_id"])
 
     def inspect(self, vmid: int, questions: Sequence[str], origin: Origin) -> builtins.list[Found]:
-        """What a running container's own files say of these groups (by name) and nodes (by path), 64 at most.
+        """What a running container's own files say of these groups (by name) and places (by path).
 
         Raises GuestNotRunning, GuestFrozen, GuestSilent.
         """
-        header = {"op": "inspect", "origin": origin.to_wire(), "vmid": vmid, "questions": [*questions]}
-        reply, _ = self._caller.ask(header)
-        return [Found(*numbers) for numbers in reply["found"]]
+        found: builtins.list[Found] = []
+        while len(found) < len(questions):
+            some = _fill_request(questions[len(found) :])
+            header = {"op": "inspect", "origin": origin.to_wire(), "vmid": vmid, "questions": some}
+            reply, _ = self._caller.ask(header)
+            found += [Found(*numbers) for numbers in reply["found"]]
+        return found
 
     def open_files(
         self, vmid: int, origin: Origin, event: Event, data: dict[str, Any], watch: Watch | None = None
@@ -257,3 +262,14 @@ class SupervisorClient:
         gone = now is None and guest["token_id"] == origin.token_id and origin.may_run(guest["vmid"])
         if now != guest["config_id"] and not gone:
             raise ExecNotFound.for_id(exec_id)
+
+
+def _fill_request(questions: Sequence[str]) -> list[str]:
+    """The first of these, as many as can be asked at once."""
+    room, some = _QUESTION_BYTES, list[str]()
+    for question in questions[:_QUESTIONS]:
+        room -= len(question.encode()) + 1
+        if some and room < 0:
+            break
+        some.append(question)
+    return some

@@ -23,6 +23,8 @@ from gateway.supervisor.loop import Loop
 from gateway.supervisor.nursery import Nursery
 
 MAX_QUESTIONS = 64
+MAX_QUESTION = 1020
+"""255 characters, of four bytes at most."""
 _SECONDS = 5.0
 _LOOK_AGAIN = 0.002
 _AT_ONCE_PER_GUEST, _AT_ONCE = 4, 64
@@ -115,8 +117,8 @@ class Inspections:
 
 
 def is_question(text: object) -> bool:
-    """Whether it can be asked: a path of a device node, or the name of a group."""
-    return isinstance(text, str) and text.isprintable() and 0 < len(text.encode()) <= 255
+    """Whether it can be asked: a path, or the name of a group, of MAX_QUESTION bytes at most."""
+    return isinstance(text, str) and "\x00" not in text and 0 < len(text.encode()) <= MAX_QUESTION
 
 
 def _read(said: bytes, expected: int, vmid: int) -> list[Found]:

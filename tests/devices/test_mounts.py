@@ -129,3 +129,13 @@ def test_features(api: Api, pve: PveProcess, make_guest: Callable[..., Guest]) -
     assert (shown["config"]["features"], shown["pending"], shown["status"]) == ("fuse=1", {}, "running")
     gone = api.request("PATCH", f"/guests/{FIRST + 4}", {"features": []}, timeout=60).json()
     assert (gone["pending"], gone["restart_needed"]) == ({"features": None}, True)
+
+
+@pytest.mark.parametrize(
+    "path", ["/srv/a\u00a0b", "/srv" + ("/" + "\u00e9" * 100) * 2], ids=["unprintable", "406 bytes"]
+)
+def test_a_place_with_an_odd_name(api: Api, make_guest: Callable[..., Guest], shared: Path, path: str) -> None:
+    """What PVE takes as a mount point's path can be looked at in the guest, too."""
+    make_guest(FIRST)
+    answer = mount(api, FIRST, path=path, source=str(shared))
+    assert (answer.status, answer.json().get("seen")) == (200, True), answer.body

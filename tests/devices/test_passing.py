@@ -211,3 +211,17 @@ def test_two_at_once(api: Api, make_guest: Callable[..., Guest]) -> None:
         asked = [pool.submit(give, api, FIRST + 5, path=path) for path in ("/dev/zero", "/dev/net/tun", "/dev/fuse")]
         keys = [given(future.result())["keys"][0] for future in asked]
     assert sorted(keys) == ["dev0", "dev1", "dev2"]
+
+
+def test_more_devices_than_one_question_holds(api: Api, make_guest: Callable[..., Guest]) -> None:
+    """A guest may have 256 devices, of names of any length: they are listed, and each is looked at in the guest."""
+    make_guest(FIRST)
+    path = config.pve_path(FIRST)
+    text = path.read_text()
+    lines = [f"dev{number}: /dev/{'long-' * 30}{number}" for number in range(100)]
+    path.write_text("\n".join([text.rstrip(), *lines, ""]))
+    try:
+        told = listed(api, FIRST)
+    finally:
+        path.write_text(text)
+    assert len(told) == 100 and all(one["in_guest"] is False for one in told.values())
