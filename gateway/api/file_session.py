@@ -10,10 +10,14 @@ from gateway.api.call import Call
 from gateway.api.services import Services
 from gateway.audit.record import Event
 from gateway.clientwatch import Watch
-from gateway.errors import ClientGone, GatewayError
+from gateway.errors import ClientGone, GatewayError, InvalidRequest, PreconditionFailed
+from gateway.errors_files import FileNotFound, FileRefused, FileTypeRefused, GuestDiskFull
 from gateway.files.channel import Channel
 from gateway.files.session import Session
 from gateway.supervisor.files_link import FilesLink
+
+_ANSWERS = (FileNotFound, FileRefused, FileTypeRefused, GuestDiskFull, InvalidRequest, PreconditionFailed)
+"""What a guest can answer that was told to make a change (files.failures)."""
 
 
 def show_name(name: bytes) -> tuple[str, str]:
@@ -39,6 +43,7 @@ class OpenFiles:
         self.session = Session(self.channel)
         self._link = link
         self._outcome: dict[str, Any] | None = None
+        self._acts = False
         self._open = True
 
     @classmethod
@@ -54,6 +59,10 @@ class OpenFiles:
             raise
         return files
 
+    def acts(self) -> None:
+        """The guest is told to make the change now: if its answer does not come, nobody knows whether it has."""
+        self._acts = True
+
     def done(self, **data: Any) -> None:
         """What was asked for has been done: this is recorded of it."""
         self._outcome = {"reason": "ok", **data}
@@ -63,7 +72,8 @@ class OpenFiles:
         if not self._open:
             return
         self._open = False
-        self._link.end(self._outcome or _outcome(exc))
+        unsure = self._acts and not isinstance(exc, _ANSWERS)
+        self._link.end(self._outcome or ({"reason": "unknown"} if unsure else _outcome(exc)))
         self.channel.close()
 
     def __enter__(self) -> Self:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import os
+import signal
 import socket
 import ssl
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,6 +184,38 @@ def test_a_killed_launcher(files: Api, gateway: Gateway) -> None:
     assert reply.startswith(b"HTTP/1.1 502 ")
     assert files.get(url(101, "/root/victim")).body == b"old"
     assert not leftovers(guest)
+
+
+def test_a_change_whose_answer_does_not_come(files: Api, gateway: Gateway) -> None:
+    """Told to put a file in its place, the guest says nothing, and the client leaves: the record claims neither that
+    it was done nor that it was not."""
+    guest = guests.get(101)
+    with contextlib.closing(begin_put(files, 101, "/root/unsure", 2 << 20)) as sock:
+        sock.sendall(DATA[: (2 << 20) - 1])
+        (group,) = until(lambda: sessions(guest, gateway))
+        (pid,) = until(lambda: [pid for pid in (group / "cgroup.procs").read_text().split() if has_written(pid)])
+        os.kill(int(pid), signal.SIGSTOP)
+        sock.sendall(DATA[:1])
+        until(lambda: waits_for_the_guest(pid), why="it is told to commit")
+    asked = [record for record in gateway.records(event="file:write") if record["data"]["path"] == "/root/unsure"][-1]
+    (ended,) = until(lambda: gateway.records(event="file:outcome", audit_id=asked["audit_id"]))
+    assert ended["data"] == {"reason": "unknown"}
+    until(lambda: not sessions(guest, gateway), why="nothing of it runs")
+
+
+def has_written(pid: str) -> bool:
+    """Whether the launcher has all but the last byte of 2 MiB in a new file."""
+    with contextlib.suppress(OSError):
+        return any(fd.stat().st_size == (2 << 20) - 1 for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def waits_for_the_guest(pid: str) -> bool:
+    """Whether the launcher, which stands still, has been sent more than the last byte of content with its header."""
+    with open(f"/proc/{pid}/fd/0", "rb") as pipe:
+        waiting = array.array("i", [0])
+        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+    return waiting[0] > 9
 
 
 def is_ours(pid: str) -> bool:

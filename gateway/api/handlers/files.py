@@ -127,6 +127,7 @@ def write_file(services: Services, call: Call) -> Reply:
                 sha256=digest.hexdigest(),
             )
         call.standing.current()
+        files.acts()
         status = session.commit(
             mode=int(query.mode, 8) if query.mode is not None else old.mode if old is not None else _NEW_MODE,
             uid=uid if uid is not None else old.uid if old is not None else 0,
@@ -154,6 +155,7 @@ def delete_file(services: Services, call: Call) -> Reply:
     query: DeleteQuery = call.query
     data = {**path_data(query.path), **({"recursive": True} if query.recursive else {})}
     with OpenFiles.begin(services, call, Event.FILE_DELETE, data) as files:
+        files.acts()
         files.session.remove(query.path, recursive=query.recursive)
         files.done()
     return Reply(b"", status=204)
