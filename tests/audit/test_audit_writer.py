@@ -260,7 +260,7 @@ def test_sigterm_finishes_the_queue(writer: Writer, settings: AuditSettings) -> 
     """What was taken before the signal is durable and answered, and nothing else; the exit code is 0."""
     with connect(settings) as sock:
         sock.sendall(
-            b"".join(encode_frame({"id": number, "record": intent(number), "wait": True}) for number in range(500))
+            b"".join(encode_frame({"id": number, "record": intent(number), "wait": True}) for number in range(100))
         )
         frames, replies = FrameBuffer(), list[dict[str, Any]]()
         while GOODBYE not in replies:
