@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -15,9 +16,11 @@ from typing import Any
 from gateway.audit.keys import Redactor
 from gateway.audit.protocol import (
     DEFAULT_TIMEOUT,
+    GOODBYE,
     Code,
     FrameBuffer,
     FrameError,
+    NotRead,
     Receipt,
     encode_frame,
     read_error,
@@ -67,10 +70,16 @@ class AsyncAuditClient:
         record is malformed. Then, and when the caller is cancelled, an `aborted` record follows an intent
         that is durable all the same.
         """
-        loop = asyncio.get_running_loop()
         began = time.monotonic()
+        while True:
+            with contextlib.suppress(NotRead):
+                return await self._commit(record, began, timeout)
+
+    async def _commit(self, record: Mapping[str, Any], began: float, timeout: float) -> Receipt:
+        """By the writer of now. Raises NotRead when that left without having written `record`: another may take it."""
+        loop = asyncio.get_running_loop()
         if self._link is None:
-            await self._connect(timeout)
+            await self._connect(max(0.0, timeout - (time.monotonic() - began)))
         caller: asyncio.Future[Receipt] = loop.create_future()
         left = timeout - (time.monotonic() - began)
         timer = loop.call_later(left, _refuse, caller, "the audit writer does not answer")
@@ -188,13 +197,18 @@ class AsyncAuditClient:
         else:
             self._on_error(pending, read_error(reply), reply)
 
-    def on_lost(self) -> None:
-        """Nobody knows which of the unanswered records are in the log. What was posted is sent again."""
+    def on_lost(self, *, said_goodbye: bool) -> None:
+        """What was posted is sent again. Of the others nobody knows whether they are in the log, unless the writer has
+        said goodbye: then those without an answer are not, and their callers send them to the next one."""
         self._link = None
         pending, self._pending = list(self._pending.values()), {}
         for entry in pending:
             if entry.caller is None:
                 self._resend(entry.record)
+                continue
+            if said_goodbye:
+                if not entry.caller.done():
+                    entry.caller.set_exception(NotRead())
                 continue
             _refuse(entry.caller, "the connection to the audit writer was lost")
             self._take_back(entry.record)
@@ -231,6 +245,7 @@ class _Link(asyncio.Protocol):
         self._client = client
         self._frames = FrameBuffer()
         self._transport: asyncio.Transport | None = None
+        self._said_goodbye = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -239,13 +254,23 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for reply in self._frames.feed(data):
+                self._said_goodbye = self._said_goodbye or reply == GOODBYE
                 self._client.on_reply(reply)
         except FrameError:
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, OSError):  # found by writing: the last answers may wait to be read still
+            self._read_the_last()
         self._transport = None
-        self._client.on_lost()
+        self._client.on_lost(said_goodbye=self._said_goodbye)
+
+    def _read_the_last(self) -> None:
+        assert self._transport is not None
+        with contextlib.suppress(OSError):
+            fd = self._transport.get_extra_info("socket").fileno()
+            while data := os.read(fd, 65536):
+                self.data_received(data)
 
     def has_room(self, pending: Mapping[int, object]) -> bool:
         """False once the writer has left too much unread or unanswered."""

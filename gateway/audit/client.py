@@ -16,8 +16,10 @@ from gateway.audit.debts import Debts
 from gateway.audit.parts import Part
 from gateway.audit.protocol import (
     DEFAULT_TIMEOUT,
+    GOODBYE,
     FrameBuffer,
     FrameError,
+    NotRead,
     Receipt,
     encode_frame,
     read_error,
@@ -138,8 +140,13 @@ class AuditClient:
         connection: _Connection | None = None
         reply: dict[str, Any] | None = None
         try:
-            connection = self._take_idle() or _Connection(self._path, timeout)
-            reply = connection.ask(message, deadline)
+            while reply is None:
+                connection = self._take_idle() or _Connection(self._path, timeout)
+                try:
+                    reply = connection.ask(message, deadline)
+                except NotRead:
+                    connection.close()
+                    connection = None
         except TimeoutError as exc:
             _close(connection)
             raise AuditUnavailable("the audit writer does not answer") from exc
@@ -152,6 +159,7 @@ class AuditClient:
         finally:
             if reply is None and connection is not None and on_lost is not None:
                 on_lost()
+        assert connection is not None
         self._put_back(connection)
         return reply
 
@@ -190,16 +198,22 @@ class _Connection:
         return next(self.ask_many(message, deadline))
 
     def ask_many(self, message: dict[str, Any], deadline: float) -> Iterator[dict[str, Any]]:
-        """The answers to one question, as they come."""
+        """The answers to one question, as they come. Raises NotRead when the writer left without having written it."""
         self._last_id += 1
         self._limit(deadline)
-        self._sock.sendall(encode_frame({"id": self._last_id, **message}))
+        frame = encode_frame({"id": self._last_id, **message})
+        try:
+            self._sock.sendall(frame)
+        except (BrokenPipeError, ConnectionResetError) as exc:  # the writer has left, and half a frame is none
+            raise NotRead from exc
         while True:
             self._limit(deadline)
             data = self._sock.recv(65536)
             if not data:
                 raise ConnectionResetError("the connection was closed")
             for reply in self._frames.feed(data):
+                if reply == GOODBYE:
+                    raise NotRead
                 if reply.get("id") != self._last_id:
                     raise FrameError("an answer to another question")
                 yield reply

@@ -10,6 +10,7 @@ is refused, and yet it may be found in the log later; its sender then has to tak
 
 `wait: true`: a caller has stood waiting since `sent` (seconds of CLOCK_MONOTONIC); it hears within 1.5 s.
 `wait: false`: nobody waits; the reply comes when the record is durable or certainly is not in the log.
+A writer that stops ends each connection by a goodbye: what has no answer then may go to the next writer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from gateway.errors import AuditUnavailable, GatewayError, InternalError, TooManyRequests
 
@@ -65,6 +66,14 @@ def encode_frame(message: Mapping[str, Any]) -> bytes:
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+GOODBYE: Final[dict[str, Any]] = {"id": 0, "goodbye": True}
+"""The last frame of a writer that stops: what it has not answered on this connection it has not written, nor will."""
+
+
+class NotRead(ConnectionResetError):
+    """The writer has left without the message: the next one may have it."""
 
 
 class FrameBuffer:

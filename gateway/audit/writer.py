@@ -24,7 +24,7 @@ from gateway.audit.keys import load_keys
 from gateway.audit.listener import listen
 from gateway.audit.log import AuditLog
 from gateway.audit.logfile import lock_directory
-from gateway.audit.protocol import MAX_FRAME, Code, FrameBuffer, FrameError, Receipt, encode_frame
+from gateway.audit.protocol import GOODBYE, MAX_FRAME, Code, FrameBuffer, FrameError, Receipt, encode_frame
 from gateway.audit.queue import Entry, Refusal
 from gateway.audit.reading import ReaderProcess
 from gateway.audit.record import check_fields
@@ -78,6 +78,7 @@ def run_writer(settings: AuditSettings, sync: Callable[[int], None] = os.fdatasy
     notify(READY)
     server.serve()
     notify("STOPPING=1")
+    server.read_the_last()
     committer.stop()
     thread.join()
     server.close()
@@ -140,10 +141,17 @@ class _Server:
             if self._committer.has_waiting:
                 self._answer(self._committer.expire())
 
+    def read_the_last(self) -> None:
+        """Take what peers have sent by now, once: they get an answer before they are left."""
+        for peer in list(self._peers):
+            self._attend(peer, selectors.EVENT_READ)
+
     def close(self) -> None:
-        """Hand out the last receipts. An answer that does not fit into its socket now is lost with it."""
+        """Hand out the last receipts, and say that what has none is not written. An answer that does not fit into its
+        socket now is lost with it."""
         self._deliver()
         for peer in list(self._peers):
+            self._send(peer, GOODBYE)
             self._drop(peer)
         self._selector.close()
         self._listener.close()

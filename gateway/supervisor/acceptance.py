@@ -127,6 +127,7 @@ class Acceptance:
             if not waiting.has_its_place:
                 refusal = stopping("command")
                 self._audit.never_began(waiting.order, refusal.detail)
+                waiting.is_told = True
                 waiting.refuse(refusal)
 
     def _require_going_on(self) -> None:
@@ -185,9 +186,9 @@ class Acceptance:
                 self.under_way -= 1
         except BaseException as exc:
             self._memory.release(order.id)
-            self._wait_over(order)
-            if undecided and attempt.since is not None and isinstance(exc, asyncio.CancelledError):
-                self._audit.never_began(order, "its client left while it waited, or may not run it any more")
+            is_told = self._wait_over(order)
+            if undecided and attempt.since is not None and not is_told and not isinstance(exc, Withdrawn):
+                self._audit.never_began(order, _why_not_begun(exc))
             if not isinstance(exc, Withdrawn):
                 raise
             if reservation is not None:
@@ -215,10 +216,12 @@ class Acceptance:
         await self._places.take(claim_of(order)._replace(most=most), timeout, wait)
         return now() - attempt.since if attempt.since is not None else 0.0
 
-    def _wait_over(self, order: Order) -> None:
+    def _wait_over(self, order: Order) -> bool:
+        """Whether it is recorded already why nothing came of it."""
         waiting = self._execs.queued.pop(order.id, None)
         if waiting is not None:
             waiting.leave()
+        return waiting is not None and waiting.is_told
 
     async def _record(self, order: Order, spec: ExecSpec, entry: Entry) -> tuple[Capture, Capture]:
         """The exec's own place on disk and in the guest, with its intent durable."""
@@ -288,6 +291,13 @@ class Acceptance:
             idempotency=reservation.key if reservation is not None else None,
             fingerprint=reservation.fingerprint if reservation is not None else None,
         )
+
+
+def _why_not_begun(exc: BaseException) -> str:
+    """For the record of one that had waited."""
+    if isinstance(exc, GatewayError):
+        return exc.detail[:256]
+    return "its client left while it waited, or may not run it any more"
 
 
 def _check_way(spec: ExecSpec, *, spooled: bool) -> None:

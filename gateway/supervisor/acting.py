@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from gateway.errors import CommandNotGranted, ExecEnded, ExecQueued, StdinClosed, WriterTaken
 from gateway.exec.agent import require_possible
@@ -16,6 +17,13 @@ from gateway.supervisor.running import Running
 from gateway.supervisor.stdin import Stdin
 
 _ROOM_SECONDS = 30.0
+
+
+class Taken(NamedTuple):
+    """How much input a command has been given, and whether that is all of it."""
+
+    offset: int
+    eof: bool
 
 
 class Acting:
@@ -37,11 +45,15 @@ class Acting:
 
     async def put(
         self, writer: object, exec_id: str, origin: Origin, data: bytes, offset: int | None, *, eof: bool
-    ) -> Stdin:
+    ) -> Taken:
         """Gives the command input. Raises as `claim` does, StdinOffset, StdinBlocked, or AuditUnavailable.
 
-        Who gives input is recorded, once for each token; what is given is not: its outcome counts the bytes.
+        Who gives input is recorded, once for each token; what is given is not: its outcome counts the bytes. What an
+        exec had taken before it ended is no error, nor is the end of input behind that.
         """
+        taken = self._taken_before_the_end(exec_id, origin, len(data), offset)
+        if taken is not None:
+            return taken
         execution, stdin = self._writable(writer, exec_id, origin)
         if origin.token_id not in execution.input_from:
             await self._trail.input(execution.order, origin)
@@ -53,7 +65,7 @@ class Acting:
             timeout=_ROOM_SECONDS,
             may=lambda: _require_writer(writer, execution),  # who waits has claimed nothing: another may have meanwhile
         )
-        return stdin
+        return Taken(stdin.offset, stdin.eof)
 
     async def signal(self, exec_id: str, origin: Origin, number: int, *, tree: bool) -> None:
         """Sends a signal to the command, or to its tree, once it runs.
@@ -125,6 +137,15 @@ class Acting:
         if execution.streams.stdin is None:
             raise StdinClosed(f"{exec_id} was started without an open stdin; run it with stdin_open: true", offset=0)
         return execution, execution.streams.stdin
+
+    def _taken_before_the_end(self, exec_id: str, origin: Origin, size: int, offset: int | None) -> Taken | None:
+        """What an ended exec has taken, if that is all that is given now."""
+        order = self._looking.order(exec_id, origin)
+        require_feeding(order, origin)
+        end = self._execs.inputs.get(exec_id)
+        if end is None or (size if offset is None else offset + size - end) > 0:
+            return None
+        return Taken(end, eof=True)
 
     def _running(self, exec_id: str) -> Running:
         execution = self._execs.running.get(exec_id)

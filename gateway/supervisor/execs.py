@@ -24,6 +24,8 @@ from gateway.supervisor.running import Left, Run, Running
 from gateway.supervisor.spool import Spool
 from gateway.supervisor.survivors import Survivors
 
+_MAX_INPUTS = 1000
+
 Result = tuple[ExecView, bytes, bytes]
 """An ended exec, and what was kept of its stdout and stderr."""
 
@@ -46,6 +48,8 @@ class Execs:
         """Those that had to wait, until they run."""
         self.running: dict[str, Running] = {}
         self.surviving: dict[str, Left] = {}
+        self.inputs: dict[str, int] = {}
+        """How many bytes of input the last that ended had taken, where it was open. A successor knows nothing of it."""
         self._proc = proc
         self._loop = loop
         self._spool = spool
@@ -77,12 +81,19 @@ class Execs:
         streams = execution.streams
         stdout, stderr = (b"", b"") if order.spooled else (streams.stdout.kept(), streams.stderr.kept())
         self._spool.end(order, ending, streams, left=left is not None)
+        if streams.stdin is not None:
+            self._keep_input(order.id, streams.stdin.offset)
         streams.forget()
         streams.followers.wake()
         if left is not None:
             self.surviving[order.id] = left
         self.tell_outcome(order, ending)
         self._close(order, (render(order, State.ENDED, ending), stdout, stderr))
+
+    def _keep_input(self, exec_id: str, offset: int) -> None:
+        self.inputs[exec_id] = offset
+        if len(self.inputs) > _MAX_INPUTS:
+            del self.inputs[next(iter(self.inputs))]
 
     def on_lost(self, execution: Running) -> None:
         """Nobody can know any more how an exec ends: remember, record and tell that."""

@@ -271,8 +271,8 @@ class Operations:
             raise ProtocolError("input has one body")
         offset = None if header.get("offset") is None else _natural(header, "offset")
         exec_id, eof = _member(header, "id", str), _member(header, "eof", bool)
-        stdin = await self._acting.put(connection, exec_id, origin, blobs[0], offset, eof=eof)
-        return {"offset": stdin.offset, "eof": stdin.eof}, ()
+        taken = await self._acting.put(connection, exec_id, origin, blobs[0], offset, eof=eof)
+        return {"offset": taken.offset, "eof": taken.eof}, ()
 
     async def _signal(self, _: Connection, header: dict[str, Any], __: list[bytes], origin: Origin) -> Reply:
         exec_id, number = _member(header, "id", str), _member(header, "number", int)

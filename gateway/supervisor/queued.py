@@ -42,6 +42,8 @@ class Queued:
         self.order = order
         self.since = since
         """By the monotonic clock."""
+        self.is_told = False
+        """Whether it is recorded that nothing comes of it."""
         self._turn = turn
         self._over = asyncio.Event()
 

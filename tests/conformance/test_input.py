@@ -56,6 +56,22 @@ def test_open_input_by_offset(case: Case) -> None:
     assert (late.status, late.code) == (409, "exec_ended")
 
 
+@for_every_driver(Ability.STDIN_OPEN)
+def test_the_end_of_input_may_come_after_the_commands(case: Case) -> None:
+    """A command that needs no EOF ends before it comes: what it has taken may be sent again, and the end with it."""
+    api = case.guest.api
+    exec_id = detach(api, case.guest.vmid, ["head", "-c", "4"], stdin_open=True)
+    place = f"/execs/{exec_id}/stdin"
+    assert api.request("PUT", f"{place}?offset=0", raw=b"1234").json() == {"offset": 4, "eof": False}
+    assert api.get(f"/execs/{exec_id}?wait=10").json()["exit_code"] == 0
+    for query, data in (("?eof=1", b""), ("?offset=4&eof=1", b""), ("?offset=0&eof=1", b"1234"), ("?offset=2", b"34")):
+        again = api.request("PUT", place + query, raw=data)
+        assert (again.status, again.json()) == (200, {"offset": 4, "eof": True}), query
+    for query, data in (("", b"5"), ("?offset=0&eof=1", b"12345"), ("?offset=5", b"")):
+        more = api.request("PUT", place + query, raw=data)
+        assert (more.status, more.code) == (409, "exec_ended"), query
+
+
 @for_every_driver(Ability.STDIN_OPEN, Ability.STREAMS)
 def test_end_of_input_while_it_runs(case: Case) -> None:
     """A18: each piece is answered before the next is sent, and the end comes when it is told."""

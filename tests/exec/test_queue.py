@@ -20,6 +20,7 @@ from tests.exec.waiting import until
 from tests.pvesim import guests
 
 VMID = 101
+OTHER = 104
 DETACHED = {"Prefer": "respond-async"}
 
 
@@ -54,9 +55,9 @@ def occupied(api: Api) -> Iterator[Callable[[], None]]:
 
 def post(later: ThreadPoolExecutor, api: Api, label: str, **spec: Any) -> Future[Answer]:
     """Asks for an exec that has to wait; it does when this returns."""
-    headers = spec.pop("headers", {})
+    headers, vmid = spec.pop("headers", {}), spec.pop("vmid", VMID)
     body = {"command": ["true"], "queue_timeout": 30, "labels": {"test": label}, **spec}
-    answer = later.submit(api.post, VMID, body, headers=headers)
+    answer = later.submit(api.post, vmid, body, headers=headers)
     until(lambda: answer.done() or queued(api, label), why="it waits")
     assert not answer.done(), answer.result().body
     return answer
@@ -229,6 +230,24 @@ def test_one_that_finds_no_place_never_was(api: Api, later: ThreadPoolExecutor) 
         assert answer.result(5).code == "too_many_execs"
         assert awaited.result(5).code == "exec_not_found"
         assert labelled(api, mark) is None
+
+
+def test_a_guest_that_stops_while_its_exec_waits(api: Api, narrow: Gateway, later: ThreadPoolExecutor) -> None:
+    """When its turn comes there is nothing to run it in: a 409, and the record says why nothing came of it."""
+    mark, guest = new_mark(), guests.get(OTHER)
+    with occupied(api) as free:
+        answer = post(later, api, mark, vmid=OTHER)
+        exec_id = id_of(api, mark)
+        guest.stop(kill=True)
+        try:
+            free()
+            told = answer.result(10)
+        finally:
+            guest.start()
+    assert (told.status, told.code) == (409, "guest_not_running"), told.body
+    (record,) = until(lambda: narrow.records(exec_id=exec_id), why="it is recorded")
+    assert (record["event"], record["data"]["aborted"]) == ("exec:aborted", "exec:intent")
+    assert record["data"]["reason"] == told.json()["detail"]
 
 
 def test_reload_keeps_the_line(api: Api, narrow: Gateway, later: ThreadPoolExecutor) -> None:
