@@ -98,6 +98,11 @@ NEEDS = {
     "showReadiness": None,
     "showMetrics": "metrics:read",
     "showOpenapi": None,
+    "showOpenapiYaml": None,
+    "showDocs": None,
+    "showDocsProgram": None,
+    "showDocsStart": None,
+    "showDocsStyle": None,
 }
 # By hand: which actions give more than themselves.
 GIVES = {
