@@ -39,6 +39,7 @@ class OpenFiles:
         self.session = Session(self.channel)
         self._link = link
         self._outcome: dict[str, Any] | None = None
+        self._so_far: dict[str, Any] = {}
         self._open = True
 
     @classmethod
@@ -58,12 +59,16 @@ class OpenFiles:
         """What was asked for has been done: this is recorded of it."""
         self._outcome = {"reason": "ok", **data}
 
+    def so_far(self, **data: Any) -> None:
+        """What has been done by now: this is recorded should the rest fail."""
+        self._so_far = data
+
     def end_with(self, exc: BaseException | None) -> None:
         """Ends it; `exc` is what it was broken off by. Any number of times."""
         if not self._open:
             return
         self._open = False
-        self._link.end(self._outcome or _outcome(exc))
+        self._link.end(self._outcome or {**_outcome(exc), **self._so_far})
         self.channel.close()
 
     def __enter__(self) -> Self:
