@@ -35,6 +35,15 @@ class DigestMismatch(GatewayError):
     code, status, title = "digest_mismatch", 422, "Content-Digest does not match"
 
 
+class TarRefused(GatewayError):
+    """An entry of an archive is hostile, odd, or of a kind that is not made: `reason`, and `entry` where it is known.
+
+    What came before it in the archive has been unpacked; what stood at its own path stands there still.
+    """
+
+    code, status, title = "tar_refused", 422, "Archive refused"
+
+
 class GuestFilesFailed(GatewayError):
     """Our own process in the guest was ended, or something there has answered in its place."""
 

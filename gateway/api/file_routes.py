@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.handlers import files
-from gateway.api.models.files import DeleteQuery, DirectoryList, FileQuery, FileWritten, WriteQuery
+from gateway.api.models.files import DeleteQuery, DirectoryList, FileQuery, FileWritten, TreeWritten, WriteQuery
 from gateway.api.route import Route
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
@@ -15,6 +15,7 @@ from gateway.errors import (
     GuestNotRunning,
     GuestUnsupported,
     NodeNotReady,
+    NotAcceptable,
     Overloaded,
     PreconditionFailed,
     RangeNotSatisfiable,
@@ -30,6 +31,7 @@ from gateway.errors_files import (
     GuestDiskFull,
     GuestFilesFailed,
     GuestFilesStalled,
+    TarRefused,
 )
 
 _TO_REACH: tuple[type[GatewayError], ...] = (
@@ -55,11 +57,17 @@ FILE_ROUTES: tuple[Route, ...] = (
         path="/guests/{vmid}/files",
         operation_id="readFile",
         summary="A file in a container, streamed, or a directory's entries as JSON; HEAD tells what there is",
+        description=(
+            "With `Accept: application/x-tar` a directory comes whole, as a pax archive: modes, owners by number and "
+            "name, times, links and hard links. FIFOs, sockets, devices, what is mounted in it and what cannot be read "
+            "are left out; a comment at the last entry, `./`, tells how many. A reply that is cut is not the whole."
+        ),
         action=Action.FILE_READ,
         event=Event.FILE_READ,
         query=FileQuery,
         reply=DirectoryList,
         content=True,
+        archive=True,
         statuses=(200, 206),
         asks=("Range", "If-Range"),
         tells=(
@@ -74,7 +82,7 @@ FILE_ROUTES: tuple[Route, ...] = (
             "Content-Digest",
             "Content-Range",
         ),
-        errors=(*_TO_REACH, DirectoryTooLarge, RangeNotSatisfiable, Overloaded),
+        errors=(*_TO_REACH, DirectoryTooLarge, RangeNotSatisfiable, Overloaded, NotAcceptable),
         handler=files.read_file,
     ),
     Route(
@@ -84,17 +92,21 @@ FILE_ROUTES: tuple[Route, ...] = (
         summary="Write a file in a container: what stood there stays until the new one is whole, and on disk",
         description=(
             "The body is the file; it is streamed, and has no limit but the guest's disk. `file:write` is root in the "
-            "guest by another way."
+            "guest by another way. With `Content-Type: application/x-tar` it is an archive, which is unpacked into the "
+            "directory at `path` as it comes: each file replaces another at once and only when it is whole, no link is "
+            "followed on the way, directories that are there stay as they are, and the first entry that is refused "
+            "ends it. Owners go by name where the guest has it, else by number. `mode` and If-None-Match have no place."
         ),
         action=Action.FILE_WRITE,
         event=Event.FILE_WRITE,
         query=WriteQuery,
         upload=True,
-        reply=FileWritten,
+        archive=True,
+        reply=FileWritten | TreeWritten,
         statuses=(200, 201),
         asks=("Content-Digest", "If-None-Match"),
         tells=("ETag",),
-        errors=(*_TO_REACH, PreconditionFailed, DigestMismatch, GuestDiskFull),
+        errors=(*_TO_REACH, PreconditionFailed, DigestMismatch, GuestDiskFull, TarRefused),
         handler=files.write_file,
     ),
     Route(

@@ -44,6 +44,7 @@ class OpenFiles:
         self._link = link
         self._outcome: dict[str, Any] | None = None
         self._acts = False
+        self._so_far: dict[str, Any] = {}
         self._open = True
 
     @classmethod
@@ -67,13 +68,18 @@ class OpenFiles:
         """What was asked for has been done: this is recorded of it."""
         self._outcome = {"reason": "ok", **data}
 
+    def so_far(self, **data: Any) -> None:
+        """What has been done by now: this is recorded should the rest fail."""
+        self._so_far = data
+
     def end_with(self, exc: BaseException | None) -> None:
         """Ends it; `exc` is what it was broken off by. Any number of times."""
         if not self._open:
             return
         self._open = False
         unsure = self._acts and not isinstance(exc, _ANSWERS)
-        self._link.end(self._outcome or ({"reason": "unknown"} if unsure else _outcome(exc)))
+        broken_off = {"reason": "unknown"} if unsure else _outcome(exc)
+        self._link.end(self._outcome or {**broken_off, **self._so_far})
         self.channel.close()
 
     def __enter__(self) -> Self:

@@ -12,7 +12,7 @@ from gateway.errors import ClientGone, GatewayError
 from gateway.errors_files import GuestFilesFailed
 from gateway.files.channel import STALL_SECONDS, stalled
 from gateway.files.failures import to_error
-from gateway.files.wire import Failure, Status
+from gateway.files.wire import End, Failure, Name, Status
 from gateway.web.live import Live
 
 
@@ -50,25 +50,35 @@ class FileStream(Live):
     def _produce(self) -> bytes | None:
         piece, self._first = self._first, b""
         if not piece:
-            frame = self._files.channel.take()
-            if frame is None:
-                if time.monotonic() - self._waits_since >= STALL_SECONDS:
-                    raise stalled(STALL_SECONDS)
-                return b""
-            if isinstance(frame, Failure):
-                raise to_error(frame)
-            if isinstance(frame, Status):
-                raise GuestFilesFailed("our process in the guest answered out of order; somebody there interferes")
-            if not isinstance(frame, bytes):
-                self._ended = True
-                if self._size is not None and self._sent != self._size:
-                    raise GuestFilesFailed("the file was cut short while it was read; send the request again")
+            read = self._read()
+            if read is None:
                 return None
-            piece = frame
-        self._waits_since = time.monotonic()
+            piece = read
+        if not piece:
+            if time.monotonic() - self._waits_since >= STALL_SECONDS:
+                raise stalled(STALL_SECONDS)
+            return b""
+        self._heard()
         self._hash.update(piece)
         self._sent += len(piece)
         return piece
+
+    def _heard(self) -> None:
+        self._waits_since = time.monotonic()
+
+    def _read(self) -> bytes | None:
+        """What has come; None at the end."""
+        frame = self._files.channel.take()
+        if isinstance(frame, Failure):
+            raise to_error(frame)
+        if isinstance(frame, Status | Name):
+            raise GuestFilesFailed("our process in the guest answered out of order; somebody there interferes")
+        if isinstance(frame, End):
+            self._ended = True
+            if self._size is not None and self._sent != self._size:
+                raise GuestFilesFailed("the file was cut short while it was read; send the request again")
+            return None
+        return frame or b""
 
     def wake_at(self) -> float:
         return self._waits_since + STALL_SECONDS

@@ -54,7 +54,8 @@ class Route:
     all of it out. `event` is the audit event that records it, None for looking. `upload` says that the body is
     bytes of any kind, which the handler reads as they come. `reply` is a TypedDict, bytes, str, or None where there
     are only events; `media_type` is that of a reply that is neither bytes nor events. With `events` an Accept
-    header may ask for a stream of them; with `content` it may be bytes as well. `accepted` is the reply of status
+    header may ask for a stream of them; with `content` it may be bytes as well. `archive` says that what it sends or
+    takes as bytes may be a tar archive, too. `accepted` is the reply of status
     202 where it is another. `asks` and `tells` name header fields of request and reply. `errors` are those of its
     domain; those of the pipeline are added to every route that can raise them. `change` describes what the request
     would give a guest of the node: node policy decides about it before the handler is called. A route that makes
@@ -72,6 +73,7 @@ class Route:
     query: type[Query] = Query
     body: type[BaseModel] | None = None
     upload: bool = False
+    archive: bool = False
     reply: Any
     media_type: str = "application/json"
     content: bool = False

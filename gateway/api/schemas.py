@@ -92,9 +92,9 @@ def _annotated(notes: tuple[Any, ...], hint: Any, schemas: dict[str, Schema]) ->
 
 
 def _union(kinds: tuple[Any, ...], schemas: dict[str, Schema]) -> Schema:
-    """One of several TypedDicts is known by its `type`."""
+    """One of several TypedDicts is known by its `type`, where they have one."""
     choices = [type_schema(kind, schemas) for kind in kinds]
-    if not all(is_typeddict(kind) for kind in kinds):
+    if not all(is_typeddict(kind) and "type" in get_type_hints(kind) for kind in kinds):
         return {"anyOf": choices}
     mapping = {
         word: choice["$ref"]

@@ -38,7 +38,7 @@ class Channel:
 
     def ask(self, request: bytes) -> Frame:
         """The first frame of the answer."""
-        self._send(request)
+        self.send(request)
         return self.next()
 
     def next(self) -> Frame:
@@ -63,7 +63,7 @@ class Channel:
 
     def put(self, piece: bytes) -> None:
         """Sends a piece of content."""
-        self._send(data_header(len(piece)) + piece)
+        self.send(data_header(len(piece)) + piece)
 
     def close(self) -> None:
         self._room.close()
@@ -97,7 +97,8 @@ class Channel:
     def _begin(self) -> None:
         self._kind, self._left = "", HEADER.size
 
-    def _send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
+        """Sends a request, whose answer is to be taken."""
         rest = memoryview(data)
         while rest:
             try:

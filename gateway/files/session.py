@@ -39,11 +39,11 @@ class Session:
 
     def look(self, path: bytes, *, follow: bool = True) -> Status:
         """What stands at a path; of a link itself with `follow` False."""
-        return _expect(Status, self._ask(b"S", path, flags=0 if follow else NOFOLLOW))
+        return expect(Status, self.ask(b"S", path, flags=0 if follow else NOFOLLOW))
 
     def open(self, path: bytes, offset: int = 0, length: int = WHOLE) -> Status:
         """Begins to read a regular file; `content` is what follows, nothing of anything else."""
-        return _expect(Status, self._ask(b"R", path, offset=offset, length=length))
+        return expect(Status, self.ask(b"R", path, offset=offset, length=length))
 
     def content(self) -> Iterator[bytes]:
         """The rest of what is being read, as it comes."""
@@ -52,16 +52,16 @@ class Session:
             if isinstance(frame, bytes):
                 yield frame
                 continue
-            _expect(End, frame)
+            expect(End, frame)
             return
 
     def names(self, path: bytes) -> Iterator[bytes]:
         """The names in a directory, in no order; to be taken to their end. Raises FileTypeRefused for anything else."""
-        status = _expect(Status, self._ask(b"L", path))
+        status = expect(Status, self.ask(b"L", path))
         try:
             yield from entry_names(self.content())
         except WireError as exc:
-            raise _out_of_order() from exc
+            raise out_of_order() from exc
         if status.type is not FileType.DIRECTORY:
             raise is_a(status.type)
 
@@ -74,7 +74,7 @@ class Session:
 
         Raises FileTypeRefused for what is there and no regular file.
         """
-        status = _expect(Status, self._ask(b"W", path))
+        status = expect(Status, self.ask(b"W", path))
         if not status.st_mode:
             return None
         if status.type is not FileType.FILE:
@@ -86,39 +86,42 @@ class Session:
         self.channel.put(piece)
         frame = self.channel.take()
         if frame is not None:
-            raise to_error(frame) if isinstance(frame, Failure) else _out_of_order()
+            raise to_error(frame) if isinstance(frame, Failure) else out_of_order()
 
     def commit(self, *, mode: int, uid: int, gid: int, exclusive: bool) -> Status:
         """Puts it in its place, whole and on disk. Raises PreconditionFailed: `exclusive`, and something is there."""
         flags = EXCLUSIVE if exclusive else 0
-        return _expect(Status, self._ask(b"C", b"/", flags=flags, mode=mode, uid=uid, gid=gid))
+        return expect(Status, self.ask(b"C", b"/", flags=flags, mode=mode, uid=uid, gid=gid))
 
     def remove(self, path: bytes, *, recursive: bool) -> None:
         """Removes what stands at a path itself, of a directory all that is in it first."""
-        _expect(End, self._ask(b"U", path, flags=RECURSIVE if recursive else 0))
+        expect(End, self.ask(b"U", path, flags=RECURSIVE if recursive else 0))
 
     def _small(self, path: bytes) -> bytes:
-        frame = self._ask(b"R", path, length=MAX_FILE)
+        frame = self.ask(b"R", path, length=MAX_FILE)
         read = bytearray()
         for piece in self.content() if isinstance(frame, Status) else ():
             read += piece
             if len(read) > MAX_FILE:
-                raise _out_of_order()
+                raise out_of_order()
         return bytes(read)
 
-    def _ask(self, kind: bytes, path: bytes, **fields: int) -> Frame:
+    def ask(self, kind: bytes, path: bytes, **fields: int) -> Frame:
+        """The first frame of the answer to a request of `wire`."""
         if len(path) > MAX_PATH:
             return Failure(errno.ENAMETOOLONG, Step.PATH)
         return self.channel.ask(request(kind, path, **fields))
 
 
-def _expect(kind: type[T], frame: Frame) -> T:
+def expect(kind: type[T], frame: Frame) -> T:
+    """The frame, which is to be of this kind. Raises what a Failure is, and GuestFilesFailed."""
     if isinstance(frame, Failure):
         raise to_error(frame)
     if not isinstance(frame, kind):
-        raise _out_of_order()
+        raise out_of_order()
     return frame
 
 
-def _out_of_order() -> GuestFilesFailed:
+def out_of_order() -> GuestFilesFailed:
+    """For what a launcher never says there."""
     return GuestFilesFailed("our process in the guest answered what it never does; somebody there interferes")

@@ -16,7 +16,7 @@ MAX_PATH = 4095
 """PATH_MAX without the NUL."""
 HEADER = struct.Struct("<II")
 
-NOFOLLOW, EXCLUSIVE, RECURSIVE = 1, 2, 4
+NOFOLLOW, EXCLUSIVE, RECURSIVE, BELOW, LATER, TIMED = 1, 2, 4, 8, 16, 32
 WHOLE = 1 << 62
 """As `length`: to the end."""
 
@@ -80,6 +80,7 @@ class Status:
     device: int
     mtime: int
     target: bytes
+    links: int = 1
 
     @property
     def type(self) -> FileType:
@@ -103,7 +104,14 @@ class End:
     """Nothing follows."""
 
 
-Frame = Status | Failure | End | bytes
+@dataclass(frozen=True)
+class Name:
+    """The path in its tree of what is told next."""
+
+    path: bytes
+
+
+Frame = Status | Failure | End | Name | bytes
 """What a launcher can say; bytes are a piece of content."""
 
 
@@ -141,6 +149,7 @@ _BOUNDS = {
     "A": (_ANSWER.size, _ANSWER.size + _MAX_TARGET),
     "D": (1, FRAME_MAX),
     "E": (_ERROR.size, _ERROR.size),
+    "N": (1, MAX_PATH),
     "Z": (0, 0),
 }
 
@@ -148,15 +157,19 @@ _BOUNDS = {
 def parse(kind: str, body: bytes) -> Frame:
     """The frame of this kind, whose length has been checked. Raises WireError."""
     if kind == "A":
-        mode, uid, gid, _, size, inode, device, mtime = _ANSWER.unpack_from(body)
+        mode, uid, gid, links, size, inode, device, mtime = _ANSWER.unpack_from(body)
         if size >= 1 << 63:
             raise WireError("a size that no file has")
-        return Status(mode, uid, gid, size, inode, device, mtime, body[_ANSWER.size :])
+        return Status(mode, uid, gid, size, inode, device, mtime, body[_ANSWER.size :], links)
     if kind == "E":
         number, step = _ERROR.unpack(body)
         if step not in _STEPS:
             raise WireError("a step that does not exist")
         return Failure(number, Step(step))
+    if kind == "N":
+        if b"\x00" in body or any(part in (b"", b".", b"..") for part in body.split(b"/")):
+            raise WireError("a path that nothing in a tree has")
+        return Name(body)
     return End() if kind == "Z" else body
 
 

@@ -1,36 +1,18 @@
-/* Owns file mode: its frames, and reading and removing; what is written is upload.c's. */
+/* Owns file mode: its requests, and reading and removing; what is written is upload.c's, a tree's is tree.c's. */
 #include "files.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/openat2.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "protocol.h"
+#include "frames.h"
+#include "tree.h"
 #include "upload.h"
-
-enum { DEPTH_MAX = 200 }; /* directories that are open at once while a tree is removed */
-
-static char frame[FILES_HEADER + FILES_FRAME_MAX];
-
-static uint64_t get(const char *bytes, size_t size)
-{
-    uint64_t value = 0;
-    while (size--)
-        value = value << 8 | (unsigned char)bytes[size];
-    return value;
-}
-
-static void put(char *bytes, size_t size, uint64_t value)
-{
-    for (size_t i = 0; i < size; i++, value >>= 8)
-        bytes[i] = (char)(value & 0xff);
-}
 
 bool parse_files_request(const char *bytes, size_t size, struct files_request *request)
 {
@@ -38,66 +20,15 @@ bool parse_files_request(const char *bytes, size_t size, struct files_request *r
         memchr(bytes + FILES_REQUEST, 0, size - FILES_REQUEST) != bytes + size - 1)
         return false;
     *request = (struct files_request){
-        .flags = (uint32_t)get(bytes, 4),
-        .mode = (uint32_t)get(bytes + 4, 4),
-        .uid = (uint32_t)get(bytes + 8, 4),
-        .gid = (uint32_t)get(bytes + 12, 4),
-        .offset = get(bytes + 16, 8),
-        .length = get(bytes + 24, 8),
+        .flags = (uint32_t)get_number(bytes, 4),
+        .mode = (uint32_t)get_number(bytes + 4, 4),
+        .uid = (uint32_t)get_number(bytes + 8, 4),
+        .gid = (uint32_t)get_number(bytes + 12, 4),
+        .offset = get_number(bytes + 16, 8),
+        .length = get_number(bytes + 24, 8),
         .path = bytes + FILES_REQUEST,
     };
-    return !(request->flags & ~(uint32_t)(FILES_NOFOLLOW | FILES_EXCLUSIVE | FILES_RECURSIVE));
-}
-
-/* All of it, or none where 0 has ended. */
-static bool receive(char *bytes, size_t size)
-{
-    while (size) {
-        ssize_t got = read(FD_STDIN, bytes, size);
-        if (got == 0 || (got < 0 && errno != EINTR))
-            return false;
-        if (got > 0) {
-            bytes += got;
-            size -= (size_t)got;
-        }
-    }
-    return true;
-}
-
-/* Sends the first bytes of `frame` behind its header. Whoever does not take them any more has no use for us either. */
-static void send_frame(char kind, size_t length)
-{
-    put(frame, 4, (unsigned char)kind);
-    put(frame + 4, 4, length);
-    size_t size = FILES_HEADER + length, done = 0;
-    while (done < size) {
-        ssize_t sent = write(FD_STDOUT, frame + done, size - done);
-        if (sent > 0)
-            done += (size_t)sent;
-        else if (sent == 0 || errno != EINTR)
-            end_files();
-    }
-}
-
-static void send_error(enum files_step step)
-{
-    put(frame + FILES_HEADER, 4, (uint32_t)errno);
-    put(frame + FILES_HEADER + 4, 4, step);
-    send_frame('E', 8);
-}
-
-static void send_answer(const struct stat *status, size_t more)
-{
-    char *at = frame + FILES_HEADER;
-    put(at, 4, status->st_mode);
-    put(at + 4, 4, status->st_uid);
-    put(at + 8, 4, status->st_gid);
-    put(at + 12, 4, 0);
-    put(at + 16, 8, (uint64_t)status->st_size);
-    put(at + 24, 8, status->st_ino);
-    put(at + 32, 8, status->st_dev);
-    put(at + 40, 8, (uint64_t)status->st_mtim.tv_sec * 1000000000u + (uint64_t)status->st_mtim.tv_nsec);
-    send_frame('A', FILES_ANSWER + more);
+    return !(request->flags & ~(uint32_t)FILES_FLAGS);
 }
 
 _Noreturn void end_files(void)
@@ -110,6 +41,10 @@ static void tell(const struct files_request *request)
 {
     struct stat status;
     ssize_t target = 0;
+    if (request->flags & FILES_BELOW) {
+        tell_below(request);
+        return;
+    }
     if (fstatat(AT_FDCWD, request->path, &status, request->flags & FILES_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0)) {
         send_error(FILES_PATH);
         return;
@@ -190,16 +125,6 @@ static void send_names(const struct files_request *request)
     close(fd);
 }
 
-/* Opens a directory that stands in `parent` itself: no link, and nothing that is mounted there. */
-static int open_below(int parent, const char *name)
-{
-    struct open_how how = {
-        .flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
-        .resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
-    };
-    return (int)syscall(SYS_openat2, parent, name, &how, sizeof how);
-}
-
 /* Removes all that is in a directory, which it closes. False with errno. */
 static bool empty(int fd, unsigned depth) // NOLINT(misc-no-recursion): DEPTH_MAX
 {
@@ -221,7 +146,7 @@ static bool empty(int fd, unsigned depth) // NOLINT(misc-no-recursion): DEPTH_MA
         if (errno != EISDIR)
             break;
         errno = EMFILE;
-        done = depth && empty(open_below(fd, name), depth - 1) && !unlinkat(fd, name, AT_REMOVEDIR);
+        done = depth && empty(open_in(fd, name, O_DIRECTORY), depth - 1) && !unlinkat(fd, name, AT_REMOVEDIR);
     }
     int error = errno;
     closedir(entries);
@@ -235,7 +160,7 @@ static void remove_path(const struct files_request *request)
     bool done = split_path(request->path, &place);
     if (done && unlinkat(place.directory, place.name, 0))
         done = errno == EISDIR && (request->flags & FILES_RECURSIVE) &&
-               empty(open_below(place.directory, place.name), DEPTH_MAX) &&
+               empty(open_in(place.directory, place.name, O_DIRECTORY), DEPTH_MAX) &&
                !unlinkat(place.directory, place.name, AT_REMOVEDIR);
     if (done)
         send_frame('Z', 0);
@@ -248,7 +173,7 @@ static void begin_writing(const struct files_request *request)
 {
     struct stat old;
     enum files_step step;
-    if (begin_upload(request->path, &old, &step))
+    if (begin_upload(request, &old, &step))
         send_answer(&old, 0);
     else
         send_error(step);
@@ -282,6 +207,12 @@ static void serve(char kind, const struct files_request *request, bool may_write
         send_file(request);
     else if (kind == 'L')
         send_names(request);
+    else if (kind == 'T')
+        hold_tree(request);
+    else if (kind == 'G')
+        send_tree();
+    else if ((kind == 'M' || kind == 'Y' || kind == 'H' || kind == 'I' || kind == 'F') && may_write)
+        change_tree(kind, request);
     else if (kind == 'U' && may_write)
         remove_path(request);
     else if (kind == 'W' && may_write)
@@ -300,7 +231,7 @@ _Noreturn void serve_files(bool may_write)
         char header[FILES_HEADER];
         if (!receive(header, sizeof header))
             end_files();
-        uint64_t kind = get(header, 4), length = get(header + 4, 4);
+        uint64_t kind = get_number(header, 4), length = get_number(header + 4, 4);
         struct files_request request;
         static char body[FILES_REQUEST + PATH_MAX];
         if (kind == 'D' && length <= FILES_FRAME_MAX) {

@@ -19,8 +19,23 @@
  *                                                  at EOF it is gone
  *   'U' path [FILES_RECURSIVE]                     'Z': it is gone. The last part is no link's target; a directory goes
  *                                                  with the flag alone, and never what is mounted below it
+ *   'T' path                                       'A': the directory is held as the tree, for what follows
+ *   'G'                                            all of the tree: of each thing in it 'N' with its path in the tree,
+ *                                                  then 'E', or 'A', with a link's target behind it, and of a regular
+ *                                                  file as many bytes in 'D'... as it is long; 'Z' behind the last.
+ *                                                  Nothing that is mounted in it
+ *   'M' path, mode, uid, gid                       'A': the directory is there, as it was (size 0), or new and
+ *                                                  with these (size 1)
+ *   'Y' path, uid, gid, offset, length             'Z': a link. Its last `length` bytes are the target; offset: mtime
+ *   'H' path, length                               'Z': another name for the regular file that the last `length` name
+ *   'I' path, offset                               'Z': the directory's mtime
+ *   'F'                                            'Z': the tree's file system is on disk
  *
- * 'A' is u32 mode, u32 uid, u32 gid, u32 0, u64 size, u64 inode, u64 device, u64 mtime in ns (st_mode, ...).
+ * These name things in the tree, and so do 'S', 'W' and 'C' with FILES_BELOW: no link is followed on the way, nor in the
+ * last part. What is no directory is replaced at once, or with FILES_EXCLUSIVE 'E' EEXIST. An mtime is in ns; for 'C' it
+ * is `offset`, with FILES_TIMED. FILES_LATER leaves the disk to 'F'.
+ *
+ * 'A' is u32 mode, u32 uid, u32 gid, u32 links, u64 size, u64 inode, u64 device, u64 mtime in ns (st_mode, ...).
  * 'E' instead of any answer, or behind an 'A' instead of 'Z', is u32 errno, u32 enum files_step. It comes unasked for a 'D'
  * that could not be written: then, and after anything that is no request, the launcher ends. Files that are neither
  * regular nor directories are never opened; none is opened so that it could block.
@@ -33,7 +48,15 @@
 #include <stdint.h>
 
 enum { FILES_HEADER = 8, FILES_REQUEST = 32, FILES_ANSWER = 48, FILES_FRAME_MAX = 256 << 10 };
-enum { FILES_NOFOLLOW = 1, FILES_EXCLUSIVE = 2, FILES_RECURSIVE = 4 };
+enum {
+    FILES_NOFOLLOW = 1,
+    FILES_EXCLUSIVE = 2,
+    FILES_RECURSIVE = 4,
+    FILES_BELOW = 8,
+    FILES_LATER = 16,
+    FILES_TIMED = 32,
+    FILES_FLAGS = 63,
+};
 
 /* What could not be done, where the errno alone would not tell. */
 enum files_step {

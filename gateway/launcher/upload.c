@@ -10,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "tree.h"
+
 enum { LINKS_MAX = 40 }; /* as the kernel has it */
 enum { MODE_MAX = 07777, TEMPORARY_MODE = 0600 };
 enum { FLUSH_BYTES = 8 << 20 }; /* so often the disk is given work, so that little is left for fsync(2) */
@@ -113,7 +115,7 @@ static int open_nameless(int directory)
     return -1;
 }
 
-bool begin_upload(const char *path, struct stat *old, enum files_step *step)
+bool begin_upload(const struct files_request *request, struct stat *old, enum files_step *step)
 {
     unsigned long long random;
     *step = FILES_PATH;
@@ -121,14 +123,15 @@ bool begin_upload(const char *path, struct stat *old, enum files_step *step)
     if (upload.fd >= 0)
         return false;
     leave_place(&upload.place);
-    if (!find_place(path, &upload.place))
+    bool below = request->flags & FILES_BELOW;
+    if (!(below ? find_below(request->path, &upload.place) : find_place(request->path, &upload.place)))
         return false;
     int directory = upload.place.directory;
     if (fstatat(directory, upload.place.name, old, AT_SYMLINK_NOFOLLOW)) {
         if (errno != ENOENT)
             return false;
         *old = (struct stat){0};
-    } else if (!S_ISREG(old->st_mode))
+    } else if (!S_ISREG(old->st_mode) && !(below && S_ISLNK(old->st_mode)))
         return true;
     *step = FILES_CREATE;
     if (getrandom(&random, sizeof random, 0) != sizeof random)
@@ -197,7 +200,12 @@ static bool finish(const struct files_request *request, enum files_step *step)
     if (fchmod(upload.fd, request->mode & MODE_MAX))
         return false;
     *step = FILES_DATA;
-    if (fsync(upload.fd))
+    if (request->flags & FILES_TIMED) {
+        struct timespec moment = {(time_t)(request->offset / 1000000000u), (long)(request->offset % 1000000000u)};
+        if (futimens(upload.fd, (struct timespec[]){moment, moment}))
+            return false;
+    }
+    if (!(request->flags & FILES_LATER) && fsync(upload.fd))
         return false;
     *step = FILES_PLACE;
     return give_name(request->flags & FILES_EXCLUSIVE);

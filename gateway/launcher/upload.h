@@ -20,10 +20,10 @@ struct place {
 bool split_path(const char *path, struct place *place);
 void leave_place(struct place *place);
 
-/* Follows `path`, links included, to where its file is or will be, and opens a file without a name there, or where that
+/* Follows the path, links included (with FILES_BELOW: in the tree, and none), to where its file is or will be, and opens a file without a name there, or where that
  * cannot be one with a temporary name. `old`: what stands there, of st_mode 0 if nothing does; unless that is a regular
- * file nothing is opened. False with errno and the step. */
-bool begin_upload(const char *path, struct stat *old, enum files_step *step);
+ * file, or below a link, nothing is opened. False with errno and the step. */
+bool begin_upload(const struct files_request *request, struct stat *old, enum files_step *step);
 
 /* Appends. False with errno; ENODATA: no upload has begun. */
 bool write_upload(const char *bytes, size_t size);
@@ -34,8 +34,5 @@ bool finish_upload(const struct files_request *request, struct stat *status, enu
 
 /* As if it had never begun. */
 void drop_upload(void);
-
-/* Ends the launcher, and an upload that has not been finished with it. */
-_Noreturn void end_files(void);
 
 #endif

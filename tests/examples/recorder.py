@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import tarfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tests.exec.websocket import Closed, Heard, Output
 RECORDED = Path(__file__).parents[2] / "gateway" / "api" / "openapi" / "recorded"
 
 _TOLD = ("Location", "ETag", "Idempotency-Replayed", "Preference-Applied", "Content-Range", "X-Output-Complete")
+TAR = "application/x-tar"
 _SECRET = re.compile(r"pveg_[A-Za-z0-9_.-]{20,}")
 _MAX_ITEMS = 3
 """Of a list: more of the same explains nothing."""
@@ -56,7 +59,7 @@ class Recorder:
                 path=path,
                 status=answer.status,
                 sent_as=sent_as,
-                sent=body if raw is None else raw.decode(),
+                sent=body if raw is None else _text(raw, sent_as),
                 came_as=came_as,
                 came=_shorten(_without_secrets(_body(answer, came_as))),
                 asked=dict(headers or {}),
@@ -102,7 +105,8 @@ def write(exchanges: dict[str, list[Exchange]]) -> list[str]:
     changed = []
     for operation_id, kept in exchanges.items():
         file = RECORDED / f"{operation_id}.json"
-        if not file.exists() or not is_alike(json.loads(file.read_text()), as_json(kept)):
+        old = json.loads(file.read_text()) if file.exists() else []
+        if len(old) != len(kept) or not is_alike(old, as_json(kept)):
             file.write_text(json.dumps(as_json(kept), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             changed.append(operation_id)
     for file in RECORDED.glob("*.json"):
@@ -139,7 +143,15 @@ def is_alike(one: Any, other: Any) -> bool:
 def _body(answer: Answer, media_type: str) -> Any:
     if not answer.body:
         return None
-    return answer.json() if media_type in (JSON, PROBLEM) else answer.body.decode()
+    return answer.json() if media_type in (JSON, PROBLEM) else _text(answer.body, media_type)
+
+
+def _text(data: bytes, media_type: str) -> str:
+    """Of an archive the names in it: its bytes would explain nothing."""
+    if media_type != TAR:
+        return data.decode()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return "\n".join(["(an archive of:)", *(member.name for member in tar)])
 
 
 def _shorten(value: Any) -> Any:

@@ -5,10 +5,12 @@ An operation that is new here is recorded by `make examples`; without one, tests
 
 from __future__ import annotations
 
+import io
+import tarfile
 from typing import Any
 from urllib.parse import quote
 
-from tests.examples.recorder import Recorder, show_heard, show_input, show_said
+from tests.examples.recorder import TAR, Recorder, show_heard, show_input, show_said
 from tests.exec.websocket import Closed, WebSocket
 from tests.guests.made import TEMPLATE
 from tests.pvesim.api.process import Api as PveProcess
@@ -114,8 +116,22 @@ def tell_of_files(to: Recorder) -> None:
     to.ask("GET", path, says="All of it")
     to.ask("GET", path, name="range", says="A part of it", headers={"Range": "bytes=0-6"}, expect=206)
     to.ask("GET", f"/guests/{WEB}/files?path=/srv", name="directory", says="What is in a directory")
+    tree, tar = f"/guests/{WEB}/files?path=/srv", {"Content-Type": TAR}
+    says = "An archive; the file that is there stays"
+    to.ask("PUT", f"{tree}&keep=motd", raw=_archive("motd", "site/index"), name="tree", says=says, headers=tar)
+    climbs = _archive("../etc/passwd")
+    to.ask("PUT", tree, raw=climbs, name="hostile", says="An entry leads out of it", headers=tar, expect=422)
+    to.ask("GET", tree, name="tree", says="A directory as an archive", headers={"Accept": TAR})
     to.ask("DELETE", path, says="It is gone", expect=204)
     to.ask("GET", path, name="no_file", says="There is no such file", expect=404)
+
+
+def _archive(*names: str) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    return made.getvalue()
 
 
 def _begin(to: Recorder, spec: dict[str, Any], headers: dict[str, str]) -> str:

@@ -93,7 +93,7 @@ def test_its_end_leaves_nothing(root: Path, then: bytes) -> None:
         assert isinstance(channel.ask(request(b"W", b"/d/file")), Status)
         channel.put(b"half")
         if then:
-            channel._send(then)
+            channel.send(then)
     assert os.listdir(root / "d") == ["file"] and (root / "d/file").read_bytes() == b"old"
 
 
@@ -103,7 +103,7 @@ def test_reading_alone_writes_nothing(root: Path) -> None:
     for kind in (b"W", b"U", b"C"):
         with serving(root, FILES) as (channel, launch):
             assert isinstance(channel.ask(request(b"S", b"/d/file")), Status)
-            channel._send(request(kind, b"/d/file"))
+            channel.send(request(kind, b"/d/file"))
             assert select.select([launch.stdout], [], [], 10)[0] and os.read(launch.stdout, 1) == b""
     assert (root / "d/file").read_bytes() == b"old"
 
@@ -136,7 +136,7 @@ NO_REQUESTS = {
     "no path": struct.pack("<II", ord("S"), 32) + bytes(32),
     "no nul": struct.pack("<II", ord("S"), 34) + bytes(32) + b"/d",
     "two nuls": struct.pack("<II", ord("S"), 36) + bytes(32) + b"/\0d\0",
-    "unknown flag": struct.pack("<II", ord("S"), 34) + b"\x08" + bytes(31) + b"/\0",
+    "unknown flag": struct.pack("<II", ord("S"), 34) + b"\x40" + bytes(31) + b"/\0",
     "unknown kind": struct.pack("<II", ord("?"), 34) + bytes(32) + b"/\0",
     "large kind": struct.pack("<II", 0x153, 34) + bytes(32) + b"/\0",
     "too long": struct.pack("<II", ord("S"), 1 << 20),
@@ -148,15 +148,18 @@ NO_REQUESTS = {
 def test_what_is_no_request_ends_it(tmp_path: Path, sent: bytes) -> None:
     """It answers nothing to it, and exits."""
     with serving(tmp_path) as (channel, launch):
-        channel._send(sent)
+        channel.send(sent)
         assert select.select([launch.stdout], [], [], 10)[0] and os.read(launch.stdout, 1) == b""
+
+
+FLAGS = ("NOFOLLOW", "EXCLUSIVE", "RECURSIVE", "BELOW", "LATER", "TIMED")
 
 
 def test_flags_of_python_and_c_are_the_same() -> None:
     """gateway.files.wire and launcher/files.h say the same numbers."""
     text = (harness.LAUNCHER.parents[1] / "gateway/launcher/files.h").read_text()
     for word in (
-        f"FILES_NOFOLLOW = {wire.NOFOLLOW}, FILES_EXCLUSIVE = {wire.EXCLUSIVE}, FILES_RECURSIVE = {wire.RECURSIVE}",
+        *(f"FILES_{flag} = {getattr(wire, flag)}," for flag in FLAGS),
         *(f"FILES_{step.name} = {step.value}" for step in Step),
     ):
         assert word in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -15,6 +15,7 @@ from gateway.api.call import Call, Reply
 from gateway.api.content_digest import read_content_digest, show_content_digest
 from gateway.api.file_session import OpenFiles, path_data, show_name
 from gateway.api.file_stream import FileStream
+from gateway.api.handlers.trees import find_owner, invalid, is_tar, send_tree, wants_tar, write_tree
 from gateway.api.models.files import DeleteQuery, DirectoryList, FileInfo, FileQuery, FileWritten, WriteQuery
 from gateway.api.parse import read_pieces
 from gateway.api.ranges import read_range
@@ -22,8 +23,8 @@ from gateway.api.services import Services
 from gateway.api.streams import take_stream
 from gateway.audit.record import Event
 from gateway.errors_files import DigestMismatch, DirectoryTooLarge, FileNotFound, GuestFilesFailed
-from gateway.files.accounts import MAX_ID, NUMBER, Accounts
-from gateway.files.failures import bad_owner, exists, is_a
+from gateway.files.accounts import Accounts
+from gateway.files.failures import exists, is_a
 from gateway.files.session import Session
 from gateway.files.wire import FRAME_MAX, WHOLE, FileType, Status
 
@@ -46,6 +47,8 @@ def read_file(services: Services, call: Call) -> Reply:
         holds.push(files.__exit__)
         status = files.session.look(query.path)
         headers = _headers(status, files.session.accounts())
+        if status.type is FileType.DIRECTORY and not head and wants_tar(call.environ):
+            return send_tree(services, call, files, headers, holds)
         if status.type is FileType.DIRECTORY:
             page = _list(files.session, query, bare=head)
             files.done(entries=len(page["entries"]))
@@ -103,15 +106,19 @@ def _read_first(content: Iterator[bytes]) -> tuple[bytes, bool]:
 def write_file(services: Services, call: Call) -> Reply:
     """Takes the body as it comes into a file that nobody sees, and puts that in its place once it is whole."""
     query: WriteQuery = call.query
+    if is_tar(call.environ):
+        return write_tree(services, call)
+    if query.keep:
+        raise invalid("keep", "not_a_tar", "it is for an archive: send Content-Type: application/x-tar")
     promised = read_content_digest(call.environ)
     exclusive = call.environ.get("HTTP_IF_NONE_MATCH", "").strip() == "*"
-    wish = {name: value for name, value in query.model_dump(exclude={"path"}).items() if value is not None}
+    wish = {name: value for name, value in query.model_dump(exclude={"path", "keep"}).items() if value is not None}
     data = {**path_data(query.path), **wish, **({"new": True} if exclusive else {})}
     with OpenFiles.begin(services, call, Event.FILE_WRITE, data) as files:
         session = files.session
         accounts = session.accounts()
-        uid = _number(query.user, accounts.users, "user")
-        gid = _number(query.group, accounts.groups, "group")
+        uid = find_owner(query.user, accounts.users, "user")
+        gid = find_owner(query.group, accounts.groups, "group")
         old = session.begin_write(query.path)
         if old is not None and exclusive:
             raise exists()
@@ -159,17 +166,6 @@ def delete_file(services: Services, call: Call) -> Reply:
         files.session.remove(query.path, recursive=query.recursive)
         files.done()
     return Reply(b"", status=204)
-
-
-def _number(owner: str | None, known: Mapping[str, int], field: str) -> int | None:
-    """The number that a name or number is in the guest. Raises InvalidRequest."""
-    if owner is None:
-        return None
-    if owner in known:
-        return known[owner]
-    if NUMBER.fullmatch(owner) and int(owner) <= MAX_ID:
-        return int(owner)
-    raise bad_owner(field, f"unknown_{field}", f"the guest has no {field} of this name")
 
 
 def _list(session: Session, query: FileQuery, *, bare: bool) -> DirectoryList:

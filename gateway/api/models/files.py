@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, NotRequired, TypedDict
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from gateway.api.models.execs import PAGE_MAX, Query
@@ -52,6 +52,12 @@ class WriteQuery(Query):
     )
     user: Owner | None = Field(default=None, description="Its owner: a name or number of the guest's own.")
     group: Owner | None = Field(default=None, description="Its group: a name or number of the guest's own.")
+    keep: list[Annotated[str, StringConstraints(min_length=1, max_length=1024)]] = Field(
+        default=[],
+        max_length=64,
+        description="With an archive, repeatable: a path in it, like `.env` or `data`. What is there at this path, or "
+        "below it, stays as it is; what is not is made.",
+    )
 
 
 class DeleteQuery(Query):
@@ -100,4 +106,14 @@ class FileWritten(TypedDict):
     user: str | None
     group: str | None
     modified: str
+    audit_id: str
+
+
+class TreeWritten(TypedDict):
+    """An archive, unpacked: how many entries were made, how many `keep` left alone, and the archive's own bytes."""
+
+    entries: int
+    kept: int
+    size: int
+    sha256: str
     audit_id: str

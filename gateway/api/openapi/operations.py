@@ -19,6 +19,7 @@ from gateway.auth.actions import MEANINGS, Action
 from gateway.pve.ids import MAX_VMID, MIN_VMID
 
 _BYTES = "application/octet-stream"
+_TAR = "application/x-tar"
 _ANY_BYTES: Schema = {"type": "string", "format": "binary"}
 _PATH = {
     "vmid": ("The guest's cluster-wide number.", 101),
@@ -66,6 +67,8 @@ def describe_operation(route: Route, schemas: dict[str, Schema], exchanges: Iter
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
     if route.upload:
         operation["requestBody"] = {"required": False, "content": {_BYTES: {"schema": _ANY_BYTES}}}
+        if route.archive:
+            operation["requestBody"]["content"][_TAR] = {"schema": _ANY_BYTES}
     if route.upgrades:
         operation["x-websocket"] = describe_websocket(route, schemas)
     problems = describe_problems(route)
@@ -181,6 +184,8 @@ def _content(route: Route, status: int, schemas: dict[str, Schema]) -> Schema:
         content[route.media_type] = {"schema": type_schema(route.reply, schemas)}
     if route.content:
         content[_BYTES] = {"schema": _ANY_BYTES}
+    if route.content and route.archive and status == 200:
+        content[_TAR] = {"schema": _ANY_BYTES}
     if route.events:
         event = {"description": "What an exec did: one line of a stream.", **type_schema(ExecEvent, schemas)}
         schemas.setdefault("ExecEvent", event)

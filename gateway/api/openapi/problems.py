@@ -130,6 +130,8 @@ _PROBLEM: Schema = {
         },
         "errno": _text("Why the guest's kernel refuses it, by its name: `EROFS`, `ENOSPC`, ..."),
         "file_type": _text("What stands at the path: `directory`, `fifo`, `socket`, `character-device`, ..."),
+        "entry": _text("The path in the archive of the entry at which it ended."),
+        "reason": _text("Why an archive is refused: `absolute`, `climbs`, `through_link`, `device`, `cut`, ..."),
         "sha256": _text("Of the bytes that came, in hexadecimal."),
         "offset": _number("Where the input goes on."),
         "expected": _number("Where the input goes on."),

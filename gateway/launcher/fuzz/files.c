@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (parse_files_request(bytes, size, &request)) {
         if (request.path != bytes + FILES_REQUEST || strlen(request.path) + 1 != size - FILES_REQUEST)
             abort();
-        if (request.flags & ~(uint32_t)(FILES_NOFOLLOW | FILES_EXCLUSIVE | FILES_RECURSIVE))
+        if (request.flags & ~(uint32_t)FILES_FLAGS)
             abort();
     }
     free(bytes);
