@@ -16,16 +16,21 @@ from gateway.config import Config
 from gateway.errors import SpoolFull
 from gateway.exec.agent import Agent
 from gateway.exec.order import GuestKind, Order
+from gateway.supervisor import readiness
 from gateway.supervisor.acceptance import Acceptance
 from gateway.supervisor.acting import Acting
+from gateway.supervisor.acting_operations import ActingOperations
 from gateway.supervisor.announced import Announced
 from gateway.supervisor.audit_trail import AuditTrail
 from gateway.supervisor.cgroup import ExecGroup
 from gateway.supervisor.drivers import AgentDriver, ContainerDriver, Driver
+from gateway.supervisor.exec_operations import ExecOperations
 from gateway.supervisor.execs import Execs
 from gateway.supervisor.figures import Figures
+from gateway.supervisor.file_operations import FileOperations
 from gateway.supervisor.file_sessions import FileSessions
 from gateway.supervisor.following import Following
+from gateway.supervisor.guest_operations import GuestOperations
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.idempotency import IdempotencyKeys, key_of
 from gateway.supervisor.inspection import Inspections
@@ -100,18 +105,12 @@ class Supervisor:
         self.inspections = Inspections(self.loop, self.guests, services.launcher.nursery)
         self.files = FileSessions(io, config, services, self.guests, places, self.trail)
         self.operations = Operations(
-            config,
-            self.acceptance,
-            execs,
-            looking,
-            following,
-            acting,
-            self.tickets,
-            self.root_changes,
-            Pauses(config, self.guests, announced),
-            self.inspections,
-            self.show_figures,
-            self.files,
+            ExecOperations(self.acceptance, execs, looking, following),
+            ActingOperations(acting, looking, self.tickets),
+            FileOperations(self.files),
+            GuestOperations(self.root_changes, Pauses(config, self.guests, announced), self.inspections),
+            show_health=lambda: {"checks": readiness.checks(config), "running": len(execs.running)},
+            show_figures=self.show_figures,
         )
         self.server = Server(
             io,

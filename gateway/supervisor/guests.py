@@ -192,6 +192,12 @@ class Guests(CurrentRuns[Incarnation]):
         with contextlib.suppress(OSError):
             directory.rmdir()
 
+    def remove_empty(self) -> None:
+        """Removes our directories in which nothing is: rmdir(2) refuses one that has an exec's in it."""
+        for vmid in self.with_instance_group():
+            with contextlib.suppress(OSError):
+                (self._config.cgroup / "lxc" / str(vmid) / f"pveg-{self._instance}").rmdir()
+
     def _discover(self, vmid: int) -> Incarnation | None:
         if not self._has_command_socket(vmid):
             return None

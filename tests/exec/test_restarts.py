@@ -1,7 +1,8 @@
-"""The web restarts with clients attached in every way: soon, with no command lost and every client told what to do."""
+"""The web restarts with clients attached in every way: soon, no command lost, all told what to do; and a full stop."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,10 @@ import pytest
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
+from tests.exec.inside import kill_all, living, new_mark
 from tests.exec.streams import NDJSON, Follower, Reply, stream
 from tests.exec.websocket import Closed, Session
+from tests.pvesim import guests
 from tests.soak.cutting import resume
 
 SOON = 10.0
@@ -141,3 +144,21 @@ def test_events_over_sse_end_in_a_cut(api: Api, other: Gateway) -> None:
     again = {"Accept": NDJSON, "Last-Event-ID": str(seen["seq"])}
     with Reply(api, "GET", path, headers=again) as reply:
         assert [event["type"] for event in reply.events()][-1] == "end"
+
+
+def test_a_stop_removes_the_cgroups_that_are_empty(api: Api, other: Gateway) -> None:
+    """In guests where nothing of it runs; where a process outlives it, its directory stays, and what is in it."""
+    mark, name = new_mark(), f"pveg-{other.instance}"
+    here, there = (guests.get(vmid).cgroup / name for vmid in (101, 104))
+    assert api.run(101, ["true"])["exit_code"] == 0
+    assert api.run(104, f"sleep {mark} >/dev/null 2>&1 &")["survivors"] == 1
+    try:
+        assert here.is_dir() and there.is_dir()
+        other.services.kill("supervisor", signal.SIGTERM)
+        other.services.wait_end("supervisor", 15)
+        assert not here.exists() and there.is_dir() and living(mark)
+        other.services.restart("supervisor")
+        assert api.run(101, ["true"])["exit_code"] == 0
+        assert here.is_dir() and living(mark)
+    finally:
+        kill_all(mark)
