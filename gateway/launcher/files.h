@@ -81,6 +81,9 @@ struct files_request {
 /* Parses a request's body, into which the result points. False for anything but one. */
 bool parse_files_request(const char *bytes, size_t size, struct files_request *request);
 
+/* Where the second of a request's two paths begins: its last `length` bytes. NULL with EINVAL where either is empty. */
+const char *second_path(const struct files_request *request);
+
 /* Serves requests until the end of 0. */
 _Noreturn void serve_files(bool may_write);
 

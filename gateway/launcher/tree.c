@@ -145,26 +145,26 @@ static bool make_name(const struct files_request *request, struct place *place, 
     return done;
 }
 
-/* Cuts the last `length` bytes off a path, which are the second of two. NULL with EINVAL. */
-static const char *cut_second(const struct files_request *request, char path[PATH_MAX])
+const char *second_path(const struct files_request *request)
 {
     size_t whole = strlen(request->path);
     errno = EINVAL;
     if (!request->length || request->length >= whole || whole >= PATH_MAX)
         return NULL;
-    size_t first = whole - (size_t)request->length;
-    memcpy(path, request->path, first);
-    path[first] = 0;
-    return request->path + first;
+    return request->path + whole - (size_t)request->length;
 }
 
 static bool make_second_name(char kind, const struct files_request *request, struct place *place)
 {
-    char path[PATH_MAX], temporary[sizeof ".pveg-0123456789abcdef"];
+    char first[PATH_MAX], temporary[sizeof ".pveg-0123456789abcdef"];
     unsigned long long random;
-    const char *second = cut_second(request, path);
+    const char *second = second_path(request);
     place->directory = -1;
-    if (!second || !find_below(path, place) || getrandom(&random, sizeof random, 0) != sizeof random)
+    if (!second)
+        return false;
+    memcpy(first, request->path, (size_t)(second - request->path));
+    first[second - request->path] = 0;
+    if (!find_below(first, place) || getrandom(&random, sizeof random, 0) != sizeof random)
         return false;
     (void)snprintf(temporary, sizeof temporary, ".pveg-%016llx", random);
     return kind == 'Y' ? make_link(request, place, second, temporary) : make_name(request, place, second, temporary);

@@ -79,7 +79,7 @@ class FileSessions:
         if not within(vmid, reach):
             raise GuestNotFound.for_vmid(vmid)
         if kind is not GuestKind.LXC:
-            raise GuestUnsupported("files of virtual machines cannot be reached yet; run a command instead", vmid=vmid)
+            raise GuestUnsupported("files of machines are not reached from here; run a command in it", vmid=vmid)
         self._guests.find(vmid)
         claim = Claim(origin.token_id, vmid, most=origin.max_running)
         await self._places.take(claim, self._config.exec.queue_timeout)

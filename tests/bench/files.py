@@ -1,4 +1,4 @@
-"""Files over loopback HTTPS: MiB/s each way, to a guest's tmpfs and to its disk, and the memory taken meanwhile.
+"""Files over loopback HTTPS: MiB/s each way, to a guest's tmpfs and to its disk, and the memory taken; many as a tar.
 
 `python -m tests.bench.files` runs a simulated node of its own, takes a minute with 2 GiB (`--mib 256` less), and leaves
 nothing behind.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import shutil
 import socket
 import ssl
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from tests.pvesim.services import COMMANDS, REPOSITORY, Services, make_client_co
 VMID = 101
 PIECE = 1 << 20
 SMALL = 200
+FILES = 1000
 TARGET_MIB_S = 200
 _PLACES = {"tmpfs": "/run/bench", "disk": "/root/bench"}
 _STATE = REPOSITORY / ".demo/bench-files"
@@ -55,6 +58,10 @@ def run(mib: int) -> int:
         small = {method: client.timed_ms(method) for method in ("PUT", "GET")}
         print(f"4 KiB written: {small['PUT']:.1f} ms, read: {small['GET']:.1f} ms (medians of {SMALL})", flush=True)
         for name, path in _PLACES.items():
+            guests.get(VMID).attach(["mkdir", f"{path}-tree"])
+            sent, fetched = client.timed_tree(f"{path}-tree")
+            print(f"{FILES} files as one tar to {name}: {sent:.2f} s, back: {fetched:.2f} s", flush=True)
+            guests.get(VMID).attach(["rm", "-rf", f"{path}-tree"])
             for what, carry in (("written to", client.put), ("read from", client.get)):
                 with sampled(services) as memory:
                     began, worked = time.perf_counter(), processor_seconds(services.pid("web"))
@@ -136,6 +143,30 @@ class Client:
                 assert got, "the reply was cut"
                 left -= got
 
+    def timed_tree(self, path: str) -> tuple[float, float]:
+        """Seconds for an archive of FILES small files in ten directories to be unpacked, and to be read again."""
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as tar:
+            for number in range(FILES):
+                info = tarfile.TarInfo(f"directory-{number % 10}/file-{number}")
+                info.size = 4096
+                tar.addfile(info, io.BytesIO(self._piece))
+        data = made.getvalue()
+        began = time.perf_counter()
+        with self._begin("PUT", path, len(data), "Content-Type: application/x-tar\r\n") as sock:
+            sock.sendall(data)
+            head, body = self._read_head(sock)
+            assert b" 200 " in head, head + body
+        sent = time.perf_counter()
+        with self._begin("GET", path, 0, "Accept: application/x-tar\r\n") as sock:
+            head, body = self._read_head(sock)
+            assert b" 200 " in head, head + body
+            size = len(body)
+            while piece := sock.recv(PIECE):
+                size += len(piece)
+            assert size > FILES * 4096, size
+        return sent - began, time.perf_counter() - sent
+
     def timed_ms(self, method: str) -> float:
         """The median of many small ones, each with a handshake of its own."""
         taken = []
@@ -148,12 +179,12 @@ class Client:
             taken.append((time.perf_counter() - began) * 1000)
         return median(taken)
 
-    def _begin(self, method: str, path: str, size: int) -> ssl.SSLSocket:
+    def _begin(self, method: str, path: str, size: int, more: str = "") -> ssl.SSLSocket:
         plain = socket.create_connection(self._address, timeout=60)
         sock = self._context.wrap_socket(plain, server_hostname="localhost")
         sock.sendall(
             f"{method} /guests/{VMID}/files?path={path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-            f"Authorization: Bearer {self._token}\r\nContent-Length: {size}\r\n\r\n".encode()
+            f"Authorization: Bearer {self._token}\r\nContent-Length: {size}\r\n{more}\r\n".encode()
         )
         return sock
 

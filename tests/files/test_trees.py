@@ -214,3 +214,33 @@ def test_what_is_not_for_archives(files: Api, empty: int) -> None:
     assert send(files, empty, "/root/none", archive()).code == "file_not_found"
     assert send(files, empty, "/root/tree", archive(), keep="../x").json()["reason"] == "climbs"
     assert send(files, empty, "/root/tree", archive()).json()["entries"] == 0
+
+
+def test_an_upload_that_is_cut(files: Api, empty: int, gateway: Gateway) -> None:
+    """What was whole is there, what was not leaves the old file, nothing of ours stays, and the record says so."""
+    shell(empty, "echo old > /root/tree/big")
+    data = archive((entry("small"), b"new"), (entry("big"), b"x" * (4 << 20)))
+    headers = {"Content-Type": TAR, "Content-Length": str(len(data))}
+    connection = files.connect()
+    connection.putrequest("PUT", url(empty, "/root/tree"))
+    for name, value in {**headers, "Authorization": f"Bearer {files.token}"}.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    connection.send(data[: 2 << 20])
+    until(lambda: shell(empty, "cat /root/tree/small 2>/dev/null || true") == "new")
+    connection.close()
+    until(lambda: gateway.records(event="file:outcome")[-1]["data"].get("entries") == 1)
+    assert gateway.records(event="file:outcome")[-1]["data"]["reason"] in ("failed", "client_gone")
+    assert shell(empty, "cat /root/tree/big") == "old\n"
+    until(lambda: leftovers(guests.get(empty)) == [])
+
+
+def test_who_may_not(gateway: Gateway, files: Api, empty: int) -> None:
+    """A token that reads fetches trees and unpacks none; one for another guest sees none."""
+    reader = gateway.api(gateway.token("tree-reader", actions="file:read", guests=str(empty)))
+    assert send(reader, empty, "/root/tree", archive()).status == 403
+    assert reader.get(url(empty, "/root/aim"), headers={"Accept": TAR}).status == 200
+    other = gateway.api(gateway.token("tree-other", actions="file:read,file:write", guests="199"))
+    assert send(other, empty, "/root/tree", archive()).code == "guest_not_found"
+    for api in (reader, other):
+        api.close()

@@ -1,4 +1,5 @@
-/* Fuzzes parse_files_request: whatever it accepts has a path that ends with the input, and no flag that is unknown. */
+/* Fuzzes parse_files_request: whatever it accepts has a path that ends with the input, and no flag that is unknown;
+ * and of two paths neither is empty. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (request.path != bytes + FILES_REQUEST || strlen(request.path) + 1 != size - FILES_REQUEST)
             abort();
         if (request.flags & ~(uint32_t)FILES_FLAGS)
+            abort();
+        const char *second = second_path(&request);
+        if (second && (second <= request.path || !*second || strlen(second) != request.length))
             abort();
     }
     free(bytes);
