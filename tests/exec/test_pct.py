@@ -154,7 +154,7 @@ def test_container_without_a_configuration_is_named(
     text = path.read_text()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, vmid, ["true"])
-        until(lambda: exec_cgroups(vmid), why="pct is on its way")
+        until(lambda: on_its_way(vmid), why="pct is on its way")
         path.unlink()
         result = running.result(20)
     path.write_text(text)
@@ -166,10 +166,10 @@ def test_container_that_stops_on_the_way_is_named(
 ) -> None:
     """A guest that stops while pct starts: exit 255 is not the command's, and no cgroup keeps it from starting."""
     guest = make_guest(912, unprivileged=True)
-    switch(SECONDS, "1")
+    switch(SECONDS, "5")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, guest.vmid, ["true"])
-        until(lambda: exec_cgroups(guest.vmid), why="pct is on its way")
+        until(lambda: on_its_way(guest.vmid), why="pct is on its way")
         guest.stop(kill=True)
         result = running.result(20)
     assert result["reason"] in ("spawn_failed", "container_stopped")
@@ -252,3 +252,8 @@ def test_stand_in_behaves_as_pct_does(node: None) -> None:
     assert pct("exec", "103", "--", "true")[::2] == (255, b"container '103' not running!\n")
     assert pct("exec", "x", "--", "true")[0] == 255
     assert pct("exec", "101", "--", "/no/such")[0] == 127
+
+
+def on_its_way(vmid: int) -> bool:
+    """Whether a process of an exec's has begun on the node's side."""
+    return any((group / "cgroup.procs").read_text() for group in exec_cgroups(vmid))

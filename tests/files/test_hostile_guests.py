@@ -175,6 +175,7 @@ def test_a_killed_launcher(files: Api, gateway: Gateway) -> None:
     """The guest's root can kill the process there: the request fails by name, and the old file stays."""
     guest = guests.get(101)
     put(files, 101, "/root/victim", b"old")
+    until(lambda: not sessions(guest, gateway), why="nothing of it is left")
     with contextlib.closing(begin_put(files, 101, "/root/victim", 8 << 20)) as sock:
         sock.sendall(DATA[: 1 << 20])
         (group,) = until(lambda: sessions(guest, gateway))
