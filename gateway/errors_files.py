@@ -30,7 +30,8 @@ class DirectoryTooLarge(GatewayError):
 
 
 class DigestMismatch(GatewayError):
-    """What came is not what Content-Digest promised (RFC 9530); `sha256` is what it was. Nothing was replaced."""
+    """What came is not what Content-Digest promised (RFC 9530); `sha256` is what it was. Nothing was replaced, but
+    by a tar: its end alone tells."""
 
     code, status, title = "digest_mismatch", 422, "Content-Digest does not match"
 
