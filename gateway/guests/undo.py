@@ -57,6 +57,8 @@ def clear_up(pve: Pve, guests: GuestMap, guest: GuestRef, maker: Upid) -> Undone
     try:
         if not _exists(guests, guest.vmid):
             return Undone(True)
+        if not pve.tasks.shows_all(guest.node):
+            return None
         tasks = pve.tasks.recent(guest.node, vmid=guest.vmid, since=maker.start, limit=500)
         later = {str(task.upid) for task in tasks if _is_since(task.upid, maker)}
         if later != {str(maker)} or pve.guests.status(guest).running:

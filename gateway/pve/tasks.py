@@ -64,6 +64,13 @@ class Tasks:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
+    def shows_all(self, node: str) -> bool:
+        """Whether a node's tasks are seen whoever began them, which takes Sys.Audit there. Raises GatewayError."""
+        path = f"/nodes/{parse_node(node)}"
+        granted = self._caller.ask_object("access", "permissions", options={"path": path}, about={"node": node})
+        held = granted.get(path)
+        return isinstance(held, dict) and bool(held.get("Sys.Audit"))
+
     def recent(
         self,
         node: str,

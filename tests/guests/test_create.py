@@ -18,8 +18,10 @@ from gateway.supervisor.pvesh import call_at_once
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
+from tests.guests.conftest import PRIVILEGES, SECRET, TOKEN_ID
 from tests.guests.made import TEMPLATE, assert_nothing_left, known
 from tests.pvesim import config, guests
+from tests.pvesim.api import access
 from tests.pvesim.api.process import Api as PveProcess
 
 PASSWORD = "correct-horse-battery"
@@ -353,6 +355,18 @@ def test_what_has_been_used_since_is_left_alone(gateway: Gateway, api: Api, pve:
     end = records(work["audit_id"])[-1]["data"]
     assert end["reason"] == "unknown" and "is not known" in end["words"]
     assert 7226 in known()
+
+
+def test_what_others_may_use_is_left_alone(gateway: Gateway, api: Api, pve: PveProcess, records: Records) -> None:
+    """Without Sys.Audit PVE shows a token its own tasks alone: whether anybody has touched it is not known."""
+    work = die_while_making(gateway, api, pve, 7228)
+    access.add_token(TOKEN_ID, SECRET, privileges=[name for name in PRIVILEGES if name != "Sys.Audit"])
+    try:
+        gateway.services.restart("web")
+        assert records(work["audit_id"])[-1]["data"]["reason"] == "unknown"
+        assert 7228 in known()
+    finally:
+        access.add_token(TOKEN_ID, SECRET, privileges=PRIVILEGES)
 
 
 def test_what_is_to_be_kept_is_kept(gateway: Gateway, api: Api, pve: PveProcess, records: Records) -> None:
