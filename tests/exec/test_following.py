@@ -205,8 +205,9 @@ def test_input_by_offset(client: SupervisorClient) -> None:
         client.put_stdin(exec_id, ORIGIN, b"x", 6, True)
     assert client.put_stdin(exec_id, ORIGIN, b"5", 5, True) == StdinReply(6, True)
     assert read_all(feed) == b"012345"
+    assert client.put_stdin(exec_id, ORIGIN, b"5", 5, True) == StdinReply(6, True)  # as it was taken
     with pytest.raises(ExecEnded):
-        client.put_stdin(exec_id, ORIGIN, b"", 6, True)
+        client.put_stdin(exec_id, ORIGIN, b"6", 6, True)
     feed.close()
 
 
