@@ -89,7 +89,7 @@ def test_execs_pause_with_it(api: Api, container: int) -> None:
         exec_id = begun(api, mark)
         assert act(api, "suspend").status == 200
         (group,) = Path(f"/sys/fs/cgroup/lxc/{VMID}").glob(f"pveg-*/{exec_id}")
-        assert "frozen 1" in (group / "cgroup.events").read_text()
+        until(lambda: "frozen 1" in (group / "cgroup.events").read_text(), why="its exec follows")
         assert api.post(VMID, {"command": ["true"]}).code == "guest_frozen"
         assert act(api, "resume").status == 200
         api.run(VMID, ["touch", "/root/go"])
