@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from email.utils import formatdate
-from itertools import islice
-from urllib.parse import quote_from_bytes
 
 from gateway.api.call import Call, Reply
 from gateway.api.content_digest import read_content_digest, show_content_digest
-from gateway.api.file_session import OpenFiles, path_data, show_name
+from gateway.api.file_listing import list_directory
+from gateway.api.file_metadata import etag, metadata, metadata_headers
+from gateway.api.file_session import OpenFiles, path_data
 from gateway.api.file_stream import FileStream
 from gateway.api.handlers.trees import find_owner, invalid, is_tar, send_tree, wants_tar, write_tree
-from gateway.api.models.files import DeleteQuery, DirectoryList, FileInfo, FileQuery, FileWritten, WriteQuery
+from gateway.api.models.files import DeleteQuery, FileQuery, FileWritten, WriteQuery
 from gateway.api.parse import read_pieces
 from gateway.api.ranges import read_range
 from gateway.api.services import Services
 from gateway.api.streams import take_stream
 from gateway.audit.record import Event
-from gateway.errors_files import DigestMismatch, DirectoryTooLarge, FileNotFound, GuestFilesFailed
-from gateway.files.accounts import Accounts
+from gateway.errors_files import DigestMismatch, GuestFilesFailed
 from gateway.files.failures import exists, is_a
-from gateway.files.session import Session
 from gateway.files.wire import FRAME_MAX, WHOLE, FileType, Status
 
-MAX_ENTRIES = 1_000_000
-"""Names of one directory that are looked at for a page."""
 AT_ONCE = 1 << 20
 """What a file may have to be answered with its digest, and without a stream."""
 
@@ -46,11 +39,11 @@ def read_file(services: Services, call: Call) -> Reply:
         files = OpenFiles.begin(services, call, Event.FILE_READ, data)
         holds.push(files.__exit__)
         status = files.session.look(query.path)
-        headers = _headers(status, files.session.accounts())
+        headers = metadata_headers(status, files.session.accounts())
         if status.type is FileType.DIRECTORY and not head and wants_tar(call.environ):
             return send_tree(services, call, files, headers, holds)
         if status.type is FileType.DIRECTORY:
-            page = _list(files.session, query, bare=head)
+            page = list_directory(files.session, query, bare=head)
             files.done(entries=len(page["entries"]))
             return Reply(page, headers=headers)
         if status.type is not FileType.FILE:
@@ -146,15 +139,10 @@ def write_file(services: Services, call: Call) -> Reply:
         "created": old is None,
         "size": status.size,
         "sha256": digest.hexdigest(),
-        "mode": f"{status.mode:04o}",
-        "uid": status.uid,
-        "gid": status.gid,
-        "user": accounts.user_names.get(status.uid),
-        "group": accounts.group_names.get(status.gid),
-        "modified": _moment(status.mtime),
+        **metadata(status, accounts),
         "audit_id": files.audit_id,
     }
-    return Reply(written, status=201 if old is None else 200, headers={"ETag": _etag(status)})
+    return Reply(written, status=201 if old is None else 200, headers={"ETag": etag(status)})
 
 
 def delete_file(services: Services, call: Call) -> Reply:
@@ -166,76 +154,3 @@ def delete_file(services: Services, call: Call) -> Reply:
         files.session.remove(query.path, recursive=query.recursive)
         files.done()
     return Reply(b"", status=204)
-
-
-def _list(session: Session, query: FileQuery, *, bare: bool) -> DirectoryList:
-    """One page: the names are all looked at, the entries are only those of the page. `bare`: it is not wanted."""
-    if bare:
-        return {"entries": [], "next": None}
-    names = heapq.nsmallest(query.limit + 1, _behind(session.names(query.path), query.after))
-    page = names[: query.limit]
-    accounts = session.accounts()
-    entries = [info for name in page if (info := _entry(session, query.path, name, accounts)) is not None]
-    return {"entries": entries, "next": quote_from_bytes(page[-1], safe="") if len(names) > len(page) else None}
-
-
-def _behind(names: Iterator[bytes], after: bytes) -> Iterator[bytes]:
-    yield from (name for name in islice(names, MAX_ENTRIES) if name > after)
-    if next(names, None) is not None:
-        for _ in names:  # the session is good for another question only when this one's answer has been heard
-            break
-        raise DirectoryTooLarge(f"it has more than {MAX_ENTRIES} entries; look at it with a command in the guest")
-
-
-def _entry(session: Session, path: bytes, name: bytes, accounts: Accounts) -> FileInfo | None:
-    """An entry of a directory; None if it has gone meanwhile."""
-    try:
-        status = session.look(path.rstrip(b"/") + b"/" + name, follow=False)
-    except FileNotFound:
-        return None
-    text, encoding = show_name(name)
-    info: FileInfo = {
-        "name": text,
-        "encoding": encoding,
-        "type": status.type,
-        "size": status.size,
-        "mode": f"{status.mode:04o}",
-        "uid": status.uid,
-        "gid": status.gid,
-        "user": accounts.user_names.get(status.uid),
-        "group": accounts.group_names.get(status.gid),
-        "modified": _moment(status.mtime),
-    }
-    if status.type is FileType.LINK:
-        info["target"] = show_name(status.target)[0]
-    return info
-
-
-def _headers(status: Status, accounts: Accounts) -> dict[str, str]:
-    """What is told of a file beside its bytes."""
-    headers = {
-        "X-File-Type": str(status.type),
-        "X-File-Mode": f"{status.mode:04o}",
-        "X-File-Uid": str(status.uid),
-        "X-File-Gid": str(status.gid),
-        "Last-Modified": formatdate(min(status.mtime // 10**9, _LAST), usegmt=True),
-    }
-    if status.uid in accounts.user_names:
-        headers["X-File-User"] = accounts.user_names[status.uid]
-    if status.gid in accounts.group_names:
-        headers["X-File-Group"] = accounts.group_names[status.gid]
-    if status.type is FileType.FILE:
-        headers |= {"ETag": _etag(status), "Accept-Ranges": "bytes"}
-    return headers
-
-
-_LAST = 253402300799  # the year 9999; a guest may tell any number
-
-
-def _etag(status: Status) -> str:
-    return f'"{status.inode:x}-{status.mtime:x}-{status.size:x}"'
-
-
-def _moment(nanoseconds: int) -> str:
-    moment = datetime.fromtimestamp(min(nanoseconds / 10**9, _LAST), UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

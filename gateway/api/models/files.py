@@ -69,7 +69,19 @@ class DeleteQuery(Query):
     )
 
 
-class FileInfo(TypedDict):
+class FileMetadata(TypedDict):
+    """Of whatever stands at a path. `mode` is octal; `user` and `group` are null where the guest has no name for the
+    number."""
+
+    mode: str
+    uid: int
+    gid: int
+    user: str | None
+    group: str | None
+    modified: str
+
+
+class FileInfo(FileMetadata):
     """What stands at a path. `name` and `target` that are no UTF-8 are base64, and so does `encoding` say; `mode` is
     octal; `user` and `group` are null where the guest has no name for the number."""
 
@@ -77,12 +89,6 @@ class FileInfo(TypedDict):
     encoding: str
     type: FileType
     size: int
-    mode: str
-    uid: int
-    gid: int
-    user: str | None
-    group: str | None
-    modified: str
     target: NotRequired[str]
 
 
@@ -94,18 +100,12 @@ class DirectoryList(TypedDict):
     next: str | None
 
 
-class FileWritten(TypedDict):
+class FileWritten(FileMetadata):
     """The file as it stands there now; `created` unless it replaced one."""
 
     created: bool
     size: int
     sha256: str
-    mode: str
-    uid: int
-    gid: int
-    user: str | None
-    group: str | None
-    modified: str
     audit_id: str
 
 
