@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gateway.audit.record import Event, build_aborted, build_record, new_audit_id
+from gateway.audit.record import Event, build_aborted
 from gateway.audit.unfinished import UnfinishedChanges
 from gateway.errors import GatewayError
 from gateway.exec.origin import Origin
-from gateway.supervisor.audit_trail import AuditTrail
+from gateway.supervisor.audit_trail import AuditTrail, record_of
 
 T = TypeVar("T")
 
@@ -64,18 +64,7 @@ class Announced:
         Raises AuditUnavailable, and what `act` raises, for what was not done: so says the log. To be called in what
         `finish` keeps.
         """
-        intent = build_record(
-            event,
-            audit_id=new_audit_id(),
-            request_id=origin.request_id,
-            token_id=origin.token_id,
-            token_name=origin.token_name,
-            remote=origin.remote,
-            action=action,
-            vmid=vmid,
-            node=node,
-            data=data,
-        )
+        intent = record_of(event, origin, action=action, vmid=vmid, node=node, data=data)
         unfinished = self._unfinished.begin(intent)  # if we are killed, web says that its outcome is unknown
         try:
             await self._trail.commit(intent)

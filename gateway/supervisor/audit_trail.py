@@ -98,6 +98,30 @@ class AuditTrail:
 def _record(
     event: Event, order: Order, *, asked_by: Order | Origin, audit_id: str, data: dict[str, Any] | None = None
 ) -> dict[str, Any]:
+    return record_of(
+        event,
+        asked_by,
+        audit_id=audit_id,
+        action="exec:run",
+        vmid=order.vmid,
+        node=order.node,
+        exec_id=order.id,
+        data=data,
+    )
+
+
+def record_of(
+    event: Event,
+    asked_by: Order | Origin,
+    *,
+    action: str,
+    vmid: int,
+    node: str,
+    audit_id: str | None = None,
+    exec_id: str | None = None,
+    data: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A record of what this caller has asked for; without `audit_id` it names an operation of its own."""
     return build_record(
         event,
         audit_id=audit_id,
@@ -105,9 +129,9 @@ def _record(
         token_id=asked_by.token_id,
         token_name=asked_by.token_name,
         remote=asked_by.remote,
-        action="exec:run",
-        vmid=order.vmid,
-        node=order.node,
-        exec_id=order.id,
+        action=action,
+        vmid=vmid,
+        node=node,
+        exec_id=exec_id,
         data=data,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway import ulid
-from gateway.audit.record import Event, build_record, new_audit_id
+from gateway.audit.record import Event
 from gateway.audit.unfinished import Unfinished, UnfinishedChanges
 from gateway.config import Config
 from gateway.errors import GatewayError, GuestNotFound, GuestUnsupported, NodeNotReady
@@ -16,7 +16,7 @@ from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.permit import within
 from gateway.supervisor import reexec
-from gateway.supervisor.audit_trail import AuditTrail
+from gateway.supervisor.audit_trail import AuditTrail, record_of
 from gateway.supervisor.bounds import Claim
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.file_session import FileSession
@@ -209,18 +209,8 @@ class FileSessions:
             held.unfinished.close()
 
     def _record(self, event: Event, vmid: int, origin: Origin, data: dict[str, Any]) -> dict[str, Any]:
-        return build_record(
-            event,
-            audit_id=new_audit_id(),
-            request_id=origin.request_id,
-            token_id=origin.token_id,
-            token_name=origin.token_name,
-            remote=origin.remote,
-            action="file:read" if event is Event.FILE_READ else "file:write",
-            vmid=vmid,
-            node=self._config.node,
-            data=data,
-        )
+        action = "file:read" if event is Event.FILE_READ else "file:write"
+        return record_of(event, origin, action=action, vmid=vmid, node=self._config.node, data=data)
 
 
 def _why(exc: BaseException) -> str:
