@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import sys
 import time
 
 from tests.bench.bare import BareAttach, DiskAppend
 from tests.bench.client import ExecClient
 from tests.bench.figures import Figures, median, percentile, targets
+from tests.bench.machine import run_alone
 from tests.bench.memory import proportional_memory
 from tests.bench.rounds import alternate_loads, take_turns
 from tests.bench.streaming import SETTINGS, Bench
-from tests.pvesim import alone
 from tests.pvesim.services import COMMANDS, REPOSITORY, Services
 
 VMID = 101
@@ -36,11 +34,7 @@ def main() -> int:
     if not _LAUNCHER.exists():
         print("bench: there is no build/launcher: run `make launcher` first", file=sys.stderr)
         return 2
-    print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
-    try:
-        return alone.run_program("bench", _STATE, run)
-    finally:
-        shutil.rmtree(_STATE / "gateway", ignore_errors=True)
+    return run_alone(_STATE, run)
 
 
 def run() -> int:

@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from tests.bench.figures import median, percentile
+from tests.bench.machine import run_alone
 from tests.devices.made import make_dev, make_sys
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
-from tests.pvesim import alone
 from tests.pvesim.services import REPOSITORY
 
 PRIVILEGED, UNPRIVILEGED = 101, 104
@@ -27,11 +25,7 @@ _RENDER = "/devices/lookup?path=/dev/dri/renderD128"
 
 
 def main() -> int:
-    print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
-    try:
-        return alone.run_program("bench", _STATE, run)
-    finally:
-        shutil.rmtree(_STATE, ignore_errors=True)
+    return run_alone(_STATE, run)
 
 
 def run() -> int:

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import io
 import os
-import shutil
 import socket
 import ssl
 import sys
@@ -21,8 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench.figures import median
+from tests.bench.machine import run_alone
 from tests.bench.memory import proportional_memory
-from tests.pvesim import alone, guests
+from tests.pvesim import guests
 from tests.pvesim.services import COMMANDS, REPOSITORY, Services, make_client_context
 
 VMID = 101
@@ -39,11 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.files")
     parser.add_argument("--mib", type=int, default=2048, metavar="N")
     asked = parser.parse_args()
-    print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
-    try:
-        return alone.run_program("bench", _STATE, lambda: run(asked.mib))
-    finally:
-        shutil.rmtree(_STATE / "gateway", ignore_errors=True)
+    return run_alone(_STATE, lambda: run(asked.mib))
 
 
 def run(mib: int) -> int:

@@ -7,8 +7,6 @@ differences: the same call to the simulated API, and by the gateway to it, in tu
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -23,10 +21,11 @@ from gateway.pve.ids import Upid, parse_upid
 from gateway.pve.models import GuestRef
 from gateway.pve.service import Pve
 from tests.bench.figures import median, percentile
+from tests.bench.machine import run_alone
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.guests.conftest import PRIVILEGES, SECRET, TOKEN_ID
-from tests.pvesim import alone, pmxcfs
+from tests.pvesim import pmxcfs
 from tests.pvesim.api import access, machines
 from tests.pvesim.api.process import running_api
 from tests.pvesim.api.upid import decode
@@ -49,11 +48,7 @@ class Counting(PveApi):
 
 
 def main() -> int:
-    print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
-    try:
-        return alone.run_program("bench", _STATE, run)
-    finally:
-        shutil.rmtree(_STATE, ignore_errors=True)
+    return run_alone(_STATE, run)
 
 
 def run() -> int:
@@ -61,9 +56,7 @@ def run() -> int:
     with contextlib.ExitStack() as stack:
         pve = stack.enter_context(running_api())
         token = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "pve.token"
-        access.add_token(TOKEN_ID, SECRET, privileges=PRIVILEGES)
-        token.touch(0o600)
-        token.write_text(f"{TOKEN_ID}={SECRET}\n")
+        access.store_token(token, TOKEN_ID, SECRET, privileges=PRIVILEGES)
         gateway = Gateway(pve={"api": pve.url, "token_file": str(token)})
         stack.callback(gateway.close)
         machine = machines.create(MACHINE)

@@ -33,6 +33,7 @@ from gateway.exec.spec import ExecSpec
 from gateway.supervisor.audit_trail import AuditTrail
 from tests.audit.live import Writer, keys_of, limits, make_settings
 from tests.bench.figures import percentile
+from tests.bench.machine import show_load
 from tests.pvesim.services import REPOSITORY
 from tests.supervisor.test_reboot import make_ending, make_order
 
@@ -65,7 +66,7 @@ def main() -> int:
     parser.add_argument("--log", type=int, default=1024, metavar="MIB")
     parser.add_argument("--tokens", type=int, default=10_000, metavar="N")
     asked = parser.parse_args()
-    print(f"load of this machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
+    show_load()
     (REPOSITORY / ".demo").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="trust-", dir=REPOSITORY / ".demo") as root:
         store, tokens = make_tokens(Path(root), asked.tokens)

@@ -34,9 +34,7 @@ def shared(node: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def gateway(make_gateway: Callable[..., Gateway], pve: PveProcess, shared: Path) -> Gateway:
     token = shared.parent / f"pve-{os.getpid()}.token"
-    access.add_token(TOKEN_ID, SECRET, privileges=PRIVILEGES)
-    token.touch(0o600)
-    token.write_text(f"{TOKEN_ID}={SECRET}\n")
+    access.store_token(token, TOKEN_ID, SECRET, privileges=PRIVILEGES)
     return make_gateway(
         pve={"api": pve.url, "token_file": str(token), "pvesh": str(pve.pvesh)},
         policy={"bind_sources": [str(shared)], "features": ["nesting", "fuse"]},

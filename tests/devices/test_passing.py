@@ -39,9 +39,7 @@ def gateway(
     make_gateway: Callable[..., Gateway], pve: PveProcess, card: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Gateway:
     path = tmp_path_factory.mktemp("token") / "pve.token"
-    access.add_token(TOKEN_ID, SECRET, privileges=PRIVILEGES)
-    path.touch(0o600)
-    path.write_text(f"{TOKEN_ID}={SECRET}\n")
+    access.store_token(path, TOKEN_ID, SECRET, privileges=PRIVILEGES)
     return make_gateway(
         pve={"api": pve.url, "token_file": str(path), "pvesh": str(pve.pvesh)},
         policy={"devices": ["/dev/net/tun", "/dev/fuse", "/dev/loop*", "/dev/zero", "/dev/pveg-*", "/dev/shm/*"]},

@@ -95,10 +95,8 @@ class Stock:
 def stocked(home: Path) -> Iterator[tuple[Stock, dict[str, Any]]]:
     """The guests, and the settings `pve` of a gateway that may do with them what it is asked for; files in `home`."""
     with running_api(peers=[PEER]) as running:
-        access.add_token(_TOKEN[0], _TOKEN[1], privileges=sorted(EVERY_PRIVILEGE))
         file = home / "pve.token"
-        file.touch(0o600)
-        file.write_text("=".join(_TOKEN) + "\n")
+        access.store_token(file, *_TOKEN, privileges=sorted(EVERY_PRIVILEGE))
         stock = Stock(Pve(running.port, "=".join(_TOKEN)))
         stock.renew()
         try:

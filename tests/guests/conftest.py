@@ -48,9 +48,7 @@ def clear_faults(request: pytest.FixtureRequest) -> Iterator[None]:
 def gateway(make_gateway: Callable[..., Gateway], pve: PveProcess, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     """A gateway that changes guests by the simulated API; guest 7150 is protected."""
     path = tmp_path_factory.mktemp("token") / "pve.token"
-    access.add_token(TOKEN_ID, SECRET, privileges=PRIVILEGES)
-    path.touch(0o600)
-    path.write_text(f"{TOKEN_ID}={SECRET}\n")
+    access.store_token(path, TOKEN_ID, SECRET, privileges=PRIVILEGES)
     return make_gateway(
         pve={
             "api": pve.url,

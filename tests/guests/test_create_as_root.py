@@ -40,9 +40,7 @@ def gateway(
 ) -> Gateway:
     """A gateway whose policy lets guests have that directory, a feature and a template of it."""
     token = tmp_path_factory.mktemp("token") / "pve.token"
-    access.add_token(TOKEN_ID, SECRET, privileges=PRIVILEGES)
-    token.touch(0o600)
-    token.write_text(f"{TOKEN_ID}={SECRET}\n")
+    access.store_token(token, TOKEN_ID, SECRET, privileges=PRIVILEGES)
     return make_gateway(
         pve={"api": pve.url, "token_file": str(token), "pvesh": str(pve.pvesh)},
         policy={"bind_sources": [str(shared)], "features": ["nesting", "fuse"], "template_paths": [str(shared)]},

@@ -32,9 +32,7 @@ def guest(node: None) -> Iterator[Guest]:
 def small(make_gateway: Callable[..., Gateway], pve: PveProcess, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     """A gateway of eight threads."""
     path = tmp_path_factory.mktemp("token") / "pve.token"
-    access.add_token(TOKEN_ID, SECRET, privileges=("VM.Audit",))
-    path.touch(0o600)
-    path.write_text(f"{TOKEN_ID}={SECRET}\n")
+    access.store_token(path, TOKEN_ID, SECRET, privileges=("VM.Audit",))
     return make_gateway(web={"threads": THREADS}, pve={"api": pve.url, "token_file": str(path)})
 
 

@@ -232,10 +232,8 @@ def test_check_tells_what_is_wrong(agents: GuestAgents, machine: Machine) -> Non
 
 def test_token_without_the_privilege(pve: PveProcess, machine: Machine, tmp_path: Path) -> None:
     """PVE's 403 says which privilege the token needs."""
-    access.add_token("poor@pve!test", "secret", privileges=["VM.Audit"])
     file = tmp_path / "token"
-    file.touch(0o600)
-    file.write_text("poor@pve!test=secret")
+    access.store_token(file, "poor@pve!test", "secret", privileges=["VM.Audit"])
     poor = GuestAgents(PveApi(pve.url, file, CA), NODE)
     with pytest.raises(NodeNotReady, match=r"VM\.GuestAgent\.Unrestricted"):
         poor.check(VMID)

@@ -182,9 +182,7 @@ def test_poor_and_revoked_tokens(
 ) -> None:
     """Which privilege is missing is named; a token that is gone is told from one that may too little."""
     file = tmp_path_factory.mktemp("poor") / "pve.token"
-    file.touch(0o600)
-    file.write_text("poor-gateway@pve!a1=secret\n")
-    access.add_token("poor-gateway@pve!a1", "secret", privileges=["VM.Audit"])
+    access.store_token(file, "poor-gateway@pve!a1", "secret", privileges=["VM.Audit"])
     api = PveApi(simulated.url, file, pmxcfs.ROOT / "pve-root-ca.pem")
     pve = Pve(api)
     assert pve.guests.status(guest).vmid == guest.vmid

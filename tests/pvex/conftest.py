@@ -28,10 +28,8 @@ def lab(make_gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathF
     """pvex with a token that may do everything to the guests of LAB, which are made by the simulated PVE API."""
     home = tmp_path_factory.mktemp("lab")
     token = home / "pve.token"
-    token.touch(0o600)
     with running_api() as pve:
-        token.write_text(f"gateway@pve!pvex={SECRET}\n")
-        access.add_token("gateway@pve!pvex", SECRET, privileges=PRIVILEGES)
+        access.store_token(token, "gateway@pve!pvex", SECRET, privileges=PRIVILEGES)
         gateway = make_gateway(
             pve={"api": pve.url, "token_file": str(token), "agent_token_file": str(token), "pvesh": str(pve.pvesh)}
         )

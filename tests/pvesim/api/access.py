@@ -42,6 +42,13 @@ def add_token(
             lines += [f"acl:1:{path}:{who}:{role}:" for who in (token_id, owner)]
 
 
+def store_token(file: Path, token_id: str, secret: str, *, privileges: Sequence[str]) -> None:
+    """Make the token, as `add_token` does, and the file that holds it, as the gateway is given it."""
+    add_token(token_id, secret, privileges=privileges)
+    file.touch(0o600)
+    file.write_text(f"{token_id}={secret}\n")
+
+
 def set_secret(token_id: str, secret: str | None) -> None:
     """Write a token's secret, in clear as PVE does; None revokes it."""
     _change(_TOKENS, token_id, secret)

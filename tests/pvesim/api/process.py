@@ -101,6 +101,4 @@ def start_api(home: Path, *, port: int, log: Path | None = None) -> Api:
 
 def write_token(path: Path, *privileges: str) -> None:
     """Makes the gateway's API token, with the privileges that it needs unless told, and the file that holds it."""
-    access.add_token(TOKEN_ID, _SECRET, privileges=privileges or ("VM.GuestAgent.Unrestricted",))
-    path.touch(0o600)
-    path.write_text(f"{TOKEN_ID}={_SECRET}\n")
+    access.store_token(path, TOKEN_ID, _SECRET, privileges=privileges or ("VM.GuestAgent.Unrestricted",))
