@@ -26,6 +26,7 @@ from gateway.audit.protocol import (
     read_error,
 )
 from gateway.audit.record import ANNOUNCEMENTS, MAX_BYTES, Fields, bound_record, build_aborted, canonical
+from gateway.audit.unfinished import Unfinished
 from gateway.errors import AuditUnavailable, GatewayError
 
 MAX_POSTED = 10_000
@@ -35,11 +36,24 @@ _RETRY_SECONDS = 0.2
 _CONNECT_SECONDS = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A record that is still to be written, and the change that is finished with it."""
+
+    record: Mapping[str, Any]
+    change: Unfinished | None
+
+    def settle(self) -> None:
+        """Nothing is owed any more."""
+        if self.change is not None:
+            self.change.close()
+
+
 @dataclass(slots=True)
 class _Pending:
     """A record without an answer. `caller` is None for a posted one; a caller who gave up is `done`."""
 
-    record: Mapping[str, Any]
+    owed: Owed
     caller: asyncio.Future[Receipt] | None
 
 
@@ -56,57 +70,65 @@ class AsyncAuditClient:
         self._connecting = asyncio.Lock()
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
-        self._unsent: deque[Mapping[str, Any]] = deque()
+        self._unsent: deque[Owed] = deque()
         self._posted = 0
         self._closed = False
         self._sender: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._settled.set()
 
-    async def commit(self, record: Mapping[str, Any], timeout: float = DEFAULT_TIMEOUT) -> Receipt:
+    async def commit(
+        self, record: Mapping[str, Any], timeout: float = DEFAULT_TIMEOUT, *, change: Unfinished | None = None
+    ) -> Receipt:
         """Wait until `record` (of `build_record`) is durable; after that the announced act may be done.
 
         Raises AuditUnavailable when that cannot be had within `timeout` seconds, and InternalError when the
         record is malformed. Then, and when the caller is cancelled, an `aborted` record follows an intent
-        that is durable all the same.
+        that is durable all the same, and `change` is closed: with that record, should it be needed.
         """
+        owed = Owed(record, change)
         began = time.monotonic()
         while True:
             with contextlib.suppress(NotRead):
-                return await self._commit(record, began, timeout)
+                return await self._commit(owed, began, timeout)
 
-    async def _commit(self, record: Mapping[str, Any], began: float, timeout: float) -> Receipt:
-        """By the writer of now. Raises NotRead when that left without having written `record`: another may take it."""
-        loop = asyncio.get_running_loop()
-        if self._link is None:
-            await self._connect(max(0.0, timeout - (time.monotonic() - began)))
-        caller: asyncio.Future[Receipt] = loop.create_future()
-        left = timeout - (time.monotonic() - began)
-        timer = loop.call_later(left, _refuse, caller, "the audit writer does not answer")
+    async def _commit(self, owed: Owed, began: float, timeout: float) -> Receipt:
+        """By the writer of now. Raises NotRead when that left without having written it: another may take it."""
+        caller: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         try:
-            self._send(record, caller, sent=began)
+            if self._link is None:
+                await self._connect(max(0.0, timeout - (time.monotonic() - began)))
+            self._send(owed, caller, sent=began)
+        except BaseException:
+            owed.settle()
+            raise
+        left = timeout - (time.monotonic() - began)
+        timer = asyncio.get_running_loop().call_later(left, _refuse, caller, "the audit writer does not answer")
+        try:
             return await caller
         except asyncio.CancelledError:
-            if not caller.cancelled() and caller.exception() is None:
-                self._take_back(record)
+            if not caller.cancelled():  # else what is pending knows of it
+                self._left_with(owed, caller.exception())
             raise
         finally:
             timer.cancel()
 
-    def post(self, record: Mapping[str, Any]) -> None:
-        """Have `record` written as soon as can be, over failures and restarts of the writer, without waiting.
+    def post(self, record: Mapping[str, Any], change: Unfinished | None = None) -> None:
+        """Have `record` written as soon as can be, over failures and restarts of the writer, without waiting, and
+        `change` closed when it is: who dies before leaves both undone.
 
         Written once, but for a writer that dies between its disk and its answer. Raises AuditUnavailable when
-        10,000 records are waiting already, and ValueError for what is no JSON.
+        10,000 records are waiting already, and ValueError for what is no JSON; then `change` stays in hand.
         """
         if self._posted >= MAX_POSTED:
             raise AuditUnavailable(f"{MAX_POSTED} records wait for the audit writer already")
+        owed = Owed(record, change)
         if self._link is not None and not self._unsent and self._link.has_room(self._pending):
-            self._send(record, None)
+            self._send(owed, None)
             self._count_posted(1)
         else:
             canonical(record)
-            self._post_later(record)
+            self._post_later(owed)
 
     async def flush(self, timeout: float) -> bool:
         """Whether every posted record was durable within `timeout` seconds."""
@@ -114,12 +136,12 @@ class AsyncAuditClient:
             await asyncio.wait_for(self._settled.wait(), timeout)
         return self._settled.is_set()
 
-    def unsettled(self) -> list[Mapping[str, Any]]:
-        """The posted records that have no answer yet, for a successor of this process to post."""
-        return [*(entry.record for entry in self._pending.values() if entry.caller is None), *self._unsent]
+    def unsettled(self) -> list[Owed]:
+        """What was posted and has no answer yet, for a successor of this process to post."""
+        return [*(entry.owed for entry in self._pending.values() if entry.caller is None), *self._unsent]
 
     async def close(self) -> None:
-        """Drop the connection; posted records without a receipt are lost, so `flush` first."""
+        """Drop the connection; posted records without a receipt are lost, so `flush` first. Their changes stay open."""
         if self._sender:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
@@ -140,16 +162,14 @@ class AsyncAuditClient:
         except OSError as exc:
             raise AuditUnavailable(f"cannot reach the audit writer: {exc.strerror or 'no answer'}") from exc
 
-    def _send(
-        self, record: Mapping[str, Any], caller: asyncio.Future[Receipt] | None, sent: float | None = None
-    ) -> None:
+    def _send(self, owed: Owed, caller: asyncio.Future[Receipt] | None, sent: float | None = None) -> None:
         link = self._link
         if link is None or not link.has_room(self._pending):
             raise AuditUnavailable("the audit writer does not answer")
         self._last_id += 1
-        message = {"id": self._last_id, "record": record, "wait": caller is not None, "sent": sent}
+        message = {"id": self._last_id, "record": owed.record, "wait": caller is not None, "sent": sent}
         link.write(self._encode(message))
-        self._pending[self._last_id] = _Pending(record, caller)
+        self._pending[self._last_id] = _Pending(owed, caller)
 
     def _encode(self, message: Fields) -> bytes:
         with contextlib.suppress(FrameError):
@@ -158,9 +178,9 @@ class AsyncAuditClient:
                 return frame
         return encode_frame({**message, "record": bound_record(message["record"], self._redactor)})
 
-    def _post_later(self, record: Mapping[str, Any]) -> None:
+    def _post_later(self, owed: Owed) -> None:
         self._count_posted(1)
-        self._resend(record)
+        self._resend(owed)
 
     def _count_posted(self, change: int) -> None:
         self._posted += change
@@ -169,8 +189,8 @@ class AsyncAuditClient:
         else:
             self._settled.set()
 
-    def _resend(self, record: Mapping[str, Any], pause: float = 0.0) -> None:
-        self._unsent.append(record)
+    def _resend(self, owed: Owed, pause: float = 0.0) -> None:
+        self._unsent.append(owed)
         if not self._closed and (self._sender is None or self._sender.done()):
             self._sender = asyncio.get_running_loop().create_task(self._send_unsent(pause))
 
@@ -204,20 +224,21 @@ class AsyncAuditClient:
         pending, self._pending = list(self._pending.values()), {}
         for entry in pending:
             if entry.caller is None:
-                self._resend(entry.record)
-                continue
-            if said_goodbye:
-                if not entry.caller.done():
-                    entry.caller.set_exception(NotRead())
-                continue
-            _refuse(entry.caller, "the connection to the audit writer was lost")
-            self._take_back(entry.record)
+                self._resend(entry.owed)
+            elif not said_goodbye:
+                _refuse(entry.caller, "the connection to the audit writer was lost")
+                self._take_back(entry.owed)
+            elif entry.caller.done():
+                entry.owed.settle()
+            else:
+                entry.caller.set_exception(NotRead())
 
     def _on_receipt(self, pending: _Pending, receipt: Receipt) -> None:
         if pending.caller is None:
             self._count_posted(-1)
+            pending.owed.settle()
         elif pending.caller.done():
-            self._take_back(pending.record)
+            self._take_back(pending.owed)
         else:
             pending.caller.set_result(receipt)
 
@@ -226,16 +247,28 @@ class AsyncAuditClient:
             if not pending.caller.done():
                 pending.caller.set_exception(error)
             if reply["error"].get("unsure"):
-                self._take_back(pending.record)
+                self._take_back(pending.owed)
+            else:
+                pending.owed.settle()
         elif reply["error"]["code"] == Code.INVALID_RECORD:
             self._count_posted(-1)
+            pending.owed.settle()
             asyncio.get_running_loop().call_exception_handler({"message": error.detail, "exception": error})
         else:
-            self._resend(pending.record, pause=_RETRY_SECONDS)
+            self._resend(pending.owed, pause=_RETRY_SECONDS)
 
-    def _take_back(self, record: Mapping[str, Any]) -> None:
-        if record["event"] in ANNOUNCEMENTS:
-            self._post_later(build_aborted(record, "its caller had no answer in time"))
+    def _left_with(self, owed: Owed, error: BaseException | None) -> None:
+        """Its caller has left at the moment of its answer."""
+        if error is None:
+            self._take_back(owed)
+        elif isinstance(error, NotRead):
+            owed.settle()
+
+    def _take_back(self, owed: Owed) -> None:
+        if owed.record["event"] in ANNOUNCEMENTS:
+            self._post_later(Owed(build_aborted(owed.record, "its caller had no answer in time"), owed.change))
+        else:
+            owed.settle()
 
 
 class _Link(asyncio.Protocol):

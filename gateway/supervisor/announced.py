@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gateway.audit.record import Event, build_aborted
+from gateway.audit.record import Event
 from gateway.audit.unfinished import UnfinishedChanges
 from gateway.errors import GatewayError
 from gateway.exec.origin import Origin
@@ -65,23 +65,16 @@ class Announced:
         `finish` keeps.
         """
         intent = record_of(event, origin, action=action, vmid=vmid, node=node, data=data)
-        unfinished = self._unfinished.begin(intent)  # if we are killed, web says that its outcome is unknown
-        try:
-            await self._trail.commit(intent)
-        except BaseException:
-            unfinished.close()
-            raise
+        change = self._unfinished.begin(intent)  # if we are killed, web says that its outcome is unknown
+        await self._trail.commit(intent, change)
         try:
             outcome = await act()
         except GatewayError as error:
-            self._trail.note(build_aborted(intent, error.detail[:256]))
-            unfinished.close()
+            self._trail.abort(intent, error.detail[:256], change)
             error.evidence.setdefault("audit_id", intent["audit_id"])
             raise
         except Exception:
-            self._trail.note({**intent, "event": str(Event.GUEST_OUTCOME), "data": {"reason": "unknown"}})
-            unfinished.close()
+            self._trail.note({**intent, "event": str(Event.GUEST_OUTCOME), "data": {"reason": "unknown"}}, change)
             raise
-        self._trail.note({**intent, "event": str(Event.GUEST_OUTCOME), "data": outcome})
-        unfinished.close()
+        self._trail.note({**intent, "event": str(Event.GUEST_OUTCOME), "data": outcome}, change)
         return {**outcome, "audit_id": intent["audit_id"]}

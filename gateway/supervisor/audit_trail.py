@@ -10,6 +10,7 @@ from typing import Any
 from gateway.audit.aio import AsyncAuditClient
 from gateway.audit.keys import Redactor
 from gateway.audit.record import Event, build_aborted, build_record, new_audit_id
+from gateway.audit.unfinished import Unfinished
 from gateway.errors import GatewayError
 from gateway.exec import trail
 from gateway.exec.ending import Ending
@@ -36,13 +37,14 @@ class AuditTrail:
             record |= {"idempotency_key": order.idempotency, "fingerprint": order.fingerprint}
         return record
 
-    async def commit(self, intent: dict[str, Any]) -> None:
-        """Returns when the intent is durable. Raises AuditUnavailable; then nothing may be run."""
-        await self._client.commit(intent)
+    async def commit(self, intent: dict[str, Any], change: Unfinished | None = None) -> None:
+        """Returns when the intent is durable. Raises AuditUnavailable; then nothing may be done, and `change`, which
+        remembers it, is closed."""
+        await self._client.commit(intent, change=change)
 
-    def abort(self, intent: dict[str, Any], reason: str) -> None:
-        """Takes back what is durable: nothing of it was done."""
-        self._post(build_aborted(intent, reason), str(intent.get("exec_id") or intent["audit_id"]))
+    def abort(self, intent: dict[str, Any], reason: str, change: Unfinished | None = None) -> None:
+        """Takes back what is durable: nothing of it was done. `change` is closed once that is durable, too."""
+        self._post(build_aborted(intent, reason), str(intent.get("exec_id") or intent["audit_id"]), change)
 
     def never_began(self, order: Order, reason: str) -> None:
         """Has it written, without waiting, that one that was still queued has not been begun."""
@@ -84,13 +86,13 @@ class AuditTrail:
         data = trail.outcome(ending) if ending is not None else {"reason": State.UNKNOWN}
         self._post(_record(Event.EXEC_OUTCOME, order, asked_by=order, audit_id=order.audit_id, data=data), order.id)
 
-    def note(self, record: dict[str, Any]) -> None:
-        """Has any record written, without waiting."""
-        self._post(record, str(record["audit_id"]))
+    def note(self, record: dict[str, Any], change: Unfinished | None = None) -> None:
+        """Has any record written, without waiting; `change` is closed once it is durable."""
+        self._post(record, str(record["audit_id"]), change)
 
-    def _post(self, record: dict[str, Any], exec_id: str) -> None:
+    def _post(self, record: dict[str, Any], exec_id: str, change: Unfinished | None = None) -> None:
         try:
-            self._client.post(record)
+            self._client.post(record, change)
         except GatewayError as error:
             log.error("%s: %s is not in the audit log: %s", exec_id, record["event"], error.detail)
 

@@ -160,12 +160,7 @@ class FileSessions:
     async def _begin(self, claim: Claim, intent: dict[str, Any]) -> Held:
         changes = intent["event"] != Event.FILE_READ
         unfinished = self._unfinished.begin(intent) if changes else None  # killed, web says that it is unknown
-        try:
-            await self._trail.commit(intent)
-        except BaseException:
-            if unfinished is not None:
-                unfinished.close()
-            raise
+        await self._trail.commit(intent, unfinished)
         try:
             if self._stopped:
                 raise NodeNotReady("the supervisor is being stopped; try again", missing=["supervisor"], retry_after=1)
@@ -182,9 +177,7 @@ class FileSessions:
                 session.give_up()
                 raise
         except BaseException as exc:
-            self._trail.abort(intent, _why(exc))
-            if unfinished is not None:
-                unfinished.close()
+            self._trail.abort(intent, _why(exc), unfinished)
             raise
         return held
 
@@ -195,18 +188,14 @@ class FileSessions:
     def _abort(self, held: Held, exc: BaseException) -> None:
         if not held.recorded:
             held.recorded = True
-            self._trail.abort(held.intent, _why(exc))
-            if held.unfinished is not None:
-                held.unfinished.close()
+            self._trail.abort(held.intent, _why(exc), held.unfinished)
 
     def _note(self, held: Held, outcome: dict[str, Any]) -> None:
         if held.recorded:
             return
         held.recorded = True
         record = {name: value for name, value in held.intent.items() if name != "data"}
-        self._trail.note({**record, "event": str(Event.FILE_OUTCOME), "data": outcome})
-        if held.unfinished is not None:
-            held.unfinished.close()
+        self._trail.note({**record, "event": str(Event.FILE_OUTCOME), "data": outcome}, held.unfinished)
 
     def _record(self, event: Event, vmid: int, origin: Origin, data: dict[str, Any]) -> dict[str, Any]:
         action = "file:read" if event is Event.FILE_READ else "file:write"

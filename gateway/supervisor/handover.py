@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from gateway.audit.unfinished import Unfinished
 from gateway.exec.order import GuestKind, Order
 from gateway.exec.spec import Placement
 from gateway.supervisor import reexec
@@ -38,7 +39,7 @@ RunOf = tuple[int, str]
 
 def to_state(supervisor: Supervisor) -> State:
     """Everything that `take_over` needs."""
-    execs = supervisor.execs
+    execs, owed = supervisor.execs, supervisor.audit.unsettled()
     return {
         "guests": [guest.to_state() for guest in supervisor.guests.known()],
         "machines": [machine.to_state() for machine in supervisor.machines.known()],
@@ -53,7 +54,8 @@ def to_state(supervisor: Supervisor) -> State:
             if isinstance(connection.holds, Held)
         ],
         "tickets": supervisor.tickets.to_state(),
-        "audit": supervisor.audit.unsettled(),
+        "audit": [entry.record for entry in owed],
+        "changes": {entry.record["audit_id"]: entry.change.to_state() for entry in owed if entry.change is not None},
         "figures": supervisor.figures.to_wire(),
     }
 
@@ -68,8 +70,10 @@ def _followers_of(execution: Running) -> list[list[Any]]:
 
 def take_over(supervisor: Supervisor, state: State) -> None:
     """Goes on with everything that the image before this one had."""
+    changes = state.get("changes", {})
     for record in state["audit"]:
-        supervisor.audit.post(record)
+        change = changes.get(record["audit_id"])
+        supervisor.audit.post(record, change and Unfinished.from_state(change, reexec.take(change["fd"])))
     supervisor.figures.take_over(state.get("figures", {}))
     successor = _Successor(supervisor, state)
     successor.go_on()

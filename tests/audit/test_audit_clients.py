@@ -22,6 +22,7 @@ from gateway.audit.client import AuditClient
 from gateway.audit.protocol import FrameBuffer, encode_frame
 from gateway.audit.record import ANNOUNCEMENTS, Event, Fields, build_record
 from gateway.audit.settings import AuditSettings
+from gateway.audit.unfinished import UnfinishedChanges
 from gateway.audit.verify import verify
 from gateway.errors import AuditUnavailable, InternalError
 
@@ -170,6 +171,7 @@ BROKEN = """
 import errno, os, sys
 from pathlib import Path
 from gateway.audit.settings import AuditSettings
+from gateway.audit.unfinished import UnfinishedChanges
 from gateway.audit.writer import run_writer
 
 broken, ftruncate = Path(sys.argv[2]), os.ftruncate
@@ -304,12 +306,40 @@ def test_a_post_that_is_refused_is_tried_again(settings: AuditSettings) -> None:
         with Writer(settings):
             client.post(outcome(1))
             assert not await client.flush(0.5)
-            assert [record["exec_id"] for record in client.unsettled()] == ["ex_1"]
+            assert [owed.record["exec_id"] for owed in client.unsettled()] == ["ex_1"]
             (directory / "audit.log").rmdir()
             assert await client.flush(10)
 
     run_async(settings, story)
     assert [sealed.record.get("exec_id") for sealed in read_log(settings)].count("ex_1") == 1
+
+
+def test_a_change_is_in_hand_until_its_record_is_durable(settings: AuditSettings, tmp_path: Path) -> None:
+    """Its file goes with the receipt of its outcome, or of the `aborted` of an announcement that nobody waits for any
+    more; at once where the announcement never left."""
+    changes = UnfinishedChanges(tmp_path / "changes")
+    files = (tmp_path / "changes").iterdir
+
+    async def story(client: AsyncAuditClient) -> None:
+        with pytest.raises(AuditUnavailable, match="cannot reach"):
+            await client.commit(intent(0), change=changes.begin(intent(0)))
+        assert not list(files())
+        writer = SlowWriter(settings.socket)
+        client.post(outcome(1), changes.begin(intent(1)))
+        await happens(lambda: writer.requests)
+        assert [owed.change for owed in client.unsettled()] != [None] and list(files())
+        writer.answer(0)
+        await happens(lambda: not list(files()))
+        with pytest.raises(AuditUnavailable, match="does not answer"):
+            await client.commit(intent(2), 0.1, change=changes.begin(intent(2)))
+        writer.answer(1)
+        await happens(lambda: len(writer.requests) == 3)
+        assert writer.requests[2][1]["record"]["event"] == "exec:aborted" and list(files())
+        writer.answer(2)
+        await happens(lambda: not list(files()))
+        writer.close()
+
+    run_async(settings, story)
 
 
 def test_posts_have_a_bound(settings: AuditSettings) -> None:

@@ -103,6 +103,27 @@ def test_a_killed_supervisor(files: Api, gateway: Gateway, upload: ssl.SSLSocket
     assert outcome_of(gateway, "/root/ends", "file:write")["reason"] == "unknown"
 
 
+def test_an_outcome_that_the_audit_writer_could_not_take(files: Api, gateway: Gateway, upload: ssl.SSLSocket) -> None:
+    """With the audit writer away, the outcome goes over a reload; a supervisor killed with it in hand leaves the
+    change to web, which says `unknown`."""
+    gateway.services.kill("audit")
+    upload.sendall(DATA[HALF:SIZE])
+    assert read_reply(upload).startswith(b"HTTP/1.1 200 ")
+    gateway.services.reload("supervisor")
+    gateway.services.restart("audit")
+    assert outcome_of(gateway, "/root/ends", "file:write")["reason"] == "ok"
+    with contextlib.closing(begin_put(files, 101, "/root/ends", SIZE)) as second:
+        second.sendall(DATA[:HALF])
+        until(lambda: sessions(guests.get(101), gateway), why="the second upload is under way")
+        gateway.services.kill("audit")
+        second.sendall(DATA[HALF:SIZE])
+        assert read_reply(second).startswith(b"HTTP/1.1 200 ")
+        gateway.services.kill("supervisor")
+    gateway.services.restart("audit")
+    gateway.services.restart("supervisor")
+    assert outcome_of(gateway, "/root/ends", "file:write")["reason"] == "unknown"
+
+
 def test_a_killed_web(files: Api, gateway: Gateway, upload: ssl.SSLSocket) -> None:
     """After SIGKILL to the web nothing is written, and the log has an outcome that does not say `ok`."""
     gateway.services.kill("web")
