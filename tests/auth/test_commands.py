@@ -242,6 +242,8 @@ def oracle(pattern: list[str], argv: list[str]) -> bool:
         match = re.fullmatch(re.escape(before) + f"({inner})" + re.escape(after), argument)
         if match is None or (not before and argument.startswith("-")):
             return False
+        if {".", ".."} & {*match[1].split("/")}:  # behind `--file=` it is a path of its own
+            return False
         begin = 0
         for component in argument.split("/"):
             end = begin + len(component)
@@ -302,10 +304,10 @@ def test_no_field_gets_around_the_terms(spec: dict[str, Any]) -> None:
 def test_matching_is_linear() -> None:
     """The longest argument against the worst pattern takes no time to speak of."""
     pattern = CommandPattern(("/bin/tool", "a" * 2000 + "**" + "a" * 2000))
-    began = time.perf_counter()
+    began = time.process_time()
     assert pattern.matches(["/bin/tool", "a" * 131_000])
     assert not pattern.matches(["/bin/tool", "a" * 131_000 + "b"])
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 @given(
