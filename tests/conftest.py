@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.exec.api import Api
+from tests.exec.full import in_full
 from tests.exec.gateways import Gateway
 from tests.pvesim import guests
 from tests.pvesim.guests import Guest
+
+settings.register_profile(
+    "suite", derandomize=not in_full(1, else_=0), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
+"""The same examples each time, however long each takes on a busy machine: what is new is looked for at the full size,
+and by `make fuzz`, where a find stops nobody's work."""
 
 
 class Run(Protocol):
