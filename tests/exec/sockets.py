@@ -16,8 +16,8 @@ def socket_of(gateway: Gateway) -> Path:
 
 
 def connect(path: Path) -> socket.socket:
-    """A connection on which nothing takes longer than five seconds."""
+    """A connection on which nothing takes longer than twenty seconds."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(5)
+    sock.settimeout(20)
     sock.connect(str(path))
     return sock

@@ -42,26 +42,26 @@ def test_running_exec_outlives_a_frozen_log(api: Api, gateway: Gateway, disk: Pa
         exec_id = begun(api, mark)
         subprocess.run(["fsfreeze", "-f", str(disk)], check=True)
         try:
-            until(lambda: api.get(f"/execs/{exec_id}").json()["state"] == "ended", within=3, why="its end")
+            until(lambda: api.get(f"/execs/{exec_id}").json()["state"] == "ended", why="its end")
         finally:
             subprocess.run(["fsfreeze", "-u", str(disk)], check=True)
     finally:
         connection.close()
-    until(lambda: gateway.records(exec_id=exec_id, event="exec:outcome"), within=5, why="its outcome is recorded")
+    until(lambda: gateway.records(exec_id=exec_id, event="exec:outcome"), why="its outcome is recorded")
 
 
 @pytest.mark.parametrize(("event", "method"), [("exec:signal", "POST"), ("exec:cancel", "DELETE")])
 def test_what_came_too_late_is_taken_back(api: Api, gateway: Gateway, disk: Path, event: str, method: str) -> None:
     """A signal or an end of which the record was not yet durable when the command ended by itself was never given:
     `aborted` says so, as the answer does."""
-    view = api.post(101, {"command": "sleep 0.3"}, headers={"Prefer": "respond-async"}).json()
+    view = api.post(101, {"command": "sleep 1"}, headers={"Prefer": "respond-async"}).json()
     place = f"/execs/{view['id']}"
     where, body = (f"{place}/signal", {"signal": "TERM"}) if method == "POST" else (place, None)
     subprocess.run(["fsfreeze", "-f", str(disk)], check=True)
     try:
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(api.request, method, where, body)
-            until(lambda: api.get(place).json()["state"] == "ended", within=3, why="its end")
+            until(lambda: api.get(place).json()["state"] == "ended", why="its end")
             subprocess.run(["fsfreeze", "-u", str(disk)], check=True)
             answer = asked.result()
     finally:
@@ -73,7 +73,7 @@ def test_what_came_too_late_is_taken_back(api: Api, gateway: Gateway, disk: Path
         aborted = gateway.records(exec_id=view["id"], event="exec:aborted")
         return announced <= {record["audit_id"] for record in aborted if record["data"]["aborted"] == event}
 
-    until(taken_back, within=5, why="it is taken back")
+    until(taken_back, why="it is taken back")
     assert answer.code == "audit_unavailable" or gateway.records(exec_id=view["id"], event=event)
 
 

@@ -56,7 +56,7 @@ class Patient:
         services = self.gateway.services
         done = subprocess.run(
             [services.python, "-m", "gateway", "--config", str(services.config), "doctor", "-o", "json", *arguments],
-            capture_output=True, text=True, check=False, timeout=90,
+            capture_output=True, text=True, check=False, timeout=180,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         )  # fmt: skip
         return done.returncode, json.loads(done.stdout)
@@ -110,7 +110,9 @@ def test_without_a_guest_nothing_runs(patient: Patient) -> None:
 
 
 def _in_guest(pid: int) -> bool:
-    return f"lxc/{VMID}/" in Path(f"/proc/{pid}/cgroup").read_text()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        return f"lxc/{VMID}/" in Path(f"/proc/{pid}/cgroup").read_text()
+    return False
 
 
 @contextlib.contextmanager

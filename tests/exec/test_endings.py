@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Run
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
+from tests.exec.waiting import BUSY
 from tests.pvesim import guests, pmxcfs
 from tests.pvesim.guests import Guest
 
@@ -35,7 +36,7 @@ def test_death_by_a_signal_is_told_from_an_exit(run: Run, vmid: int, number: int
     result = run(vmid, ["/bin/sh", "-c", f"echo last words >&2; kill -{number} $$; sleep 9"])
     assert (result["reason"], result["exit_code"], result["signal"]) == ("signaled", 128 + number, name)
     assert result["stderr"] == "last words\n"
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8, "the shell went on"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_stopped_guest_is_refused_at_once(api: Api) -> None:
     began = time.monotonic()
     answer = api.post(103, {"command": ["true"]})
     assert (answer.status, answer.code) == (409, "guest_not_running")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 1 + BUSY
     assert not list((guests.get(103).cgroup).glob("pveg-*"))
 
 
@@ -155,4 +156,4 @@ def test_hostile_guest_ends_as_clearly_as_any(
     assert (by_string["reason"], by_string["spawn_error"]["errno"]) == ("spawn_failed", "ENOENT")
     killed = api.run(901, [*SHELL_WITHOUT_SH, "kill -9 $$"])
     assert (killed["reason"], killed["signal"]) == ("signaled", "SIGKILL")
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 9  # less than a spawn may take

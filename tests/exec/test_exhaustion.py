@@ -141,15 +141,15 @@ def test_out_of_descriptors_at_every_step(api: Api, gateway: Gateway) -> None:
     for _ in range(5):
         assert api.run(101, ["true"], queue_timeout=0)["reason"] == "exited"
     assert api.get("/execs?state=running").json()["execs"] == []
-    assert not exec_cgroups(101)
-    until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= count + 1, within=5, why="descriptors are back")
+    until(lambda: not exec_cgroups(101), why="no cgroup is left")
+    until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= count + 1, why="descriptors are back")
     intents = {record["audit_id"] for record in gateway.records(event="exec:intent")}
 
     def settled() -> bool:
         ends = [record for record in gateway.records() if record["event"] in ("exec:outcome", "exec:aborted")]
         return intents <= {record["audit_id"] for record in ends}
 
-    until(settled, within=5, why="every intent has its outcome or was taken back")
+    until(settled, why="every intent has its outcome or was taken back")
 
 
 def test_peers_wait_for_a_descriptor(api: Api, gateway: Gateway) -> None:
@@ -170,7 +170,7 @@ def test_peers_wait_for_a_descriptor(api: Api, gateway: Gateway) -> None:
             assert cpu_seconds(pid) - spent < 0.5
         finally:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-        assert {one.result(10).status for one in running} <= {200, 503, 507}
+        assert {one.result(30).status for one in running} <= {200, 503, 507}
         last = peers.enter_context(connect(socket_of(gateway)))
         last.sendall(struct.pack(">II", 15, 0) + b'{"op":"health"}')
         assert b'"ok"' in last.recv(65536)

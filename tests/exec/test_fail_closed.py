@@ -19,11 +19,11 @@ from tests.exec.api import Api
 from tests.exec.faults import FAULTS
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, new_mark
-from tests.exec.waiting import until
+from tests.exec.waiting import BUSY, until
 from tests.exec.websocket import Session
 from tests.pvesim import guests
 
-PATIENCE = 2.0 + 0.7  # two seconds are promised; the rest is a busy machine's
+PATIENCE = 2.0 + BUSY  # two seconds are promised
 VMID = 101
 
 
@@ -175,7 +175,7 @@ def test_nothing_is_done_without_a_record(scene: Scene, gateway: Gateway, disk: 
     """Refused at every one of them, in time; nothing has happened; then all of it works by itself."""
     with FAULTS[fault](gateway, disk):
         if fault in ("disk full", "log full"):
-            until(lambda: scene.run() == "audit_unavailable", within=10, why="it is noticed")
+            until(lambda: scene.run() == "audit_unavailable", why="it is noticed")
             with contextlib.suppress(FileNotFoundError):
                 (scene.root / f"ran-{scene.mark}").unlink()
         for act in acts():
@@ -184,10 +184,10 @@ def test_nothing_is_done_without_a_record(scene: Scene, gateway: Gateway, disk: 
             assert time.monotonic() - began < PATIENCE
         assert scene.state() == scene.before
         assert scene.api.get("/health/ready").status == 503
-    until(lambda: scene.run() is None, within=15, why="it recovers")
+    until(lambda: scene.run() is None, why="it recovers")
     for act in acts():
         # One that attached has left, but may still count as the writer for a moment.
-        until(functools.partial(works_again, act, scene), within=5)
+        until(functools.partial(works_again, act, scene))
     gateway.services.wait_ready()
     if fault != "disk full":
         gateway.services.command("audit", "verify")
@@ -207,7 +207,7 @@ def test_a_deleted_log(scene: Scene, gateway: Gateway) -> None:
             assert now == scene.before
         elif code is None:
             assert gateway.records(), "done, so there is a record"
-        until(lambda: scene.run() is None, within=5, why="it recovers")
+        until(lambda: scene.run() is None, why="it recovers")
         scene.before = scene.state()
 
 
@@ -221,4 +221,4 @@ def test_what_was_refused_is_taken_back(scene: Scene, gateway: Gateway) -> None:
         return begun_ones - {record["audit_id"] for record in records if record["event"] in settled}
 
     scene.end()
-    until(lambda: not open_intents(), within=5, why="every intent is settled")
+    until(lambda: not open_intents(), why="every intent is settled")

@@ -233,7 +233,7 @@ def test_one_writer(client: SupervisorClient) -> None:
     writer.ask_stdin(b"mine", offset=None, eof=False)
     assert answer(writer) == StdinReply(4, False)
     writer.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while True:
         try:
             assert client.put_stdin(exec_id, ORIGIN, b"yours", None, True) == StdinReply(9, True)
@@ -333,7 +333,7 @@ def test_terminal(client: SupervisorClient) -> None:
     def until(text: bytes) -> None:
         nonlocal seen, cursor
         while text not in seen:
-            feed.ask_events(cursor, seen=cursor, limit=1 << 16, wait=5)
+            feed.ask_events(cursor, seen=cursor, limit=1 << 16, wait=15)
             batch = answer(feed)
             assert isinstance(batch, EventBatch)
             assert batch.events, seen

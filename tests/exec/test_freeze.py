@@ -15,7 +15,7 @@ import pytest
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, exec_cgroups, living, new_mark
-from tests.exec.waiting import until
+from tests.exec.waiting import BUSY, until
 from tests.pvesim.guests import Guest
 
 By = Literal["pve", "lxc"]
@@ -49,9 +49,9 @@ def test_frozen_guest_is_refused_at_once(api: Api, guest: Guest, by: By) -> None
     answer = api.post(905, {"command": ["true"]})
     assert (answer.status, answer.code) == (409, "guest_frozen")
     assert answer.json()["retryable"] is True
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 1 + BUSY
     guest.thaw(by=by)
-    until(lambda: api.post(905, {"command": ["true"]}).status == 200, within=2)
+    until(lambda: api.post(905, {"command": ["true"]}).status == 200)
 
 
 def test_exec_freezes_and_thaws_with_its_guest(api: Api, guest: Guest, by: By) -> None:
@@ -64,7 +64,8 @@ def test_exec_freezes_and_thaws_with_its_guest(api: Api, guest: Guest, by: By) -
         until(lambda: size_of(api, exec_id) > 4)
         guest.freeze(by=by)
         group = next(path for path in exec_cgroups(905) if path.name == exec_id)
-        until(lambda: "frozen 1" in (group / "cgroup.events").read_text(), within=1, why="the exec is frozen too")
+        until(lambda: "frozen 1" in (group / "cgroup.events").read_text(), why="the exec is frozen too")
+        size_of(api, exec_id)  # what it had written is read from its pipe by the time of the next answer
         stopped = size_of(api, exec_id)
         assert api.run(101, dots.format(15))["stdout"] == ".\n" * 15, "a guest that is not frozen goes on"
         assert size_of(api, exec_id) == stopped
@@ -87,7 +88,7 @@ def test_frozen_exec_can_be_ended(api: Api, guest: Guest, by: By, way: str) -> N
             api.request("DELETE", f"/execs/{exec_id}")
         elif way == "client_gone":
             connection.close()
-        until(lambda: api.get(f"/execs/{exec_id}").json()["state"] == "ended", within=3, why="its end")
+        until(lambda: api.get(f"/execs/{exec_id}").json()["state"] == "ended", within=3 + BUSY, why="its end")
     finally:
         connection.close()
     assert api.get(f"/execs/{exec_id}").json()["reason"] == {"delete": "cancelled"}.get(way, way)
@@ -108,14 +109,14 @@ def test_freeze_in_the_middle_of_a_spawn_leaves_nothing(api: Api, gateway: Gatew
             running = pool.submit(api.post, 905, {"command": ["sleep", f"0.{mark}"], "timeout": 0.5, "kill_grace": 0})
             time.sleep(choose.uniform(0, 0.02))  # the moment is the point
             guest.freeze(by=by)
-            answer = running.result(10)
-            assert time.monotonic() - began < 0.5 + 2
+            answer = running.result(30)
+            assert time.monotonic() - began < 0.5 + 2 + BUSY
         guest.thaw(by=by)
         answers.add(answer.code or answer.json()["reason"])
     assert answers <= {"guest_frozen", "timeout", "exited"}
-    until(lambda: not exec_cgroups(905) and not living(mark), within=3, why="all is gone")
-    until(lambda: count_fds(pid) <= fds and count_threads(pid) <= threads, within=3, why="descriptors are back")
-    assert not living("lxc-attach")
+    until(lambda: not exec_cgroups(905) and not living(mark), why="all is gone")
+    until(lambda: count_fds(pid) <= fds and count_threads(pid) <= threads, why="descriptors are back")
+    until(lambda: not living("lxc-attach"), why="nobody is on the way")
 
 
 def count_fds(pid: int) -> int:

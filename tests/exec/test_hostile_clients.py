@@ -21,7 +21,7 @@ from gateway.api.routes import ROUTES
 from gateway.auth.actions import GRANTABLE
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
-from tests.exec.waiting import until
+from tests.exec.waiting import BUSY, until
 from tests.web.conftest import unverified_context
 
 THREADS = 16
@@ -66,7 +66,7 @@ _LINE = re.compile(r"(\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+0000\] \[\d+\] )?\[?(IN
 
 
 def connect(gateway: Gateway) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", gateway.services.port), timeout=15)
+    plain = socket.create_connection(("127.0.0.1", gateway.services.port), timeout=30)
     return unverified_context().wrap_socket(plain)
 
 
@@ -179,7 +179,7 @@ def test_slow_clients_delay_nobody(other: Gateway, api: Api, attack: Callable[[G
                 assert api.run(101, ["true"])["exit_code"] == 0
                 api.close()
                 assert api.get("/tokens/self").status == 200
-                assert time.monotonic() - begin < 1.5
+                assert time.monotonic() - begin < 1 + BUSY
         finally:
             stop.set()
             trickling.join()
@@ -201,7 +201,7 @@ def test_long_body_of_one_token_leaves_threads_to_others(other: Gateway, api: Ap
         body = {"command": ["wc", "-c"], "stdin": "x" * 300_000}
         begin = time.monotonic()
         answer = api.post(101, body)
-        assert (answer.status, time.monotonic() - begin < 3) == (200, True), (answer.status, answer.body)
+        assert (answer.status, time.monotonic() - begin < 3 + BUSY) == (200, True), (answer.status, answer.body)
 
 
 # ---- large ones
@@ -234,7 +234,7 @@ def test_a_gibibyte_is_refused_unread(other: Gateway, api: Api) -> None:
                     sock.settimeout(15)
         assert sent < 40, head
         assert status in expected | {0}, (head, status)  # 0: it was cut off before it read the answer
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 60
     assert memory(other) - before < 64 << 10
 
 

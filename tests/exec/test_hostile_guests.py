@@ -34,9 +34,9 @@ from tests.pvesim.guests import Guest
 SOURCES = Path(__file__).parent / "hostile"
 OTHER = 102
 """A guest that has nothing to do with it."""
-SOON = 2.0
-"""Seconds within which whoever has nothing to do with it is answered."""
-SPAWN_TIMEOUT = 4.0
+SOON = 6.0
+"""Seconds within which whoever has nothing to do with it is answered, on a busy machine: less than a spawn may take."""
+SPAWN_TIMEOUT = 8.0
 
 MakeGuest = Callable[..., Guest]
 
@@ -175,7 +175,7 @@ def test_traced_command_ends(hostile: MakeGuest, one_place: Api, way: str) -> No
             until(lambda: one_place.get(f"/execs/{exec_id}/stdout").body == b"traced\n", why="it is traced")
             assert one_place.request("DELETE", f"/execs/{exec_id}").status in (200, 202)
         result = running.result(20)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15, "it ended by its own time limit"
     assert result["stdout"] == "traced\n"
     assert result["reason"] == {"itself": "exited", "delete": "cancelled"}.get(way, way)
     assert result["exit_code"] == {"itself": None, "timeout": 124}.get(way, result["exit_code"])
@@ -233,7 +233,7 @@ def test_forged_claim_takes_no_exec_along(hostile: MakeGuest, api: Api) -> None:
         assert (forger["reason"], forger["killed"] >= 1) == ("spawn_failed", True)
         assert api.get(f"/execs/{exec_id}").json()["state"] == "running"
         with (guest.rootfs / mark).open("wb"):
-            result = victim.result(10)
+            result = victim.result(30)
     assert (result["reason"], result["exit_code"], result["stdout"]) == ("exited", 5, f"{pid}\n")
     assert not exec_cgroups(912)
 
@@ -264,8 +264,8 @@ def test_storm_of_siblings_holds_nobody_up(hostile: MakeGuest, api: Api, unprivi
         finally:
             answer = api.request("DELETE", f"/execs/{exec_id}")
         assert answer.status in (200, 202)
-        assert storm.result(5)["reason"] == "cancelled"
-    until(lambda: not living(mark), within=2, why="the storm is over")
+        assert storm.result(15)["reason"] == "cancelled"
+    until(lambda: not living(mark), why="the storm is over")
     assert not exec_cgroups(914)
 
 
@@ -311,7 +311,7 @@ def test_cgroups_below_an_exec_are_refused(hostile: MakeGuest, api: Api, gateway
     """A privileged guest's root cannot hide in cgroups below its exec's: a timeout ends it, and so does a restart."""
     hostile(915)
     mark = new_mark()
-    result = api.run(915, ["nested", mark], timeout=0.5, kill_grace=0)
+    result = api.run(915, ["nested", mark], timeout=2, kill_grace=0)
     assert (result["reason"], result["stdout"]) == ("timeout", "0 11\n")  # 11: EAGAIN, cgroup.max.depth
     assert not living(mark)
     with api.begin(915, {"command": ["nested", mark], "labels": {"test": mark}}):
@@ -350,7 +350,7 @@ def test_names_of_processes_are_bytes(hostile: MakeGuest, api: Api, gateway: Gat
     result = api.run(916, "kill -9 $$")
     assert (result["reason"], result["signal"]) == ("signaled", "SIGKILL")
     mark = new_mark()
-    result = api.run(916, ["renamed", mark], placement="guest", timeout=0.5, kill_grace=0)
+    result = api.run(916, ["renamed", mark], placement="guest", timeout=2, kill_grace=0)
     assert (result["reason"], result["stdout"]) == ("timeout", "renamed\n")
     assert not living(mark)
     with api.begin(916, {"command": ["renamed", mark], "labels": {"test": mark}}):
@@ -405,7 +405,7 @@ def test_failed_reload_leaves_all_as_it_was(hostile: MakeGuest, api: Api, gatewa
         with reloading(gateway, api):
             pass
         with (other.rootfs / mark).open("wb"):
-            result = running.result(10)
+            result = running.result(30)
     assert (result["reason"], result["exit_code"]) == ("exited", 5)
 
 
@@ -439,7 +439,7 @@ def test_reload_loses_nothing(api: Api, gateway: Gateway) -> None:
         undo.enter_context((guest.rootfs / f"{mark}-2").open("wb"))
         results = [run.result(20) for run in runs]
         over.set()
-        answers = [answer for one in asking for answer in one.result(10)]
+        answers = [answer for one in asking for answer in one.result(30)]
     ends = {(result["reason"], result["stdout"], result["stderr"]) for result in results}
     assert ends == {("exited", stdout, stderr)}
     assert [result["exit_code"] for result in results] == list(range(count))

@@ -146,5 +146,5 @@ def test_output_is_read_while_the_command_runs(api: Api, small_vmid: int) -> Non
         assert (answer.body, answer.headers["X-Output-Complete"]) == (b"first\n", "false")
         assert api.get(f"/execs/{exec_id}/stdout?offset=3").body == b"st\n"
         assert api.get(f"/execs/{exec_id}/stdout?offset=7").status == 416
-        assert api.request("DELETE", f"/execs/{exec_id}?wait=5").json()["reason"] == "cancelled"
+        assert api.request("DELETE", f"/execs/{exec_id}?wait=20").json()["reason"] == "cancelled"
         assert api.get(f"/execs/{exec_id}/stdout").body == b"first\n"

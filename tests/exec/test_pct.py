@@ -193,25 +193,25 @@ def test_tool_that_is_missing_is_named(make_gateway: Callable[..., Gateway]) -> 
 
 
 def test_time_limit_is_the_commands(run: Run, switch: Callable[..., None]) -> None:
-    """The second that pct takes is not the command's: a short limit still lets it run."""
-    switch(SECONDS, "1")
-    result = run(101, "echo ran; sleep 60", timeout=0.5, kill_grace=0)
+    """The seconds that pct takes are not the command's: a short limit still lets it run."""
+    switch(SECONDS, "2")
+    result = run(101, "echo ran; sleep 60", timeout=1.5, kill_grace=0)
     assert (result["reason"], result["stdout"]) == ("timeout", "ran\n")
-    assert result["timing"]["spawn_ms"] >= 1000
+    assert result["timing"]["spawn_ms"] >= 2000
 
 
 def test_client_that_leaves_while_pct_starts_runs_nothing(
     api: Api, small_vmid: int, switch: Callable[..., None]
 ) -> None:
     """An exec that is ended on its way never begins, and nothing of it stays behind."""
-    switch(SECONDS, "1")
+    switch(SECONDS, "15")
     mark = new_mark()
     began = time.monotonic()
     connection = api.begin(small_vmid, {"command": ["sleep", mark], "labels": {"test": mark}})
     exec_id = begun(api, mark)
     connection.close()
     assert ended(api, exec_id)["reason"] == "client_gone"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10, "pct was waited for"
     until(lambda: not any(exec_id in str(path) for path in exec_cgroups(small_vmid)))
     assert not living(mark)
 

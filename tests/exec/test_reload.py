@@ -24,7 +24,7 @@ from tests.pvesim.services import REPOSITORY
 
 @pytest.fixture
 def gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
-    return make_gateway(exec={"spawn_timeout": 4})
+    return make_gateway(exec={"spawn_timeout": 20})
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def test_stop_is_not_lost_in_a_reload(api: Api, gateway: Gateway, when: str) -> 
             begun(api, held)
             begin_reload(gateway)
             gateway.services.kill("supervisor", signal.SIGTERM)
-            until(lambda: "it is being stopped" in gateway.log("supervisor"), within=3, why="it waits for no spawn")
+            until(lambda: "it is being stopped" in gateway.log("supervisor"), within=12, why="it waits for no spawn")
             os.kill(nursery, signal.SIGCONT)
-        gateway.services.wait_end("supervisor", 12)
+        gateway.services.wait_end("supervisor", 30)
     assert not living(mark)
     gateway.services.restart("supervisor")
     assert api.get(f"/execs/{exec_id}").json()["reason"] == "gateway_lost"

@@ -13,6 +13,7 @@ from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import kill_all, living, new_mark
 from tests.exec.streams import NDJSON, Follower, Reply, stream
+from tests.exec.waiting import until
 from tests.exec.websocket import Closed, Session
 from tests.pvesim import guests
 from tests.soak.cutting import resume
@@ -86,8 +87,7 @@ def test_request_that_waits_gets_its_result_by_its_key(api: Api, other: Gateway)
         waiting = pool.submit(api.post, 101, {"command": SLOW}, headers=key, timeout=30)
         detached = api.post(101, {"command": SLOW}, headers={"Prefer": "respond-async"}).json()
         polling = pool.submit(api.get, f"/execs/{detached['id']}?wait=30", timeout=30)
-        while len(api.get("/execs?state=running").json()["execs"]) < 2:
-            pass
+        until(lambda: len(api.get("/execs?state=running").json()["execs"]) >= 2, why="both run")
         assert restart(other) < SOON + 2
         answer = waiting.result()
         assert (answer.status, answer.json()["code"]) == (503, "gateway_restarting")
@@ -106,8 +106,7 @@ def test_input_that_rests_is_gone_on_with(api: Api, other: Gateway) -> None:
     connection.putheader("Authorization", f"Bearer {api.token}")
     connection.putheader("Transfer-Encoding", "chunked")
     connection.endheaders(b"5\r\nhello\r\n")
-    while api.get(f"{place}/stdout").body != b"hello":
-        pass
+    until(lambda: api.get(f"{place}/stdout").body == b"hello", why="what had come is taken")
     assert restart(other) < SOON + 2
     reply = connection.getresponse()
     assert reply.status == 503

@@ -35,7 +35,7 @@ from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, ended, kill_all, labelled, living, new_mark
 from tests.exec.streams import Reply
-from tests.exec.waiting import until
+from tests.exec.waiting import BUSY, until
 from tests.exec.websocket import Closed, NotUpgraded, WebSocket
 from tests.pvesim import guests
 
@@ -203,7 +203,7 @@ def test_what_waits_is_decided_again_at_its_turn(
         answer = ask(later, child, admin, mark, way)
         end(child)
         free()
-        assert answer.result(10) == told
+        assert answer.result(30) == told
     until(lambda: labelled(admin, mark) is None, why="the supervisor has heard it, too")
     assert not ran(mark)
     assert not [record for record in narrow.records(event="exec:intent") if mark in json.dumps(record)]
@@ -222,7 +222,7 @@ def test_what_waits_runs_for_a_token_that_may_still(
         answer = ask(later, child, admin, mark, way)
         child.edit(MORE)
         free()
-        assert answer.result(10)[0] in (200, 202)
+        assert answer.result(30)[0] in (200, 202)
     until(lambda: ran(mark))
 
 
@@ -237,11 +237,11 @@ def test_what_waits_for_its_key_is_decided_again(
         first = later.submit(child.api.post, VMID, spec, headers=key)
         until(lambda: _waits(admin, mark))
         second = later.submit(child.api.post, VMID, spec, headers=key)
-        assert first.result(10).code == "too_many_execs"
+        assert first.result(30).code == "too_many_execs"
         until(lambda: _waits(admin, mark))
         child.revoke()
         free()
-        assert second.result(10).code == "unauthenticated"
+        assert second.result(30).code == "unauthenticated"
     assert not ran(mark)
 
 
@@ -257,10 +257,10 @@ def test_what_waits_leaves_the_queue_with_its_token(
         exec_id = str(labelled(admin, mark)["id"])  # type: ignore[index]
         end(child)
         began = time.monotonic()
-        until(lambda: labelled(admin, mark) is None, within=5, why="it has left the queue")
-        assert time.monotonic() - began < 2.5
+        until(lambda: labelled(admin, mark) is None, why="it has left the queue")
+        assert time.monotonic() - began < 2 + BUSY
         if way != "terminal":  # which is cut, perhaps before it is told why
-            assert answer.result(10)[0] in (401, 404)
+            assert answer.result(30)[0] in (401, 404)
         until(answer.done)
     until(lambda: narrow.records(exec_id=exec_id, event="exec:aborted"), why="it is recorded")
     assert not narrow.records(exec_id=exec_id, event="exec:intent")
@@ -339,7 +339,7 @@ def test_only_a_good_decision_begins(
         answer = run_behind(client, admin, later, mark, again)
         free()
         with pytest.raises(outcome):
-            answer.result(10)
+            answer.result(30)
     assert not ran(mark)
     assert admin.run(VMID, ["true"])["exit_code"] == 0
 
@@ -358,7 +358,7 @@ def test_a_web_that_hangs_loses_the_turn(client: SupervisorClient, admin: Api, l
         assert admin.run(VMID, ["true"], queue_timeout=20)["exit_code"] == 0
         go.set()
         with pytest.raises(TokenStoreError):
-            answer.result(10)
+            answer.result(30)
     assert not ran(mark)
 
 
@@ -386,7 +386,7 @@ def test_an_upgrade_waits_for_a_decision(
             os.kill(check, signal.SIGCONT)
         until(lambda: not checks(), why="it can be")
         go.set()
-        assert answer.result(10).view["reason"] == "exited"
+        assert answer.result(30).view["reason"] == "exited"
         reloaded.result(20)
     assert ran(mark)
     assert admin.run(VMID, ["true"])["exit_code"] == 0
@@ -440,7 +440,7 @@ def test_a_stream_ends_with_its_key(wide: Gateway, seer: Api, held: Child) -> No
         stream.next_event("start")
         exec_id = begun(seer, mark, mark)
         held.retire_its_key()
-        assert ended(seer, exec_id, within=4)["reason"] == "client_gone"
+        assert ended(seer, exec_id)["reason"] == "client_gone"
 
 
 @pytest.mark.parametrize("end", [Child.revoke, lambda child: child.edit(OTHER_GUEST)], ids=["revoked", "narrowed"])
@@ -455,8 +455,8 @@ def test_a_command_that_is_waited_for_ends_with_its_token(
     exec_id = begun(seer, mark, mark)
     end(held)
     began = time.monotonic()
-    refused = answer.result(10)
-    assert time.monotonic() - began < 2
+    refused = answer.result(30)
+    assert time.monotonic() - began < 2 + BUSY
     assert refused.status in (401, 404) and b"secret" not in refused.body
     assert ended(seer, exec_id)["reason"] == "client_gone"
 
@@ -478,8 +478,8 @@ def test_who_waits_for_an_end_is_told_nothing_more(
     until(lambda: living(mark))
     end(held)
     began = time.monotonic()
-    assert [poll.result(10).code for poll in polls] == [told] * 3
-    assert time.monotonic() - began < 3
+    assert [poll.result(30).code for poll in polls] == [told] * 3
+    assert time.monotonic() - began < 2 + BUSY
     assert living(mark)
     assert seer.request("DELETE", f"/execs/{exec_id}?wait=10").status == 200
 
@@ -513,7 +513,7 @@ def test_an_upload_ends_with_its_token(seer: Api, held: Child, end: Callable[[Ch
         end(held)
         began = time.monotonic()
         while not heard(sock, 0.1):
-            assert time.monotonic() < began + 2
+            assert time.monotonic() < began + 2 + BUSY
             sock.sendall(chunk(b"\n"))
         with suppress(OSError):
             sock.sendall(chunk(b"echo two\n"))

@@ -13,6 +13,7 @@ import pytest
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
+from tests.exec.waiting import BUSY
 from tests.exec.websocket import Session
 
 ACTIONS = "exec:run,guest:read,token:admin"
@@ -57,7 +58,7 @@ def seconds_until_refused(api: Api) -> float:
     """How long the gateway takes the token yet."""
     begun = time.monotonic()
     while api.get("/execs").status == 200:
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 15
     return time.monotonic() - begun
 
 
@@ -79,7 +80,7 @@ def test_revocation_holds_at_once(gateway: Gateway, admin: Api, hold: As) -> Non
             assert admin.request("POST", f"/tokens/{made['id']}/revoke").status == 200
         else:
             gateway.services.command("token", "revoke", made["id"])
-        assert seconds_until_refused(child) < 1
+        assert seconds_until_refused(child) < 1 + BUSY
         assert child.get("/execs").code == "unauthenticated"
 
 
@@ -118,7 +119,7 @@ def test_what_is_under_way_ends_with_its_token(gateway: Gateway, admin: Api, hol
     child = hold(made["token"])
     body = {"command": "echo on; exec sleep 60", "kill_grace": 1}
     detached = child.post(101, body, headers={"Prefer": "respond-async"}).json()["id"]
-    connection = child.connect(timeout=10)
+    connection = child.connect(timeout=30)
     try:
         head = {
             "Authorization": f"Bearer {child.token}",
@@ -135,7 +136,7 @@ def test_what_is_under_way_ends_with_its_token(gateway: Gateway, admin: Api, hol
             while reply.readline():
                 pass
             raise http.client.IncompleteRead(b"")
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 1 + BUSY
     finally:
         connection.close()
     seer = hold(gateway.token("seer", actions="exec:admin"))
@@ -157,7 +158,7 @@ def test_a_terminal_ends_with_its_secret(gateway: Gateway, admin: Api, hold: As)
         rotated = administrator.request("POST", f"/tokens/{made['id']}/rotate", {}).json()
         with Session(hold(rotated["token"]), "/exec/101/terminal") as new:
             new.start(["/bin/sh"], tty={"rows": 24, "cols": 80}, env={"PS1": "ready> "}, kill_grace=1)
-            assert old.until_closed(within=3) == (4401, "unauthenticated")
+            assert old.until_closed(within=2 + BUSY) == (4401, "unauthenticated")
             new.until_shown("ready> ")
             new.type("echo st''ill\n")
             new.until_shown("still")

@@ -69,7 +69,7 @@ def test_admin_sees_and_ends_execs_of_its_guests_only(api: Api, admin: Api) -> N
         assert exec_id in ids(admin)
         assert admin.get(f"/execs/{elsewhere}").status == 404
         assert elsewhere not in ids(admin)
-        assert admin.request("DELETE", f"/execs/{exec_id}?wait=5").json()["reason"] == "cancelled"
+        assert admin.request("DELETE", f"/execs/{exec_id}?wait=20").json()["reason"] == "cancelled"
 
 
 def test_listing_filters_and_pages(api: Api) -> None:
@@ -161,16 +161,16 @@ def test_full_node_answers_429_after_the_queue_time(narrow: Api) -> None:
         until(lambda: len(living(mark, alone=True)) == 2, why="two run")
         began = time.monotonic()
         answer = narrow.post(101, {"command": ["true"], "queue_timeout": 0.3})
-        assert 0.3 <= time.monotonic() - began < 1.3
+        assert 0.3 <= time.monotonic() - began < 5, "it waited for longer than it asked to"
         assert (answer.status, answer.code) == (429, "too_many_execs")
         assert int(answer.headers["Retry-After"]) >= 1
         assert narrow.post(101, {"command": ["true"], "queue_timeout": 0}).status == 429
         with ThreadPoolExecutor(4) as pool:
             waiting = {pool.submit(narrow.post, 101, {"command": ["true"], "queue_timeout": 20}) for _ in range(4)}
-            refused, queued = wait(waiting, timeout=5, return_when=FIRST_COMPLETED)
+            refused, queued = wait(waiting, timeout=15, return_when=FIRST_COMPLETED)
             assert [one.result().status for one in refused] == [429], "three may wait, the fourth is refused at once"
             kill_all(mark)
-            results = [one.result(10).json() for one in queued]
+            results = [one.result(30).json() for one in queued]
         assert [result["reason"] for result in results] == ["exited"] * 3
         assert max(result["timing"]["queued_ms"] for result in results) > 0
         assert first and second
@@ -227,7 +227,7 @@ def test_placement_in_the_guest_is_where_it_says(api: Api, vmid: int) -> None:
         pid = living(mark, alone=True)[0]
         with open(f"/proc/{pid}/cgroup") as file:
             assert f"/lxc/{vmid}/ns" in file.read().splitlines()[-1]
-        assert api.request("DELETE", f"/execs/{exec_id}?wait=8").json()["reason"] == "cancelled"
+        assert api.request("DELETE", f"/execs/{exec_id}?wait=20").json()["reason"] == "cancelled"
     assert not living(mark)
 
 
@@ -237,7 +237,7 @@ def test_timeout_ends_a_placed_tree_that_kept_its_parents(api: Api, small_vmid: 
     script = f"trap '' TERM; sleep {mark} & sh -c 'trap \"\" TERM; sleep {mark}; :' & wait; wait; :"
     result = api.run(small_vmid, script, placement="guest", timeout=0.5, kill_grace=0.3)
     assert (result["reason"], result["exit_code"]) == ("timeout", 124)
-    until(lambda: not living(mark), within=2)
+    until(lambda: not living(mark))
 
 
 def test_detached_from_a_placed_command_may_write(api: Api, small_vmid: int) -> None:
@@ -246,9 +246,9 @@ def test_detached_from_a_placed_command_may_write(api: Api, small_vmid: int) -> 
     script = f"(sleep 0.3; echo more; echo more; exec sleep {mark}) & echo ok"
     began = time.monotonic()
     result = api.run(small_vmid, script, placement="guest")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10, "it waited for what goes on for ever"
     assert result["stdout"].startswith("ok\n")
-    until(lambda: living(mark, alone=True), within=3, why="it wrote and lives")
+    until(lambda: living(mark, alone=True), why="it wrote and lives")
     kill_all(mark)
 
 

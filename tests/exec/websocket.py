@@ -249,7 +249,7 @@ class Session(WebSocket):
         """Says that all that came has been dealt with."""
         self.say("ack", cursor=self.cursor)
 
-    def until(self, what: Callable[[], T], within: float = 10) -> T:
+    def until(self, what: Callable[[], T], within: float = 30) -> T:
         """Reads until `what` is true, and gives its value; fails after `within` seconds, or at the close."""
         deadline = time.monotonic() + within
         while not (value := what()):
@@ -262,7 +262,7 @@ class Session(WebSocket):
         self.timeout = 30
         return value
 
-    def until_shown(self, text: str | bytes, within: float = 10) -> bytes:
+    def until_shown(self, text: str | bytes, within: float = 30) -> bytes:
         """Waits until stdout shows `text`; gives, and drops, all up to it."""
         sought = text.encode() if isinstance(text, str) else text
         seen = self.shown[STDOUT]
@@ -272,7 +272,7 @@ class Session(WebSocket):
         del seen[:end]
         return shown
 
-    def message(self, kind: str, within: float = 10) -> dict[str, Any]:
+    def message(self, kind: str, within: float = 30) -> dict[str, Any]:
         """The next message of this type, waited for; others stay."""
 
         def find() -> dict[str, Any] | None:
@@ -283,7 +283,7 @@ class Session(WebSocket):
         self.messages.remove(found)
         return found
 
-    def until_closed(self, within: float = 10) -> tuple[int, str]:
+    def until_closed(self, within: float = 30) -> tuple[int, str]:
         """Waits for the server's close; its code and reason."""
         closed = self.until(lambda: self.closed, within)
         assert closed is not None
