@@ -95,7 +95,7 @@ def _machine(stack: ExitStack) -> Guest:
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="pve-token-"))
     token_file = Path(directory, "pve.token")
     write_token(token_file)
-    pve = stack.enter_context(running_api())
+    pve = stack.enter_context(running_api(agent_timeout=30.0))  # 12 MiB of output, on a busy machine
     gateway, api = _open_gateway(stack, pve={"api": pve.url, "agent_token_file": str(token_file)})
     running, stopped = machines.create(311), machines.create(312, start=False)
     stack.callback(stopped.destroy)

@@ -46,6 +46,16 @@ def api(gateway: Gateway) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="module")
+def patient(make_gateway: Callable[..., Gateway], token_file: Path) -> Iterator[Api]:
+    """The API of a gateway whose PVE waits for an agent for long: 16 MiB take it seconds on a busy machine, and what it
+    told in vain nobody can know."""
+    with running_api(agent_timeout=30.0) as pve:
+        opened = make_gateway(pve={"api": pve.url, "agent_token_file": str(token_file)}).api()
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
 def shared_machine(node: None) -> Iterator[Machine]:
     made = machines.create(VMID)
     yield made

@@ -196,7 +196,7 @@ def test_an_answer_that_drips_takes_no_longer_than_any(listen: Listen, token_fil
     begun = time.monotonic()
     with pytest.raises(PveSilent):
         client.call("GET", ("version",), {}, timeout=1)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 4.5
 
 
 def test_bad_parameter_is_named(client: PveApi, machine: Machine) -> None:

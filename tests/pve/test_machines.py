@@ -18,7 +18,7 @@ import pytest
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, living, new_mark
-from tests.exec.waiting import until
+from tests.exec.waiting import BUSY, until
 from tests.exec.websocket import Closed, WebSocket
 from tests.pve.conftest import VMID
 from tests.pvesim.api import machines
@@ -121,7 +121,7 @@ def test_failed_starts(api: Api) -> None:
 
 def test_detached(api: Api) -> None:
     """202 at once; listed while it runs, its output there when it has ended."""
-    exec_id = detach(api, "sleep 0.5; echo out; echo err >&2; exit 3", labels={"job": "7"})
+    exec_id = detach(api, "sleep 2; echo out; echo err >&2; exit 3", labels={"job": "7"})
     assert api.get(f"/execs/{exec_id}").json()["state"] == "running"
     assert exec_id in [view["id"] for view in api.get(f"/execs?vmid={VMID}&label=job=7").json()["execs"]]
     view = ended(api, exec_id)
@@ -135,9 +135,9 @@ def test_detached(api: Api) -> None:
 def test_many_at_once(api: Api) -> None:
     """The agent is asked one thing at a time; a slow command holds up no other."""
     begun = time.monotonic()
-    slow = [detach(api, f"sleep 1; echo {number}") for number in range(8)]
+    slow = [detach(api, f"sleep 5; echo {number}") for number in range(8)]
     assert api.run(VMID, ["echo", "quick"])["stdout"] == "quick\n"
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
     for number, exec_id in enumerate(slow):
         assert ended(api, exec_id)["exit_code"] == 0
         assert api.get(f"/execs/{exec_id}/stdout").body == f"{number}\n".encode()
@@ -147,11 +147,11 @@ def test_many_at_once(api: Api) -> None:
 
 
 @pytest.mark.parametrize(("limit", "filler"), [(None, "\0"), (16 << 20, "x")])
-def test_truncated_output(api: Api, limit: int | None, filler: str) -> None:
+def test_truncated_output(patient: Api, limit: int | None, filler: str) -> None:
     """Past 16 MiB nobody knows how much there was: at least a byte is dropped, and there is no hash. NUL takes most."""
     spec = {} if limit is None else {"output": {"limit": limit, "keep": "head"}}
     size = MAX_OUTPUT + 1000
-    result = api.run(VMID, f"head -c {size} /dev/zero | tr '\\0' '\\{ord(filler):o}'; echo fine >&2", **spec)
+    result = patient.run(VMID, f"head -c {size} /dev/zero | tr '\\0' '\\{ord(filler):o}'; echo fine >&2", **spec)
     count = result["output"]["stdout"]
     kept = limit or (1 << 20) // 2
     assert (count["bytes"], count["dropped"], count["dropped_at"]) == (MAX_OUTPUT + 1, MAX_OUTPUT + 1 - kept, kept)
@@ -160,14 +160,14 @@ def test_truncated_output(api: Api, limit: int | None, filler: str) -> None:
     assert (result["exit_code"], result["stderr"], result["output"]["stderr"]["dropped"]) == (0, "fine\n", 0)
 
 
-def test_truncated_output_of_a_detached_exec(api: Api) -> None:
+def test_truncated_output_of_a_detached_exec(patient: Api) -> None:
     """All that the agent kept can be read, and the gap behind it is told."""
-    exec_id = detach(api, f"seq 10000000 | head -c {MAX_OUTPUT + 5}")
-    count = ended(api, exec_id)["output"]["stdout"]
+    exec_id = detach(patient, f"seq 10000000 | head -c {MAX_OUTPUT + 5}")
+    count = ended(patient, exec_id)["output"]["stdout"]
     assert (count["bytes"], count["dropped"], count["dropped_at"]) == (MAX_OUTPUT + 1, 1, MAX_OUTPUT)
-    head = api.get(f"/execs/{exec_id}/stdout", headers={"Range": f"bytes=0-{MAX_OUTPUT - 1}"})
+    head = patient.get(f"/execs/{exec_id}/stdout", headers={"Range": f"bytes=0-{MAX_OUTPUT - 1}"})
     assert head.body.startswith(b"1\n2\n3\n") and len(head.body) == MAX_OUTPUT
-    events = [json.loads(line) for line in api.get(f"/execs/{exec_id}/events").body.splitlines()]
+    events = [json.loads(line) for line in patient.get(f"/execs/{exec_id}/events").body.splitlines()]
     assert [(event["offset"], event["bytes"]) for event in events if event["type"] == "gap"] == [(MAX_OUTPUT, 1)]
     assert events[-1]["type"] == "end"
 
@@ -230,7 +230,7 @@ def test_terminals_are_refused(gateway: Gateway) -> None:
 
 def test_running_command_cannot_be_acted_upon(api: Api, gateway: Gateway) -> None:
     """No end, no signal, no size, no input: refused by name, unrecorded, and the command goes on."""
-    exec_id = detach(api, "sleep 1; echo done")
+    exec_id = detach(api, "sleep 3; echo done")
     before = len(gateway.records())
     calls = [
         ("DELETE", "", None, "kill"),
@@ -252,10 +252,10 @@ def test_time_limit_is_honest(api: Api, machine: Machine, tmp_path: Any) -> None
     """The caller gets its answer; the command is said to live on, and does."""
     mark = tmp_path / "mark"
     begun = time.monotonic()
-    result = api.run(VMID, f"sleep 1.5; touch {mark}", timeout=0.4)
-    assert time.monotonic() - begun < 1.4
+    result = api.run(VMID, f"sleep 6; touch {mark}", timeout=0.4)
+    assert time.monotonic() - begun < 0.5 + BUSY
     assert (result["reason"], result["exit_code"], result["killed"], result["survivors"]) == ("timeout", 124, 0, 1)
-    until(mark.exists, within=5, why="it goes on in the machine")
+    until(mark.exists, why="it goes on in the machine")
     assert api.get(f"/execs/{result['id']}").json()["reason"] == "timeout"
 
 
@@ -274,7 +274,7 @@ def test_command_past_its_time_is_asked_after(
         gateway.services.reload("supervisor")
     assert living(mark) and not is_let_go(gateway, result["id"])
     may_end.touch()
-    until(lambda: is_let_go(gateway, result["id"]), within=15, why="the agent has told")
+    until(lambda: is_let_go(gateway, result["id"]), why="the agent has told")
     assert not living(mark)
     assert "does not exist" in ask_agent(machine, pid)
     assert api.get(f"/execs/{result['id']}").json()["reason"] == "timeout"
@@ -282,7 +282,8 @@ def test_command_past_its_time_is_asked_after(
 
 def is_let_go(gateway: Gateway, exec_id: str) -> bool:
     """Whether the spool knows that nothing of an ended exec runs any more."""
-    lines = [line for path in (gateway.spool / "journal").iterdir() for line in path.read_text().splitlines()]
+    texts = [path.read_text() for path in (gateway.spool / "journal").iterdir()]
+    lines = [line for text in texts for line in text.rpartition("\n")[0].splitlines()]  # the last may be half there
     return any(line["id"] == exec_id and line.get("gone") for line in map(json.loads, lines))
 
 
@@ -299,7 +300,7 @@ def test_command_past_its_time_ends_with_its_machine(api: Api, machine: Machine,
     result = api.run(VMID, ["sleep", "60"], timeout=0.3)
     assert not is_let_go(gateway, result["id"])
     machine.stop()
-    until(lambda: is_let_go(gateway, result["id"]), within=1)
+    until(lambda: is_let_go(gateway, result["id"]), why="nobody asks after it")
     machine.start()
 
 
@@ -308,14 +309,14 @@ def test_late_agent(api: Api, machine: Machine, gateway: Gateway) -> None:
     machine.set_quirks(mute=["guest-exec"])
     result = api.run(VMID, ["true"], timeout=0.3)
     assert (result["reason"], result["survivors"]) == ("timeout", 1)
-    until(lambda: is_let_go(gateway, result["id"]), within=5, why="there is nothing to ask after")
+    until(lambda: is_let_go(gateway, result["id"]), why="there is nothing to ask after")
 
 
 def test_waiting_command_is_cancelled(make_gateway: Callable[..., Gateway], pve: PveProcess, token_file: Path) -> None:
     """DELETE takes one out of the queue that could not be ended once it ran."""
     narrow = make_gateway(exec={"max_running": 1}, pve={"api": pve.url, "agent_token_file": str(token_file)}).api()
     mark = new_mark()
-    with closing(narrow), narrow.begin(VMID, {"command": ["sleep", "2"], "labels": {"test": "first"}}):
+    with closing(narrow), narrow.begin(VMID, {"command": ["sleep", "5"], "labels": {"test": "first"}}):
         first = begun(narrow, "first")
         with narrow.begin(VMID, {"command": ["touch", f"/run/{mark}"], "labels": {"test": mark}, "queue_timeout": 30}):
             exec_id = begun(narrow, mark)
@@ -331,7 +332,7 @@ def test_leaving_client_ends_nothing(api: Api, gateway: Gateway, tmp_path: Any) 
     mark = tmp_path / "mark"
     with api.begin(VMID, {"command": f"sleep 0.7; touch {mark}", "labels": {"gone": "1"}}):
         until(lambda: api.get(f"/execs?vmid={VMID}&label=gone=1").json()["execs"])
-    until(mark.exists, within=5)
+    until(mark.exists)
     view = api.get(f"/execs?vmid={VMID}&label=gone=1").json()["execs"][0]
     assert ended(api, view["id"])["reason"] == "exited"
 
@@ -352,9 +353,9 @@ def test_agent_away_before(api: Api, machine: Machine, gateway: Gateway) -> None
 
 def test_agent_away_for_a_while(api: Api, machine: Machine) -> None:
     """An agent that does not answer in between loses nothing."""
-    exec_id = detach(api, "sleep 0.3; echo kept")
+    exec_id = detach(api, "sleep 1.5; echo kept")
     machine.set_quirks(away=True)
-    assert api.get(f"/execs/{exec_id}?wait=1.5").json()["state"] == "running"
+    assert api.get(f"/execs/{exec_id}?wait=3").json()["state"] == "running"
     machine.set_quirks()
     assert ended(api, exec_id)["exit_code"] == 0
     assert api.get(f"/execs/{exec_id}/stdout").body == b"kept\n"
@@ -390,7 +391,7 @@ def test_machine_that_stops(api: Api, machine: Machine) -> None:
     """Its commands end with it, at once; then it is 409 as for a container."""
     exec_id = detach(api, ["sleep", "60"])
     machine.stop()
-    view = api.get(f"/execs/{exec_id}?wait=2").json()
+    view = api.get(f"/execs/{exec_id}?wait=20").json()
     assert (view["reason"], view["exit_code"]) == ("container_stopped", None)
     assert api.post(VMID, {"command": ["true"]}).code == "guest_not_running"
     machine.start()
@@ -420,7 +421,7 @@ def test_reload_keeps_the_command(api: Api, gateway: Gateway) -> None:
         pid = gateway.services.pid("supervisor")
         started = reexec_count(pid)
         gateway.services.kill("supervisor", signal.SIGHUP)
-        until(lambda: reexec_count(pid) != started, within=15, why="a new image")
+        until(lambda: reexec_count(pid) != started, why="a new image")
         for number, exec_id in enumerate(execs):
             assert ended(api, exec_id)["exit_code"] == number
             assert api.get(f"/execs/{exec_id}/stdout").body == f"before\n{number}\n".encode()
@@ -446,7 +447,7 @@ def test_killed_supervisor_knows_nothing(api: Api, gateway: Gateway, tmp_path: A
     gateway.services.restart("supervisor")
     view = api.get(f"/execs/{exec_id}").json()
     assert (view["state"], view["reason"]) == ("unknown", None)
-    until(mark.exists, within=5)
+    until(mark.exists)
     assert mark.read_text() == "x\n"
     outcome = until(lambda: gateway.records(exec_id=exec_id, event="exec:outcome"), why="the new supervisor records it")
     assert [record["data"]["reason"] for record in outcome] == ["unknown"]
@@ -454,10 +455,10 @@ def test_killed_supervisor_knows_nothing(api: Api, gateway: Gateway, tmp_path: A
 
 def test_stopped_supervisor_says_unknown(api: Api, gateway: Gateway) -> None:
     """SIGTERM does not wait for what it cannot end, and invents no end for it."""
-    exec_id = detach(api, ["sleep", "3"])
+    exec_id = detach(api, ["sleep", "30"])
     begun = time.monotonic()
     gateway.services.restart("supervisor")
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 20
     assert api.get(f"/execs/{exec_id}").json()["state"] == "unknown"
 
 

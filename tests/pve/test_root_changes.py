@@ -319,7 +319,7 @@ def test_what_waits_is_decided_again(
     waiting = Waiting(root_gateway, supervisor, pvesh, again)
     waiting.free()
     with pytest.raises(error):
-        waiting.result.result(10)
+        waiting.result.result(30)
     assert not [word for word in pvesh.argv if "/151/" in word]
     assert not root_gateway.records(event="guest:root-config", vmid=151)
     assert change_as_root(supervisor, change(root_gateway), ORIGIN, same) is None
@@ -338,7 +338,7 @@ def test_what_waits_and_may_still_is_made(
     waiting = Waiting(root_gateway, supervisor, pvesh, decide)
     assert asked == []
     waiting.free()
-    assert waiting.result.result(10) is None and asked == [""]
+    assert waiting.result.result(30) is None and asked == [""]
     (record,) = root_gateway.records(event="guest:root-config", vmid=151)
     assert record["actor"]["name"] == "renamed"
 
@@ -380,7 +380,7 @@ def test_what_waits_when_the_supervisor_stops(make_gateway: Callable[..., Gatewa
         waiting = Waiting(gateway, client, pvesh, same)
         gateway.services.kill("supervisor", signal.SIGTERM)
         with pytest.raises(NodeNotReady, match="nothing of this change"):
-            waiting.result.result(10)
+            waiting.result.result(30)
         waiting.free()
     assert not gateway.records(event="guest:root-config", vmid=151)
 

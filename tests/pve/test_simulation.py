@@ -134,8 +134,8 @@ def test_agent_waits_for_whoever_holds_the_output(raw: Raw) -> None:
     assert raw.run("sh", "-c", "sleep 0.5 & echo x")["out-data"] == "x\n"
     assert time.monotonic() - begun >= 0.5
     begun = time.monotonic()
-    raw.run("sh", "-c", "sleep 2 >/dev/null 2>&1 & echo x")
-    assert time.monotonic() - begun < 1.5
+    raw.run("sh", "-c", "sleep 8 >/dev/null 2>&1 & echo x")
+    assert time.monotonic() - begun < 7
 
 
 def test_bytes_are_characters(raw: Raw) -> None:

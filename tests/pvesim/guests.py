@@ -77,7 +77,7 @@ class Guest:
     def stop(self, *, kill: bool = False, timeout: int = 30) -> None:
         """Shut the guest down, or with `kill` SIGKILL it; raises GuestError after `timeout` seconds."""
         self._lxc("lxc-stop", *(["-k"] if kill else ["--nokill", "-t", str(timeout)]))
-        self._lxc("lxc-wait", "-s", "STOPPED", "-t", "10")  # the monitor has removed the cgroups
+        self._lxc("lxc-wait", "-s", "STOPPED", "-t", "40")  # the monitor has removed the cgroups
 
     def freeze(self, *, by: Literal["pve", "lxc"] = "pve") -> None:
         """Freeze the guest and return when the kernel has.
@@ -123,7 +123,7 @@ class Guest:
             self._lxc("lxc-freeze" if frozen else "lxc-unfreeze")
         else:
             (self.cgroup / "ns/cgroup.freeze").write_text(f"{frozen:d}")
-        cgroup.wait_for(self.cgroup / "ns", f"frozen {frozen:d}", seconds=10)
+        cgroup.wait_for(self.cgroup / "ns", f"frozen {frozen:d}", seconds=40)
 
     def _wait_for_systemd(self) -> None:
         """Return when the boot is over, `running` or `degraded`; `--wait` fails before systemd listens."""

@@ -20,6 +20,7 @@ from tests.pvesim.api.faults import REQUEST_FAULTS
 
 _MAX_BODY = 512 << 10  # $limit_max_post
 _BASE = "/api2/json"
+_SEND_SECONDS = 60.0  # for one answer: an agent's 16 MiB of NUL are 100 MB of JSON
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -128,7 +129,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         keep = b"close" if self.close_connection else b"Keep-Alive"
         head = f"HTTP/1.1 {status} {reason or HTTPStatus(status).phrase}\r\n".encode()  # UTF-8, as PVE writes it
         head += b"Content-Type: %s\r\nContent-Length: %d\r\nConnection: %s\r\n" % (kind.encode(), len(body), keep)
+        self.connection.settimeout(_SEND_SECONDS)
         self.wfile.write(head + encoding + b"\r\n" + body)
+        self.connection.settimeout(self.timeout)
 
     def log_message(self, *_: Any) -> None:
         """Nothing: a request can hold what nobody should read."""
