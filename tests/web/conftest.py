@@ -38,7 +38,7 @@ class Reply:
 class Client:
     """A raw keep-alive connection, over TLS or not."""
 
-    def __init__(self, port: int, *, tls: bool, timeout: float = 10) -> None:
+    def __init__(self, port: int, *, tls: bool, timeout: float = 30) -> None:
         self.sock: socket.socket = socket.create_connection(("127.0.0.1", port), timeout)
         if tls:
             self.sock = unverified_context().wrap_socket(self.sock, suppress_ragged_eofs=False)
@@ -123,13 +123,13 @@ class Server:
     broken: Path
     clients: list[Client] = field(default_factory=list)
 
-    def client(self, timeout: float = 10) -> Client:
+    def client(self, timeout: float = 30) -> Client:
         client = Client(self.port, tls=self.tls, timeout=timeout)
         self.clients.append(client)
         return client
 
     def raw(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 10)
+        return socket.create_connection(("127.0.0.1", self.port), 30)
 
     def worker(self) -> int:
         """The process id of a worker that answers."""
@@ -187,7 +187,7 @@ def run_server(
     base = directory / "report"
     reports = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     reports.bind(str(base))
-    reports.settimeout(15)
+    reports.settimeout(30)
     if tls:
         settings = {"tls_cert": str(certificate[0]), "tls_key": str(certificate[1])} | settings
     options = {"listen": ["127.0.0.1", 0], "report": str(base), "inherit": listener.fileno()} | settings

@@ -18,6 +18,8 @@ from tests.web.conftest import Server, StartServer, unverified_context
 
 FLOODERS = 4
 RATE = 20
+SOON = 4.0
+"""Seconds, on a busy machine; it is less than one on an idle one."""
 
 
 def shake(server: Server, context: ssl.SSLContext, timeout: float = 10) -> ssl.SSLSocket:
@@ -49,7 +51,7 @@ def flood(knock: Callable[[], Any]) -> Iterator[Callable[[], int]]:
 
 
 def watch_good_client(server: Server, until: Callable[[], bool]) -> None:
-    """New connections of another address, fewer than its rate, are each served within a second, for ten at most.
+    """New connections of another address, fewer than its rate, are each served soon, for ten seconds at most.
 
     One of them may take longer: a busy machine may stop for as long.
     """
@@ -58,7 +60,7 @@ def watch_good_client(server: Server, until: Callable[[], bool]) -> None:
         client = server.client()
         assert client.request("GET", "/").status == 200
         client.close()
-        slow += time.monotonic() - begin >= 1
+        slow += time.monotonic() - begin >= SOON
         threading.Event().wait(0.1)
     assert slow <= 1
 
@@ -114,10 +116,10 @@ def test_a_flood_of_silent_connections_leaves_room(start_server: StartServer) ->
     with contextlib.ExitStack() as stack:
         for _ in range(300):
             source = ("127.0.0.2", 0)
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10, source_address=source))
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 30, source_address=source))
         begin = time.monotonic()
         assert server.client().request("GET", "/").status == 200
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < SOON
         with contextlib.suppress(OSError):
             shake(server, context, timeout=1).close()
     assert server.stop() == 0

@@ -56,7 +56,7 @@ def test_others_are_served_meanwhile(start_server: StartServer) -> None:
             send_all(client, HEAD.format(1 << 30), 2 * MIB)
         begin = time.monotonic()
         assert server.client().request("GET", "/").status == 200
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 5
 
 
 class Ended:

@@ -13,6 +13,8 @@ import pytest
 from tests.web.conftest import Server, StartServer, unverified_context
 
 ATTACKERS = 200
+SOON = 5.0
+"""Seconds on a busy machine for what takes less than one on an idle one: half of what a head or handshake may take."""
 
 
 def silent(server: Server) -> socket.socket:
@@ -48,7 +50,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("cap", [16, 1000], ids=["capped", "uncapped"])
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-def test_good_client_is_served_within_a_second(
+def test_good_client_is_served_soon(
     start_server: StartServer, attack: Callable[[Server], socket.socket], cap: int
 ) -> None:
     """200 stalled connections from the same address, on 4 threads, hold up neither new nor open connections."""
@@ -64,7 +66,7 @@ def test_good_client_is_served_within_a_second(
                 new_client = server.client()
                 assert new_client.request("POST", "/echo", b"x" * 1000).status == 200
                 new_client.close()
-                assert time.monotonic() - begin < 1
+                assert time.monotonic() - begin < SOON
 
 
 @contextlib.contextmanager
@@ -93,7 +95,7 @@ def test_silent_connection_is_closed_at_its_deadline(start_server: StartServer) 
     client = server.client()
     begin = time.monotonic()
     assert client.ended()
-    assert time.monotonic() - begin < 2.5
+    assert time.monotonic() - begin < 1 + SOON
 
 
 @pytest.mark.parametrize(
@@ -118,16 +120,16 @@ def test_slow_but_steady_head_is_cut_off(start_server: StartServer) -> None:
     client.sock.sendall(b"GET / HTTP/1.1\r\nX: ")
     with trickle([client.sock]):
         assert client.read().status == 408
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 1 + SOON
 
 
 def test_idle_connection_is_closed_after_keepalive(start_server: StartServer) -> None:
     """Between requests a connection rests for keepalive_s, longer than a head may take."""
     client = start_server(keepalive_s=2, head_s=1).client()
-    client.request("GET", "/")
     begin = time.monotonic()
+    client.request("GET", "/")
     assert client.ended()
-    assert 1.9 < time.monotonic() - begin < 3.5
+    assert 2 <= time.monotonic() - begin < 2 + SOON
 
 
 def test_half_open_connections_per_address_are_capped(start_server: StartServer) -> None:
@@ -138,7 +140,7 @@ def test_half_open_connections_per_address_are_capped(start_server: StartServer)
         busy.append(server.client())
         busy[-1].request("GET", "/")  # at once: twenty without one would themselves be over the limit
     socks = [server.raw() for _ in range(40)]
-    closed = wait_closed(socks, 24, 5)
+    closed = wait_closed(socks, 24, 15)
     assert closed == set(socks[:24])  # the oldest
     assert wait_closed(socks[24:], 1, 2) == set()
     assert all(client.request("GET", "/").status == 200 for client in busy)
@@ -151,7 +153,7 @@ def test_half_open_connections_are_capped_in_all(start_server: StartServer) -> N
     server = start_server(max_half_open=8, head_s=30, handshake_s=30)
     server.client().request("GET", "/")
     socks = [server.raw() for _ in range(20)]
-    assert wait_closed(socks, 12, 0.9) == set(socks[:12])
+    assert wait_closed(socks, 12, SOON) == set(socks[:12])
     assert wait_closed(socks[12:], 1, 1) == set()
     for sock in socks:
         sock.close()
@@ -185,7 +187,7 @@ def test_client_that_takes_no_replies_holds_no_thread(start_server: StartServer)
                     sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
         begin = time.monotonic()
         assert server.client().request("GET", "/").status == 200
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < SOON
 
 
 def test_keepalive_connections_make_room(start_server: StartServer) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.web.conftest import Client, Reply, Server, ServerClosed, StartServer
 
-SOON = 4.0
+SOON = 8.0
 """What a stop may take where nothing has to be waited for, on a busy machine."""
 
 
@@ -25,7 +25,7 @@ def end_worker(server: Server, way: str) -> None:
 def check_end(server: Server, way: str, begin: float, within: float) -> None:
     """The worker has ended, or another one serves and the service stops at once."""
     if way == "stop":
-        assert server.process.wait(15) == 0
+        assert server.process.wait(30) == 0
         assert time.monotonic() - begin < within
         return
     assert server.client().request("GET", "/").status == 200
@@ -112,10 +112,10 @@ def test_request_that_waits_is_told_to_end(start_server: StartServer, way: str) 
     assert server.report()["event"] == "watching"
     begin = time.monotonic()
     end_worker(server, way)
-    asking.join(10)
-    assert 1.5 < time.monotonic() - begin < 5
+    asking.join(20)
+    assert 1.5 < time.monotonic() - begin < 10
     assert asking.reply is not None and asking.reply.json() == {"gone": False}
-    check_end(server, way, begin, 6)
+    check_end(server, way, begin, 15)
 
 
 @pytest.mark.parametrize("path", ["/stream", "/echo"])
@@ -132,7 +132,7 @@ def test_body_that_does_not_come_is_told(start_server: StartServer, path: str) -
     end_worker(server, "stop")
     reply = client.read()
     assert (reply.status, reply.json()["code"], reply.headers["retry-after"]) == (503, "gateway_restarting", "1")
-    check_end(server, "stop", begin, 7)
+    check_end(server, "stop", begin, 15)
 
 
 def test_stop_in_the_middle_of_a_reload_is_heard(start_server: StartServer) -> None:

@@ -58,11 +58,11 @@ def test_silence_ends_a_body_at_last(start_server: StartServer) -> None:
     """A body that stands still for longer than a connection may rest is a 408; what came was taken."""
     server = start_server(keepalive_s=1)
     client = server.client()
+    begin = time.monotonic()
     client.sock.sendall(CHUNKED + b"3\r\nabc\r\n")
     assert server.report()["event"] == "took"
-    begin = time.monotonic()
     assert server.report() == {"event": "broke", "size": 3, "kind": "_BodyFailed"}
-    assert 0.9 < time.monotonic() - begin < 2
+    assert 1 <= time.monotonic() - begin < 8
     assert client.read().json()["code"] == "request_timeout"
 
 
