@@ -20,13 +20,14 @@ from gateway.auth.records import TokenRecord
 from gateway.auth.tokens import Refusal, Refused, TokenStore
 from gateway.errors import GatewayError, KeyRingRefused, TokenStoreError
 from tests.auth.changes import HOME, Log, ring, root
+from tests.exec.waiting import BUSY
 from tests.test_cli import run
 
 from .conftest import Cluster
 
 GRANTS = (Grant.from_json({"actions": ["exec:run"], "guests": "101-199"}),)
-SECONDS = 2.0
-"""In which a change holds on every quorate node."""
+SECONDS = 2.0 + BUSY
+"""In which a change holds on every quorate node: two are promised."""
 
 
 def make(store: TokenStore, **more: Any) -> tuple[TokenRecord, str]:

@@ -27,7 +27,7 @@ class Guest:
         self.asked, writing = os.pipe()
         for fd in (reading, writing):
             os.set_blocking(fd, False)
-        self.channel = Channel(reading, writing, None, stall_s=0.2)
+        self.channel = Channel(reading, writing, None, stall_s=1)
 
     def says(self, data: bytes) -> Session:
         os.write(self.answers, data)

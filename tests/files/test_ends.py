@@ -37,7 +37,7 @@ def read_reply(sock: ssl.SSLSocket) -> bytes:
 def outcome_of(gateway: Gateway, path: str, event: str) -> dict[str, Any]:
     """The outcome of the last such operation on a path, waited for."""
     asked = [record for record in gateway.records(event=event) if record["data"]["path"] == path][-1]
-    (ended,) = until(lambda: gateway.records(event="file:outcome", audit_id=asked["audit_id"]), within=15)
+    (ended,) = until(lambda: gateway.records(event="file:outcome", audit_id=asked["audit_id"]))
     data: dict[str, Any] = ended["data"]
     return data
 
@@ -150,7 +150,7 @@ def test_a_revoked_token(gateway: Gateway, files: Api) -> None:
                 sock.sendall(b"x")
             return not sessions(guests.get(101), gateway)
 
-        until(refused, within=15)
+        until(refused)
         assert read_reply(sock).startswith(b"HTTP/1.1 401 ")
     assert is_old(files, gateway)
 

@@ -39,7 +39,7 @@ def small(make_gateway: Callable[..., Gateway], pve: PveProcess, tmp_path_factor
 def test_commands_run_while_pve_hangs(small: Gateway, pve: PveProcess, guest: Guest) -> None:
     """Three tokens ask for a guest of a PVE that does not answer, more often than there are threads; a fourth runs a
     command at once. Those beyond their share are told to come again."""
-    pve.faults.add("slow", rf".*/lxc/{VMID}/status/current", seconds=3)
+    pve.faults.add("slow", rf".*/lxc/{VMID}/status/current", seconds=10)
     askers = [
         small.api(small.token(f"asker{number}", actions="guest:read", guests=str(VMID)))
         for number in range(3)
@@ -56,7 +56,7 @@ def test_commands_run_while_pve_hangs(small: Gateway, pve: PveProcess, guest: Gu
     try:
         for thread in threads:
             thread.start()
-        until(lambda: len(codes) >= len(askers) - THREADS // 2, within=5, why="the answers to those beyond their share")
+        until(lambda: len(codes) >= len(askers) - THREADS // 2, why="the answers to those beyond their share")
         began = time.monotonic()
         assert runner.run(VMID, ["/bin/true"])["exit_code"] == 0
         took = time.monotonic() - began
@@ -65,7 +65,7 @@ def test_commands_run_while_pve_hangs(small: Gateway, pve: PveProcess, guest: Gu
             thread.join()
         for api in (*askers, runner):
             api.close()
-    assert took < 2
+    assert took < 6
     assert {status for status, _ in codes} <= {200, 429, 503}
     assert 2 <= sum(status == 200 for status, _ in codes) <= THREADS // 2
     assert (503, "overloaded") in codes

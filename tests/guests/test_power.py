@@ -76,7 +76,7 @@ def test_without_wait(api: Api, stopped: Guest, records: Records) -> None:
 
 def test_wait_that_runs_out(api: Api, stopped: Guest, pve: PveProcess, records: Records) -> None:
     """202, too; the task goes on and its end is recorded."""
-    pve.faults.add("stall", "vzstart", seconds=1.5, times=1)
+    pve.faults.add("stall", "vzstart", seconds=3, times=1)
     answer = power(api, "start", wait=0.3)
     assert answer.status == 202
     assert records(answer.json()["audit_id"])[-1]["data"]["reason"] == "ok"

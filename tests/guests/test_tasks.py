@@ -112,7 +112,7 @@ def test_stop(api: Api, pve: PveProcess, guest: Guest, gateway: Gateway, records
 def test_stop_needs_its_grant(api: Api, as_token: Callable[..., Api], pve: PveProcess) -> None:
     """Who may read the guest may see its tasks, and end none."""
     reader = as_token("guest:power", str(VMID))  # which takes its time on a busy machine
-    pve.faults.add("stall", "vzstart", seconds=3, times=1)
+    pve.faults.add("stall", "vzstart", seconds=5, times=1)
     upid = start(api)["upid"]
     assert reader.get(f"/tasks/{upid}").json()["state"] == "running"
     assert reader.request("DELETE", f"/tasks/{upid}").status == 403
@@ -157,12 +157,12 @@ def test_wait_ends_soon_after_its_task(api: Api, pve: PveProcess) -> None:
         thread.join(40)
     assert len(told) == 30 and all(task["ok"] for task, _ in told)
     moments = [moment for _, moment in told]
-    assert max(moments) - min(moments) < 3
+    assert max(moments) - min(moments) < 5
 
 
 def test_revoked_token_waits_no_longer(gateway: Gateway, api: Api, pve: PveProcess) -> None:
     """A wait ends with the right to it; what was begun goes on, and is recorded."""
-    pve.faults.add("stall", "vzstart", seconds=4, times=1)
+    pve.faults.add("stall", "vzstart", seconds=9, times=1)
     token = gateway.token("short", actions="guest:power", guests=str(VMID))
     client = gateway.api(token)
     answers: list[Any] = []
@@ -170,7 +170,7 @@ def test_revoked_token_waits_no_longer(gateway: Gateway, api: Api, pve: PveProce
     thread.start()
     until(lambda: api.get(f"/tasks?vmid={VMID}").json()["tasks"][0]["state"] == "running")
     root(gateway.tokens()).revoke(token.split(".")[0].removeprefix("pveg_"))
-    thread.join(3)
+    thread.join(6)  # before its task ends
     assert not thread.is_alive() and answers[0].status == 401
     client.close()
     upid = api.get(f"/tasks?vmid={VMID}").json()["tasks"][0]["upid"]
