@@ -69,7 +69,7 @@ class FakeExec:
     def wait_for_feeds(self, count: int) -> bool:
         """Whether soon there are `count` connections."""
         with self._changed:
-            return self._changed.wait_for(lambda: len(self._feeds) == count, 5)
+            return self._changed.wait_for(lambda: len(self._feeds) == count, 20)
 
     # ---- what it is asked
 

@@ -47,7 +47,7 @@ class Peer:
 
     def __init__(self) -> None:
         ours, self.sock = socket.socketpair()
-        self.sock.settimeout(5)
+        self.sock.settimeout(20)
         self.feed = Feed(ours, "ex_" + "0" * 26, ORIGIN)
 
     def question(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Client:
         """As `pump`, once one of the terminal's sources is readable, or it has something to say without that."""
         terminal = self.terminal._live if isinstance(self.terminal, Lease) else self.terminal
         if terminal.wake_at() > self.now():  # that a lease looks at the token now and then is nothing to say
-            assert select.select(self.terminal.sources(), [], [], 5)[0], "nothing came"
+            assert select.select(self.terminal.sources(), [], [], 20)[0], "nothing came"
         return self.pump()
 
     def _take(self, data: bytes) -> None:

@@ -171,7 +171,7 @@ def test_client_that_leaves_ends_its_terminal(api: Api, open_terminal: Open) -> 
     exec_ = running(api, begin(client, tty={}))
     assert exec_.wait_for_feeds(3)
     client.bye()
-    assert exec_.left.wait(5)
+    assert exec_.left.wait(20)
     assert exec_.wait_for_feeds(0)
 
 
@@ -375,9 +375,9 @@ def test_client_that_leaves_the_queue_gives_up_its_place(
     client = open_terminal(token=api.token("exec:terminal"))
     client.pump()
     client.say("start", command=["sh"])
-    assert queue.entered.acquire(timeout=5)
+    assert queue.entered.acquire(timeout=20)
     client.bye()
-    assert queue.given_up.acquire(timeout=5)
+    assert queue.given_up.acquire(timeout=20)
     client.terminal.close()
 
 
@@ -389,13 +389,13 @@ def test_exec_that_begins_for_nobody_is_ended(api: Api, open_terminal: Open, mon
         client = open_terminal(token=api.token("exec:terminal"))
         client.pump()
         client.say("start", command=["sh"])
-        assert queue.entered.acquire(timeout=5)
+        assert queue.entered.acquire(timeout=20)
         if left:
             client.terminal.gone()
         client.terminal.close()
         before = set(api.supervisor.live)
         queue.open.set()
-        assert queue.passed.acquire(timeout=5)
+        assert queue.passed.acquire(timeout=20)
         (exec_id,) = set(api.supervisor.live) - before
         exec_ = api.supervisor.live[exec_id]
         assert exec_.wait_for_feeds(0)

@@ -26,7 +26,7 @@ from gateway.audit.unfinished import UnfinishedChanges
 from gateway.audit.verify import verify
 from gateway.errors import AuditUnavailable, InternalError
 
-from .live import REPOSITORY, Writer, events, intent, keys_of, read_log, wait_until
+from .live import BUSY, REPOSITORY, Writer, events, intent, keys_of, read_log, wait_until
 
 
 def outcome(number: int) -> Fields:
@@ -105,7 +105,7 @@ def test_a_late_answer_reaches_nobody(settings: AuditSettings) -> None:
     threading.Thread(target=answer_second, daemon=True).start()
     second = outcome(2)
     assert client.commit(second).audit_id == second["audit_id"]
-    assert done.wait(5) and writer.connections == 2
+    assert done.wait(20) and writer.connections == 2
     client.close()
     writer.close()
 
@@ -126,7 +126,7 @@ def test_a_change_that_got_no_answer_is_taken_back(settings: AuditSettings) -> N
     writer.close()
     settings.socket.unlink()
     with Writer(settings):
-        assert client.settle(10)
+        assert client.settle(30)
     (record,) = [sealed.record for sealed in read_log(settings) if sealed.record["event"] == "token:aborted"]
     assert record["audit_id"] == change["audit_id"] and record["data"]["aborted"] == "token:create"
     client.close()
@@ -158,7 +158,7 @@ def test_after_kill_9_of_the_writer_changes_are_taken_back(settings: AuditSettin
             for thread in crowd:
                 thread.join()
     with Writer(settings):
-        assert client.settle(10)
+        assert client.settle(30)
     records = [sealed.record for sealed in read_log(settings)]
     announced = {record["audit_id"] for record in records if record["event"] == "token:edit"}
     aborted = {record["audit_id"] for record in records if record["event"] == "token:aborted"}
@@ -212,7 +212,7 @@ def test_what_a_dying_disk_kept_all_the_same_is_taken_back(settings: AuditSettin
                 process.kill()
         broken.unlink()
         with Writer(settings):
-            assert await supervisor.flush(10)
+            assert await supervisor.flush(30)
             assert await asyncio.to_thread(client.settle, 10)
 
     run_async(settings, story)
@@ -286,10 +286,10 @@ def test_posts_outlive_a_writer(settings: AuditSettings) -> None:
             client.post(outcome(number))
         assert not await client.flush(0.1)
         with Writer(settings):
-            assert await client.flush(10)
+            assert await client.flush(30)
             for number in range(20, 40):
                 client.post(outcome(number))
-            assert await client.flush(10)
+            assert await client.flush(30)
 
     run_async(settings, story)
     ids = [sealed.record.get("exec_id") for sealed in read_log(settings)]
@@ -308,7 +308,7 @@ def test_a_post_that_is_refused_is_tried_again(settings: AuditSettings) -> None:
             assert not await client.flush(0.5)
             assert [owed.record["exec_id"] for owed in client.unsettled()] == ["ex_1"]
             (directory / "audit.log").rmdir()
-            assert await client.flush(10)
+            assert await client.flush(30)
 
     run_async(settings, story)
     assert [sealed.record.get("exec_id") for sealed in read_log(settings)].count("ex_1") == 1
@@ -366,7 +366,7 @@ def test_what_was_answered_too_late_is_taken_back(settings: AuditSettings, event
         slow.answer(0)
         await happens(lambda: len(slow.requests) == 2)
         slow.answer(1)
-        assert await client.flush(5)
+        assert await client.flush(20)
 
     run_async(settings, story)
     slow.close()
@@ -433,7 +433,7 @@ def test_after_kill_9_of_the_writer_intents_are_taken_back(settings: AuditSettin
             writer.kill()
             await asyncio.gather(*tasks)
         with Writer(settings):
-            assert await client.flush(10)
+            assert await client.flush(30)
 
     run_async(settings, story)
     written = {sealed.record["audit_id"] for sealed in read_log(settings) if "intent" in sealed.record["event"]}
@@ -451,12 +451,12 @@ def test_a_stopped_writer_does_not_stop_the_loop(writer: Writer, settings: Audit
         writer.signal(signal.SIGSTOP)
         began = time.monotonic()
         results = await asyncio.gather(*(client.commit(intent(1)) for _ in range(200)), return_exceptions=True)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 2 + BUSY
         assert all(isinstance(result, AuditUnavailable) for result in results)
         client.post(outcome(2))
         writer.signal(signal.SIGCONT)
         assert (await client.commit(intent(3))).seq
-        assert await client.flush(10)
+        assert await client.flush(30)
 
     run_async(settings, story)
     assert sorted(events(settings)) == ["audit:opened", "exec:intent", "exec:intent", "exec:outcome"]

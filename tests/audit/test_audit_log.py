@@ -450,7 +450,7 @@ def test_what_is_no_file_is_no_part_of_the_log(settings: AuditSettings, what: st
     read: list[list[str]] = []
     reading = threading.Thread(target=lambda: read.append(events(settings)), daemon=True)
     reading.start()
-    reading.join(5)
+    reading.join(20)
     assert read == [["audit:opened", "exec:intent"]]
     assert is_good(settings)
     path_of(settings).rename(settings.directory / "audit.log.000000000002")

@@ -30,7 +30,7 @@ def test_one_that_cannot_be_remembered_leaves_nothing(tmp_path: Path, monkeypatc
             with pytest.raises(OSError, match="No space"):
                 changes.begin(RECORD)
     assert not list((tmp_path / "changes").iterdir())
-    assert descriptors() == before
+    assert descriptors() <= before  # what tests before this one left may go meanwhile
 
 
 def test_what_is_in_hand_is_nobody_elses(tmp_path: Path) -> None:

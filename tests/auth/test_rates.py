@@ -95,7 +95,7 @@ def test_a_process_stopped_in_between_keeps_nobody_waiting() -> None:
         os.read(ready, 1)
         began = time.monotonic()
         assert [rates.take("a", 1).remaining for _ in range(3)] == [2, 1, 0]
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -16,7 +16,7 @@ from tests.exec.waiting import until
 from tests.fuzz.judging import judge_logs
 
 _GUEST = 104
-_RECOVERY = 15.0
+_RECOVERY = 30.0
 """Seconds from the fault's end until commands run again."""
 _UNVERIFIABLE = {"audit disk full"}
 """Whose way to fill a disk leaves bytes of its own in the log."""
@@ -28,7 +28,7 @@ def suffer(scene: Scene, name: str, seconds: float, rounds: int = 1) -> dict[str
     with Load(gateway, _GUEST) as load:
         for _ in range(rounds):
             before = load.good()
-            until(lambda before=before: load.good() >= before + CLIENTS, within=20, why="commands run")  # type: ignore[misc]
+            until(lambda before=before: load.good() >= before + CLIENTS, within=40, why="commands run")  # type: ignore[misc]
             with FAULTS[name](scene):
                 threading.Event().wait(seconds)
             recovered.append(recover(gateway, load, _RECOVERY))

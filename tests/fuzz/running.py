@@ -90,7 +90,7 @@ def fuzz(target: Target, *, count: int, seed: int, threads: int = 1) -> Tally:
         for sent in variants(case, known, target.token, target.url, mine):
             began, reply = time.monotonic(), None
             try:
-                reply = local.session.request(**sent.arguments, timeout=15, allow_redirects=False)
+                reply = local.session.request(**sent.arguments, timeout=30, allow_redirects=False)
                 wrong = list(judge(sent, reply, time.monotonic() - began))
             except (requests.RequestException, UnicodeError) as error:
                 wrong = [f"{case.operation.label}: {type(error).__name__}"]

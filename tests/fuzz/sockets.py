@@ -21,7 +21,7 @@ from tests.exec.websocket import NotUpgraded, WebSocket
 from tests.fuzz.frames import BINARY, CLOSE, PING, PONG, TEXT, Move, Player, encode
 from tests.fuzz.running import Tally, Target
 
-MAX_SECONDS = 10.0
+MAX_SECONDS = 20.0
 """From the last that a client sends to the end of the connection."""
 DOCUMENTED = frozenset({1000, 1001, 1002, 1007, 1009, 4400, 4401, 4403, 4404, 4408, 4409, 4416, 4422, 4429})
 """Close codes that a client may be told (docs/terminal-protocol.md), those of our own faults and absences apart."""

@@ -38,7 +38,7 @@ class Pvex:
         }
 
     def __call__(
-        self, *arguments: str, stdin: bytes = b"", timeout: float = 30, **environment: str
+        self, *arguments: str, stdin: bytes = b"", timeout: float = 60, **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Runs it to its end. An empty variable is one that is not set."""
         given = {name: value for name, value in self.environment(**environment).items() if value}

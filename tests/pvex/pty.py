@@ -45,7 +45,7 @@ class Screen:
         data = text.encode() if isinstance(text, str) else text
         os.set_blocking(self.master, False)
         while data:
-            ready, writable, _ = select.select([self.master], [self.master], [], 15)
+            ready, writable, _ = select.select([self.master], [self.master], [], 40)
             assert ready or writable, f"{len(data)} bytes were not taken"
             if ready:
                 self.shown += os.read(self.master, 1 << 16)
@@ -53,7 +53,7 @@ class Screen:
                 data = data[os.write(self.master, data[:4096]) :]
         os.set_blocking(self.master, True)
 
-    def until(self, text: str, within: float = 15) -> str:
+    def until(self, text: str, within: float = 40) -> str:
         """All that was shown up to `text`, which is dropped with it."""
         sought = text.encode()
         deadline = time.monotonic() + within
@@ -72,7 +72,7 @@ class Screen:
         del self.shown[:end]
         return seen
 
-    def end(self, within: float = 15) -> int:
+    def end(self, within: float = 40) -> int:
         """Its exit code; the terminal is as it was."""
         code = self.process.wait(within)
         assert termios.tcgetattr(self.slave) == self.before

@@ -68,7 +68,7 @@ def test_run_is_left(lab: Pvex, guests: list[str]) -> None:
         with lab.start("run", "-a", "--", "sleep", mark) as running:
             until(lambda: len([pid for pid in living(mark) if pid != running.pid]) == 2)
             running.send_signal(number)
-            assert running.wait(15) == 128 + number
+            assert running.wait(40) == 128 + number
         until(lambda: not living(mark))
 
 

@@ -74,4 +74,4 @@ def test_images_of_an_ended_run_are_closed(files: LxcConfig) -> None:
     programs.images("1.1", privileged=True)
     programs.forget("1.1")
     programs.forget("1.1")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what tests before this one left may go meanwhile
