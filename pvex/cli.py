@@ -5,6 +5,7 @@ Modules that take long to import (requests, yaml) are imported where they are ne
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -23,7 +24,7 @@ from pvex.commands.run import run
 from pvex.commands.trust import audit, token
 from pvex.completion import complete_profiles
 from pvex.context import Context, note
-from pvex.errors import INTERRUPTED, ClientError
+from pvex.errors import BROKEN_PIPE, INTERRUPTED, ClientError
 
 FORMATS = ("table", "json", "yaml")
 
@@ -45,12 +46,16 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
+            sys.exit(BROKEN_PIPE)
         except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
             raise ClientError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 

@@ -63,6 +63,11 @@ class Problem(ClientError):
         self.retryable = bool(document.get("retryable"))
         super().__init__(_describe(status, document))
 
+    def at(self, place: str) -> Problem:
+        """The same, with what it is about before it."""
+        self.args = (f"{place}: {self}",)
+        return self
+
     @property
     def passing(self) -> bool:
         """Whether the gateway, or a proxy before it, is only away for a moment."""
@@ -75,6 +80,8 @@ def _describe(status: int, document: dict[str, Any]) -> str:
     fields = [f"{error.get('path')}: {error.get('message')}" for error in document.get("errors", ())]
     if fields:
         text = "; ".join(fields)
+    if "entry" in document:
+        text = f"{document['entry']!r}: {text}"
     if code in _HINTS:
         text += f" ({_HINTS[code]})"
     words = [*text.splitlines(), *(str(line) for line in document.get("log", ())[-3:])]

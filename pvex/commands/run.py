@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-import signal
 import sys
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,6 +53,7 @@ def run(
     from pvex.fleet import Fleet
     from pvex.live import Live
     from pvex.show import dump
+    from pvex.signals import leaving
 
     if not (selectors or guests or everywhere):
         raise click.UsageError("say in which guests: -l tag=web, -g 101,102, or --all")
@@ -67,10 +66,9 @@ def run(
     live = Live(shares) if table and sys.stdout.isatty() else None
     tell = live.tell if live else _plain if table else _silent
     fleet = Fleet(context.api, shares, spec, new_key, tell, max_errors=max_errors)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
     try:
-        fleet.run(parallel)
+        with leaving("left; the gateway was asked to end what ran"):
+            fleet.run(parallel)
     finally:
         if live:
             live.finish()
@@ -104,13 +102,6 @@ def select(api: Api, selectors: tuple[str, ...], guests: tuple[str, ...]) -> lis
         for guest in found
         if fnmatch.fnmatchcase(guest["name"] or "", name) and (not wanted or guest["vmid"] in wanted)
     ]
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C: what runs is ended."""
-    from pvex.signals import Left
-
-    raise Left("left; the gateway was asked to end what ran", number)
 
 
 def _plain(share: Share, stream: str | None, line: bytes) -> None:
