@@ -24,7 +24,7 @@ from pvex.commands.run import run
 from pvex.commands.trust import audit, token
 from pvex.completion import complete_profiles
 from pvex.context import Context, note
-from pvex.errors import BROKEN_PIPE, INTERRUPTED, ClientError
+from pvex.errors import ANSWERED_NO, BROKEN_PIPE, FAILED, INTERRUPTED, USAGE, ClientError
 
 FORMATS = ("table", "json", "yaml")
 
@@ -34,10 +34,23 @@ class Group(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:
         try:
-            super().main(*args, **options)
+            sys.exit(super().main(*args, **{**options, "standalone_mode": False}))
         except ClientError as error:
             note(str(error))
             sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(ANSWERED_NO)
+        except click.UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()
+            else:
+                words = " ".join(error.format_message().splitlines()).removesuffix(".")
+                command = error.ctx.command_path if error.ctx else "pvex"
+                note(f"{words}{'' if words.endswith('?') else ';'} `{command} --help` tells more")
+            sys.exit(USAGE)
+        except click.ClickException as error:
+            note(error.format_message())
+            sys.exit(FAILED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in COMMANDS.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
 from pvex.completion import complete_execs, complete_guests
-from pvex.context import Context, note
+from pvex.context import Context, each, note
 from pvex.show import age, cut, show_list, show_one
 
 
@@ -90,16 +91,20 @@ def attach(context: Context, /, exec_id: str, detach_keys: str) -> None:
 @click.pass_obj
 def kill(context: Context, /, exec_ids: tuple[str, ...], name: str | None, wait: float) -> None:
     """End commands with all they have started: TERM, then KILL."""
-    for exec_id in exec_ids:
+
+    def ask(exec_id: str) -> dict[str, Any]:
         if name is not None:
             number = int(name) if name.isdigit() else name
-            context.api.post(f"/execs/{exec_id}/signal", {"signal": number, "to": "tree"})
-            continue
-        view = context.api.call("DELETE", f"/execs/{exec_id}", query={"wait": wait}, wait=wait)
-        if view["state"] == "ended":
+            answer: dict[str, Any] = context.api.post(f"/execs/{exec_id}/signal", {"signal": number, "to": "tree"})
+            return answer
+        view: dict[str, Any] = context.api.call("DELETE", f"/execs/{exec_id}", query={"wait": wait}, wait=wait)
+        if context.output == "table" and view["state"] == "ended":
             click.echo(exec_id)
-        else:
+        elif view["state"] != "ended":
             note(f"{exec_id} is being ended; `pvex logs -f {exec_id}` waits for it")
+        return view
+
+    each(context, exec_ids, ask)
 
 
 @click.command()

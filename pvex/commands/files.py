@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @click.pass_obj
 def cp(context: Context, /, source: str, target: str, recursive: bool, quiet: bool, **options: Any) -> None:
-    """Copy a file or a directory: one of SOURCE and TARGET is GUEST:/PATH, the other is here; - is stdin, or stdout.
+    """Copy a file or a directory into a guest, or out of one.
 
-    A directory goes into TARGET under its own name where TARGET is a directory, and else becomes TARGET; of SOURCE/.
-    the content is copied. A file is whole, or what was there before stays. - is a file, or a tar archive where a
-    directory stands on the other side.
+    One of SOURCE and TARGET is GUEST:/PATH, the other is here. A directory goes into TARGET under its own name where
+    TARGET is a directory, and else becomes TARGET; of SOURCE/. the content is copied. A file is whole, or what was
+    there before stays. - is stdin or stdout: a file, or a tar archive where a directory stands on the other side.
 
     Into a guest all is root's unless --user and --group say otherwise. Links that are named are followed; those in a
     directory stay links, and nothing is written through one. FIFOs, sockets and devices are left out.
