@@ -18,4 +18,7 @@ def completion(context: click.Context, shell: str) -> None:
     """
     found = get_completion_class(shell)
     assert found is not None
-    click.echo(found(context.find_root().command, {}, "pvex", "_PVEX_COMPLETE").source())
+    source = found(context.find_root().command, {}, "pvex", "_PVEX_COMPLETE").source()
+    click.echo(
+        source.replace("COMPREPLY+=($value)", "COMPREPLY+=($value); [[ $value != *[:=] ]] || compopt -o nospace")
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pvex.completion import complete_execs, complete_guests
+from pvex.completion import complete_execs, complete_guests, complete_running
 from pvex.context import Context, each, note
 from pvex.show import age, cut, show_list, show_one
 
@@ -67,7 +67,7 @@ def logs(context: Context, /, exec_id: str, follow: bool) -> None:
 
 
 @click.command()
-@click.argument("exec_id", metavar="EXEC", shell_complete=complete_execs)
+@click.argument("exec_id", metavar="EXEC", shell_complete=complete_running)
 @click.option("--detach-keys", default="ctrl-p,ctrl-q", show_default=True, help="Leave, and let it run.")
 @click.pass_obj
 def attach(context: Context, /, exec_id: str, detach_keys: str) -> None:
@@ -83,7 +83,7 @@ def attach(context: Context, /, exec_id: str, detach_keys: str) -> None:
 
 
 @click.command()
-@click.argument("exec_ids", metavar="EXEC...", nargs=-1, required=True, shell_complete=complete_execs)
+@click.argument("exec_ids", metavar="EXEC...", nargs=-1, required=True, shell_complete=complete_running)
 @click.option("-s", "--signal", "name", help="Send this signal instead, to the whole tree: HUP, 15, ...")
 @click.option(
     "--wait", type=click.FloatRange(0, 60), default=15.0, show_default=True, help="Seconds to wait for its end."

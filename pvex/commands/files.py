@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pvex.completion import complete_guests
+from pvex.completion import complete_places
 from pvex.context import Context
 from pvex.errors import ClientError, Problem, UsageError
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", shell_complete=complete_guests)
-@click.argument("target", shell_complete=complete_guests)
+@click.argument("source", shell_complete=complete_places)
+@click.argument("target", shell_complete=complete_places)
 @click.option("--mode", help="A file into a guest: its permissions, like 0644. Default: those that it has here.")
 @click.option("--user", help="Into a guest: the owner, a name or number there. Default: that of the old file, or root.")
 @click.option("--group", help="Into a guest: the group, a name or number there.")

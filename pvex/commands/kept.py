@@ -7,13 +7,13 @@ from urllib.parse import quote
 import click
 
 from pvex.commands.guests import WAIT, confirm, tell_work
-from pvex.completion import complete_guests
+from pvex.completion import complete_guests, complete_snapshots
 from pvex.context import Context
 from pvex.guests import find_vmid
 from pvex.show import age, show_list, size
 
 _GUEST = click.argument("guest", shell_complete=complete_guests)
-_NAME = click.argument("name")
+_NAME = click.argument("name", shell_complete=complete_snapshots)
 
 
 @click.group()
@@ -38,7 +38,7 @@ def list_snapshots(context: Context, /, guest: str) -> None:
 
 @snapshot.command()
 @_GUEST
-@_NAME
+@click.argument("name")
 @click.option("--description", default="", help="Some words about it.")
 @click.option("--with-memory", is_flag=True, help="Machines only: the memory of a running one, too.")
 @WAIT

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from pvex.completion import complete_profiles
 from pvex.context import Context, note
 from pvex.show import show_list
 
@@ -76,7 +77,7 @@ def list_profiles(context: Context, /) -> None:
 
 
 @profile.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_profiles)
 def use(name: str) -> None:
     """Make a profile the current one."""
     from pvex.profile import load_store
@@ -88,7 +89,7 @@ def use(name: str) -> None:
 
 
 @profile.command("rm")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_profiles)
 def remove(name: str) -> None:
     """Forget a profile. Its token stays valid: `pvex token revoke` ends one."""
     from pvex.profile import load_store

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pvex.commands.exec import ExecCommand, build_spec, new_key, take_command
+from pvex.completion import complete_guests
 from pvex.context import Context, note
 
 if TYPE_CHECKING:
@@ -21,10 +22,22 @@ _SELECTORS = ("tag", "pool", "node", "status", "type", "name")
 @click.command("run", cls=ExecCommand, context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, callback=take_command)
 @click.option(
-    "-l", "--select", "selectors", multiple=True, metavar="KEY=VALUE",
+    "-l",
+    "--select",
+    "selectors",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=lambda _context, _parameter, typed: [f"{key}=" for key in _SELECTORS if key.startswith(typed)],
     help=f"Guests that fit all of these: {', '.join(_SELECTORS)} (with wildcards). Repeatable.",
-)  # fmt: skip
-@click.option("-g", "--guest", "guests", multiple=True, help="This guest; repeatable, and with commas between.")
+)
+@click.option(
+    "-g",
+    "--guest",
+    "guests",
+    multiple=True,
+    shell_complete=complete_guests,
+    help="This guest; repeatable, and with commas between.",
+)
 @click.option("-a", "--all", "everywhere", is_flag=True, help="Every guest that the token may see.")
 @click.option("-P", "--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="So many at a time.")
 @click.option("--max-errors", type=click.IntRange(0), help="Begin no more after so many failures and one.")

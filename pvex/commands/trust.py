@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from pvex.commands.guests import confirm
+from pvex.completion import complete_guests, complete_tokens
 from pvex.context import Context, note
 from pvex.show import age, cut, dump, plain, show_list, show_one
 
-_ID = click.argument("token_id", metavar="ID")
+_ID = click.argument("token_id", metavar="ID", shell_complete=complete_tokens)
 
 
 @click.group()
@@ -134,8 +135,8 @@ def _describe(grant: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--guest", help="Only records about this guest.")
-@click.option("--token", help="Only records of, or about, the token with this id.")
+@click.option("--guest", shell_complete=complete_guests, help="Only records about this guest.")
+@click.option("--token", shell_complete=complete_tokens, help="Only records of, or about, the token with this id.")
 @click.option("--exec", "exec_id", help="Only records about this exec.")
 @click.option("--event", multiple=True, help="Only such records: exec:intent, request:denied, ... Repeatable.")
 @click.option("--since", help="Written at this time or later (RFC 3339).")
