@@ -33,6 +33,7 @@ class Group(click.Group):
     """A group whose failures are one line on stderr, never a traceback."""
 
     def main(self, *args: Any, **options: Any) -> Any:
+        _open_streams()
         try:
             sys.exit(super().main(*args, **{**options, "standalone_mode": False}))
         except ClientError as error:
@@ -70,6 +71,18 @@ class Group(click.Group):
             sys.exit(BROKEN_PIPE)
         except OSError as error:
             raise ClientError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+
+
+def _open_streams() -> None:
+    """A standard stream that was closed is /dev/null: a connection must not get its number."""
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -8,12 +8,21 @@ from contextlib import closing
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from pvex.show import plain
 
 SECONDS = 3.0
 """Nobody waits longer for a Tab."""
+
+
+@add_completion_class
+class _Bash(BashComplete):
+    """Without a space behind `GUEST:` and `tag=`."""
+
+    source_template = BashComplete.source_template.replace(
+        "COMPREPLY+=($value)", "COMPREPLY+=($value); [[ $value != *[:=] ]] || compopt -o nospace"
+    )
 
 
 def complete_guests(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

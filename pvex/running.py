@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvex.context import note
 from pvex.ending import exit_code, explain
-from pvex.errors import BROKEN_PIPE, Problem, UsageError
+from pvex.errors import BROKEN_PIPE, ClientError, Problem, UsageError
 from pvex.events import cannot_stream, read_data, run_stream
 from pvex.signals import Forwarding, Left, end_quietly
 from pvex.stdin import Pump
@@ -123,6 +123,9 @@ def write(api: Api, exec_id: str, event: dict[str, Any]) -> None:
         end_quietly(api, exec_id)
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is buffered has nowhere to go
         sys.exit(BROKEN_PIPE)
+    except OSError as exc:
+        end_quietly(api, exec_id)
+        raise ClientError(f"cannot write {kind}: {exc.strerror}{'; the command was ended' * bool(exec_id)}") from exc
 
 
 def tell_end(view: dict[str, Any]) -> int:

@@ -109,6 +109,9 @@ class Terminal:
                         raise
                     if self._begin is not None:
                         raise self._lost(error) from error
+                    if isinstance(error, Problem) and error.code == "stdin_closed" and not self._placed:
+                        told = f"{self._exec_id} takes no input: `pvex logs -f {self._exec_id}` follows it"
+                        raise ClientError(told) from error
                     if isinstance(error, Problem) and error.code in ("exec_ended", "stdin_closed") and self._writes:
                         self._writes = False
                         continue

@@ -18,7 +18,4 @@ def completion(context: click.Context, shell: str) -> None:
     """
     found = get_completion_class(shell)
     assert found is not None
-    source = found(context.find_root().command, {}, "pvex", "_PVEX_COMPLETE").source()
-    click.echo(
-        source.replace("COMPREPLY+=($value)", "COMPREPLY+=($value); [[ $value != *[:=] ]] || compopt -o nospace")
-    )
+    click.echo(found(context.find_root().command, {}, "pvex", "_PVEX_COMPLETE").source())

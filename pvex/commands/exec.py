@@ -50,7 +50,7 @@ def take_command(_ctx: click.Context, _param: click.Parameter, words: tuple[str,
 @click.option("-w", "--workdir", help="The working directory. Default: the user's home.")
 @click.option("-e", "--env", multiple=True, help="NAME=VALUE; NAME alone takes our own value. Repeatable.")
 @click.option("--env-file", type=click.File(), help="Lines of NAME=VALUE.")
-@click.option("-d", "--detach", is_flag=True, help="Do not wait: print the exec's id.")
+@click.option("-d", "--detach", is_flag=True, help="Do not wait for its end: print the exec's id as soon as it runs.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="End the command after so long (exit code 124).")
 @click.option("--queue-timeout", type=float, metavar="SECONDS", help="Wait so long for a place.")
 @click.option("-l", "--label", "labels", multiple=True, help="KEY=VALUE, to find it again. Repeatable.")
@@ -87,7 +87,7 @@ def exec_(
     started; 128+n: signal n ended it.
     """
     from pvex.guests import find_vmid
-    from pvex.running import describe_terminal, open_terminal, run
+    from pvex.running import describe_terminal, open_terminal, run, tell_end
 
     if not command:
         raise click.UsageError("give a command: pvex exec 101 -- COMMAND")
@@ -100,8 +100,9 @@ def exec_(
     vmid = find_vmid(context.api, guest)
     if detach:
         headers = {"Prefer": "respond-async", "Idempotency-Key": key}
-        click.echo(context.api.call("POST", f"/exec/{vmid}", spec, headers=headers)["id"])
-        return
+        view = context.api.call("POST", f"/exec/{vmid}", spec, headers=headers)
+        click.echo(view["id"])
+        sys.exit(tell_end(view) if view["reason"] == "spawn_failed" else 0)
     if tty and interactive:
         sys.exit(open_terminal(context.api, vmid, spec, key, options["detach_keys"]))
     sys.exit(run(context.api, vmid, spec, key, with_stdin=interactive))
