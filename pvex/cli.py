@@ -23,7 +23,7 @@ from pvex.commands.profiles import login, profile
 from pvex.commands.run import run
 from pvex.commands.trust import audit, token
 from pvex.completion import complete_profiles
-from pvex.context import Context, note
+from pvex.context import Context, drop, note
 from pvex.errors import ANSWERED_NO, BROKEN_PIPE, FAILED, INTERRUPTED, USAGE, ClientError
 
 FORMATS = ("table", "json", "yaml")
@@ -52,6 +52,14 @@ class Group(click.Group):
         except click.ClickException as error:
             note(error.format_message())
             sys.exit(FAILED)
+        except UnicodeError:
+            note("what is given to pvex, in arguments and in files, has to be UTF-8")
+            sys.exit(USAGE)
+        except Exception as error:
+            if os.environ.get("PVEX_DEBUG"):
+                raise
+            note(f"a fault of pvex, {type(error).__name__}: please report what PVEX_DEBUG=1 shows")  # its text may tell
+            sys.exit(FAILED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in COMMANDS.items():
@@ -67,7 +75,7 @@ class Group(click.Group):
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
+            drop(sys.stdout)
             sys.exit(BROKEN_PIPE)
         except OSError as error:
             raise ClientError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from pvex.api import Api
@@ -57,6 +58,11 @@ def each(context: Context, names: Sequence[str], act: Callable[[str], Any]) -> N
         dump(context.output, answers if len(names) > 1 else answers[0])
     if code:
         sys.exit(code)
+
+
+def drop(stream: TextIO) -> None:
+    """What is buffered for a stream that cannot be written has nowhere to go, at our end neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def note(text: str) -> None:

@@ -66,7 +66,7 @@ def put(api: Api, vmid: int, path: str, body: Iterator[bytes], options: dict[str
             yield piece
 
     url = files_url(vmid, path)
-    answer = api.send("PUT", url, data=hashed(), query=options, headers=headers, read=UPLOAD_SECONDS).json()
+    answer = api.read(api.send("PUT", url, data=hashed(), query=options, headers=headers, read=UPLOAD_SECONDS))
     if answer["sha256"] != digest.hexdigest():
         raise ClientError(f"{path}: what arrived is not what was sent; copy it again")
 

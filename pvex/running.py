@@ -8,7 +8,7 @@ import sys
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
-from pvex.context import note
+from pvex.context import drop, note
 from pvex.ending import exit_code, explain
 from pvex.errors import BROKEN_PIPE, ClientError, Problem, UsageError
 from pvex.events import cannot_stream, read_data, run_stream
@@ -115,16 +115,15 @@ def write(api: Api, exec_id: str, event: dict[str, Any]) -> None:
         note(f"{event['bytes']} bytes of {event['stream']} were not kept")
     if kind not in ("stdout", "stderr"):
         return
-    out = (sys.stdout if kind == "stdout" else sys.stderr).buffer
+    out = sys.stdout if kind == "stdout" else sys.stderr
     try:
-        out.write(read_data(event))
-        out.flush()
-    except BrokenPipeError:
-        end_quietly(api, exec_id)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is buffered has nowhere to go
-        sys.exit(BROKEN_PIPE)
+        out.buffer.write(read_data(event))
+        out.buffer.flush()
     except OSError as exc:
         end_quietly(api, exec_id)
+        drop(out)
+        if isinstance(exc, BrokenPipeError):
+            sys.exit(BROKEN_PIPE)
         raise ClientError(f"cannot write {kind}: {exc.strerror}{'; the command was ended' * bool(exec_id)}") from exc
 
 

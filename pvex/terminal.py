@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvex.errors import ClientError, Cut, Problem, UsageError
 from pvex.events import PATIENCE, Retry
+from pvex.paths import segment
 from pvex.signals import Left
 from pvex.websocket import Output, WebSocket
 
@@ -154,7 +155,7 @@ class Terminal:
     def _connect(self) -> WebSocket:
         if self._begin is None:
             query = f"from={self._cursor}" + ("&write=1" if self._writes else "")
-            return WebSocket(self._api.profile, f"/execs/{self._exec_id}/attach?{query}")
+            return WebSocket(self._api.profile, f"/execs/{segment(self._exec_id)}/attach?{query}")
         socket = WebSocket(self._api.profile, f"/exec/{self._begin.vmid}/terminal")
         socket.say("start", **self._begin.spec)
         return socket

@@ -49,7 +49,7 @@ def take_command(_ctx: click.Context, _param: click.Parameter, words: tuple[str,
 @click.option("-u", "--user", help="Run as this user: name, uid or uid:gid. Default: root.")
 @click.option("-w", "--workdir", help="The working directory. Default: the user's home.")
 @click.option("-e", "--env", multiple=True, help="NAME=VALUE; NAME alone takes our own value. Repeatable.")
-@click.option("--env-file", type=click.File(), help="Lines of NAME=VALUE.")
+@click.option("--env-file", type=click.File(), help="Lines of NAME=VALUE, or of NAME; # begins a comment.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait for its end: print the exec's id as soon as it runs.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="End the command after so long (exit code 124).")
 @click.option("--queue-timeout", type=float, metavar="SECONDS", help="Wait so long for a place.")
@@ -152,12 +152,11 @@ def build_spec(
 
 
 def _read_env(given: Iterable[str], file: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for line in file:
-        if line.strip() and not line.startswith("#"):
-            yield _pair("--env-file", line.rstrip("\n"))
-    for entry in given:
+    """What is named without a value has our own, and is left out where we have none: as docker has it."""
+    lines = [("--env-file", line.rstrip("\n")) for line in file if line.strip() and not line.startswith("#")]
+    for option, entry in (*lines, *(("--env", entry) for entry in given)):
         if "=" in entry:
-            yield _pair("--env", entry)
+            yield _pair(option, entry)
         elif entry in os.environ:
             yield entry, os.environ[entry]
 

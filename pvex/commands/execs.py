@@ -9,6 +9,7 @@ import click
 
 from pvex.completion import complete_execs, complete_guests, complete_running
 from pvex.context import Context, each, note
+from pvex.paths import segment
 from pvex.show import age, cut, show_list, show_one
 
 
@@ -95,9 +96,11 @@ def kill(context: Context, /, exec_ids: tuple[str, ...], name: str | None, wait:
     def ask(exec_id: str) -> dict[str, Any]:
         if name is not None:
             number = int(name) if name.isdigit() else name
-            answer: dict[str, Any] = context.api.post(f"/execs/{exec_id}/signal", {"signal": number, "to": "tree"})
+            answer: dict[str, Any] = context.api.post(
+                f"/execs/{segment(exec_id)}/signal", {"signal": number, "to": "tree"}
+            )
             return answer
-        view: dict[str, Any] = context.api.call("DELETE", f"/execs/{exec_id}", query={"wait": wait}, wait=wait)
+        view: dict[str, Any] = context.api.call("DELETE", f"/execs/{segment(exec_id)}", query={"wait": wait}, wait=wait)
         if context.output == "table" and view["state"] == "ended":
             click.echo(exec_id)
         elif view["state"] != "ended":
@@ -113,4 +116,4 @@ def kill(context: Context, /, exec_ids: tuple[str, ...], name: str | None, wait:
 @click.pass_obj
 def inspect(context: Context, /, exec_id: str, wait: float) -> None:
     """Show all that is known of a command."""
-    show_one(context.output, context.api.get(f"/execs/{exec_id}", {"wait": wait}, wait=wait))
+    show_one(context.output, context.api.get(f"/execs/{segment(exec_id)}", {"wait": wait}, wait=wait))

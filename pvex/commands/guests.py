@@ -9,6 +9,7 @@ import click
 
 from pvex.completion import complete_guests
 from pvex.context import Context, each, note
+from pvex.paths import segment
 from pvex.show import duration, show_list, show_one, size
 
 WAIT = click.option(
@@ -224,9 +225,7 @@ def _tell_new(context: Context, answer: dict[str, Any]) -> None:
 @click.pass_obj
 def task(context: Context, /, upid: str, log: bool, wait: float) -> None:
     """Show a task of PVE's."""
-    from urllib.parse import quote
-
-    path = f"/tasks/{quote(upid, safe='')}"
+    path = f"/tasks/{segment(upid)}"
     if not log:
         show_one(context.output, context.api.get(path, {"wait": wait}, wait=wait))
         return
