@@ -55,6 +55,7 @@ def describe(name: str) -> Page:
                 "PVEX_PROFILE": "The profile, where --profile is not given.",
                 "GATEWAY_URL, GATEWAY_TOKEN, GATEWAY_CA": "A gateway, a token and a CA file, in place of a profile.",
                 "NO_COLOR": "No colours.",
+                "PVEX_DEBUG": "A fault of pvex itself is shown with all that Python knows; look before you pass it on.",
             },
             files={"~/.config/pvex/config.json": "Profiles with their tokens; for nobody else to read (0600)."},
         )

@@ -68,11 +68,16 @@ class Api:
 
         Raises Problem, Unreachable, Untrusted and Cut.
         """
-        response = self.send(method, path, body, data=data, query=query, headers=headers, read=READ_SECONDS + wait)
+        return self.read(
+            self.send(method, path, body, data=data, query=query, headers=headers, read=READ_SECONDS + wait)
+        )
+
+    def read(self, response: requests.Response) -> Any:
+        """The JSON of a response, or None where it has no body. Raises Cut."""
         try:
             return response.json() if response.content else None
         except (RequestException, ValueError) as exc:
-            raise Cut(f"the answer of {self.profile.url} broke off; ask again") from exc
+            raise Cut(f"the answer of {self.profile.url} broke off, or is no gateway's; ask again") from exc
 
     def send(
         self,

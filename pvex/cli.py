@@ -5,6 +5,7 @@ Modules that take long to import (requests, yaml) are imported where they are ne
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -22,8 +23,8 @@ from pvex.commands.profiles import login, profile
 from pvex.commands.run import run
 from pvex.commands.trust import audit, token
 from pvex.completion import complete_profiles
-from pvex.context import Context, note
-from pvex.errors import INTERRUPTED, ClientError
+from pvex.context import Context, drop, note
+from pvex.errors import ANSWERED_NO, BROKEN_PIPE, FAILED, INTERRUPTED, USAGE, ClientError
 
 FORMATS = ("table", "json", "yaml")
 
@@ -32,11 +33,33 @@ class Group(click.Group):
     """A group whose failures are one line on stderr, never a traceback."""
 
     def main(self, *args: Any, **options: Any) -> Any:
+        _open_streams()
         try:
-            super().main(*args, **options)
+            sys.exit(super().main(*args, **{**options, "standalone_mode": False}))
         except ClientError as error:
             note(str(error))
             sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(ANSWERED_NO)
+        except click.UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()
+            else:
+                words = " ".join(error.format_message().splitlines()).removesuffix(".")
+                command = error.ctx.command_path if error.ctx else "pvex"
+                note(f"{words}{'' if words.endswith('?') else ';'} `{command} --help` tells more")
+            sys.exit(USAGE)
+        except click.ClickException as error:
+            note(error.format_message())
+            sys.exit(FAILED)
+        except UnicodeError:
+            note("what is given to pvex, in arguments and in files, has to be UTF-8")
+            sys.exit(USAGE)
+        except Exception as error:
+            if os.environ.get("PVEX_DEBUG"):
+                raise
+            note(f"a fault of pvex, {type(error).__name__}: please report what PVEX_DEBUG=1 shows")  # its text may tell
+            sys.exit(FAILED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in COMMANDS.items():
@@ -45,13 +68,29 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            drop(sys.stdout)
+            sys.exit(BROKEN_PIPE)
         except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
             raise ClientError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+
+
+def _open_streams() -> None:
+    """A standard stream that was closed is /dev/null: a connection must not get its number."""
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

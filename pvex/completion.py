@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+
+from pvex.show import plain
 
 SECONDS = 3.0
 """Nobody waits longer for a Tab."""
+
+
+@add_completion_class
+class _Bash(BashComplete):
+    """Without a space behind `GUEST:` and `tag=`."""
+
+    source_template = BashComplete.source_template.replace(
+        "COMPREPLY+=($value)", "COMPREPLY+=($value); [[ $value != *[:=] ]] || compopt -o nospace"
+    )
 
 
 def complete_guests(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -29,11 +41,49 @@ def complete_guests(context: click.Context, parameter: click.Parameter, incomple
 
 def complete_execs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of commands that run, and of those that are remembered; the command for help."""
+    return _ask(context, lambda api: _execs(api, incomplete, {}))
+
+
+def complete_running(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of commands that run alone."""
+    return _ask(context, lambda api: _execs(api, incomplete, {"state": "running"}))
+
+
+def _execs(api: Any, incomplete: str, query: dict[str, str]) -> Iterable[CompletionItem]:
+    for one in api.pages("/execs", "execs", query, most=50):
+        if one["id"].startswith(incomplete):
+            yield CompletionItem(one["id"], help=f"{one['vmid']} {plain(' '.join(one['command']))[:40]}")
+
+
+def complete_places(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `cp` takes: `GUEST:` where that is being typed, else files here."""
+    guests = complete_guests(context, parameter, incomplete) if incomplete and "/" not in incomplete else []
+    if guests and not os.path.lexists(incomplete):
+        return [CompletionItem(f"{one.value}:", help=one.help) for one in guests]
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_snapshots(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The snapshots of the guest that was named before."""
 
     def find(api: Any) -> Iterable[CompletionItem]:
-        for one in api.pages("/execs", "execs", most=50):
+        from pvex.guests import find_vmid
+
+        vmid = find_vmid(api, context.params["guest"])
+        for one in api.pages(f"/guests/{vmid}/snapshots", "snapshots"):
+            if one["name"].startswith(incomplete):
+                yield CompletionItem(one["name"], help=plain(one["description"])[:40])
+
+    return _ask(context, find) if context.params.get("guest") else []
+
+
+def complete_tokens(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of tokens; the name for help."""
+
+    def find(api: Any) -> Iterable[CompletionItem]:
+        for one in api.pages("/tokens", "tokens", most=1000):
             if one["id"].startswith(incomplete):
-                yield CompletionItem(one["id"], help=f"{one['vmid']} {' '.join(one['command'])[:40]}")
+                yield CompletionItem(one["id"], help=f"{plain(one['name'])} {one['state']}")
 
     return _ask(context, find)
 

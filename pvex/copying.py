@@ -16,6 +16,7 @@ from requests.exceptions import RequestException
 from pvex.api import STREAM_SECONDS
 from pvex.errors import ClientError, Cut, Problem, Unreachable
 from pvex.events import Retry
+from pvex.holes import HoleWriter
 from pvex.progress import Progress
 
 if TYPE_CHECKING:
@@ -23,20 +24,18 @@ if TYPE_CHECKING:
 
     from pvex.api import Api
 
+TAR = "application/x-tar"
 PIECE = 256 << 10
 UPLOAD_SECONDS = 300.0
 """How long the gateway may be silent at an upload's end: the guest's disk takes it all then."""
 
 
 def is_directory(api: Api, vmid: int, path: str) -> bool:
-    """Whether a directory stands there; what does not exist is none."""
+    """Whether a directory stands there. What cannot be told is told by the request that follows: HEAD has no words."""
     try:
-        response = api.send("HEAD", _url(vmid, path))
-    except Problem as problem:
-        if problem.status == 404:
-            return False
-        raise
-    return response.headers.get("X-File-Type") == "directory"
+        return api.send("HEAD", files_url(vmid, path)).headers.get("X-File-Type") == "directory"
+    except Problem:
+        return False
 
 
 def upload(api: Api, source: BinaryIO, vmid: int, path: str, options: dict[str, Any], *, quiet: bool) -> None:
@@ -45,32 +44,57 @@ def upload(api: Api, source: BinaryIO, vmid: int, path: str, options: dict[str, 
     total = about.st_size if stat.S_ISREG(about.st_mode) else None
     retry = Retry(60.0)
     while True:
-        digest = hashlib.sha256()
-        with Progress(path, quiet=quiet) as progress:
+        with Progress(path, total, quiet=quiet) as progress:
             try:
-                body = _read(source, digest, progress, total)
-                answer = api.send("PUT", _url(vmid, path), data=body, query=options, read=UPLOAD_SECONDS).json()
+                put(api, vmid, path, progress.watch(read(source)), options)
             except ClientError as error:
                 if total is None:
                     raise
                 retry.after(error, None)
                 source.seek(0)
                 continue
-        if answer["sha256"] != digest.hexdigest():
-            raise ClientError(f"{path}: what arrived is not what was sent; copy it again")
         return
 
 
-def download(api: Api, vmid: int, path: str, target: Path | None, out: BinaryIO, *, quiet: bool) -> None:
-    """Reads it to `out`, or by a file beside it to `target`; after a cut it goes on. Raises ClientError."""
-    if target is None:
-        _fetch(api, vmid, path, out, quiet=quiet)
-        return
+def put(api: Api, vmid: int, path: str, body: Iterator[bytes], options: dict[str, Any], **headers: str) -> None:
+    """Sends it, and compares what has arrived. Raises ClientError."""
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes]:
+        for piece in body:
+            digest.update(piece)
+            yield piece
+
+    url = files_url(vmid, path)
+    answer = api.read(api.send("PUT", url, data=hashed(), query=options, headers=headers, read=UPLOAD_SECONDS))
+    if answer["sha256"] != digest.hexdigest():
+        raise ClientError(f"{path}: what arrived is not what was sent; copy it again")
+
+
+def read(source: BinaryIO) -> Iterator[bytes]:
+    """All of it. Raises ClientError, never OSError, which would be taken for the connection's."""
+    try:
+        while piece := source.read(PIECE):
+            yield piece
+    except OSError as exc:
+        raise ClientError(f"{source.name}: {exc.strerror}") from exc
+
+
+def open_source(api: Api, vmid: int, path: str, **headers: str) -> Response:
+    """What stands there, on its way: a file, or a directory's archive; X-File-Type tells. Raises ClientError."""
+    headers = {"Accept": f"{TAR}, */*;q=0.5", **headers}
+    return api.send("GET", files_url(vmid, path), headers=headers, stream=True, read=STREAM_SECONDS)
+
+
+def download(api: Api, vmid: int, path: str, first: Response, target: Path, *, quiet: bool) -> None:
+    """A file, of which `first` is the beginning, by another one beside it to `target`. Raises ClientError."""
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            mode = _fetch(api, vmid, path, file, quiet=quiet)
-            os.fchmod(file.fileno(), mode & 0o777)
+            writer = HoleWriter(file)
+            fetch(api, vmid, path, first, writer, quiet=quiet)
+            writer.finish()
+            os.fchmod(file.fileno(), int(first.headers.get("X-File-Mode", "644"), 8) & 0o777 & ~read_umask())
         beside.replace(target)
     except BaseException:
         with suppress(OSError):
@@ -78,37 +102,38 @@ def download(api: Api, vmid: int, path: str, target: Path | None, out: BinaryIO,
         raise
 
 
-def _fetch(api: Api, vmid: int, path: str, out: BinaryIO, *, quiet: bool) -> int:
-    """All of it to `out`; its mode."""
+def fetch(api: Api, vmid: int, path: str, first: Response, out: BinaryIO | HoleWriter, *, quiet: bool) -> None:
+    """All of a file to `out`; after a cut it goes on where it was. Raises ClientError."""
     retry = Retry(60.0)
+    retry.succeeded()
     done, etag = 0, ""
+    response: Response | None = first
     with Progress(path, quiet=quiet) as progress:
         while True:
-            headers = {"Range": f"bytes={done}-", "If-Range": etag} if done else {}
             try:
-                response = api.send("GET", _url(vmid, path), headers=headers, stream=True, read=STREAM_SECONDS)
+                if response is None:
+                    headers = {"Range": f"bytes={done}-", "If-Range": etag} if done else {}
+                    response = open_source(api, vmid, path, **headers)
                 with response:
-                    if response.headers.get("X-File-Type") != "file":
-                        raise ClientError(f"{path} is a directory: `pvex exec {vmid} -- tar -C {path} -c . | tar -x`")
                     if done and (response.status_code != 206 or response.headers.get("ETag") != etag):
                         raise ClientError(f"{path} was changed while it was copied; copy it again")
                     etag = response.headers.get("ETag", "")
                     length = response.headers.get("Content-Length")
-                    total = done + int(length) if length is not None else None
-                    for piece in _pieces(response):
+                    progress.total = done + int(length) if length is not None else None
+                    for piece in pieces(response):
                         out.write(piece)
                         done += len(piece)
                         retry.succeeded()
-                        progress.show(done, total)
-                    if total is not None and done != total:
+                        progress.show(done)
+                    if progress.total is not None and done != progress.total:
                         raise Cut(f"{path} broke off after {done} bytes")
-                    out.flush()
-                    return int(response.headers.get("X-File-Mode", "644"), 8)
+                    return
             except (Cut, Unreachable, Problem) as error:
                 retry.after(error, None)
+                response = None
 
 
-def _pieces(response: Response) -> Iterator[bytes]:
+def pieces(response: Response) -> Iterator[bytes]:
     """The body as it comes. Raises Cut."""
     try:
         yield from response.iter_content(PIECE)
@@ -116,14 +141,13 @@ def _pieces(response: Response) -> Iterator[bytes]:
         raise Cut("the download broke off") from exc
 
 
-def _read(source: BinaryIO, digest: Any, progress: Progress, total: int | None) -> Iterator[bytes]:
-    done = 0
-    while piece := source.read(PIECE):
-        digest.update(piece)
-        done += len(piece)
-        yield piece
-        progress.show(done, total)
+def read_umask() -> int:
+    """Which permissions new files of ours do not get."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
-def _url(vmid: int, path: str) -> str:
+def files_url(vmid: int, path: str) -> str:
+    """The path of a request about a file; its name byte for byte."""
     return f"/guests/{vmid}/files?path={quote_from_bytes(os.fsencode(path), safe='/')}"

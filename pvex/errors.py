@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 FAILED = 125
 """pvex or the gateway failed: as docker, so that a command's own exit code is never taken for it."""
+ANSWERED_NO = 1
 USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -26,7 +28,12 @@ _HINTS = {
     "exec_not_found": "`pvex ps -a` lists the commands that are remembered",
     "guest_not_running": "`pvex start` starts it",
     "forbidden": "`pvex token self` shows what this token may do",
+    "device_not_found": "`pvex devices ls` lists those there are",
+    "token_not_found": "`pvex token ls` lists those that this one may administer",
+    "snapshot_not_found": "`pvex snapshot ls` lists those there are",
 }
+_WHERE = re.compile(r"; see GET /[^;]*$")
+"""What the gateway says to programs, where we know better words."""
 
 
 class ClientError(Exception):
@@ -63,6 +70,11 @@ class Problem(ClientError):
         self.retryable = bool(document.get("retryable"))
         super().__init__(_describe(status, document))
 
+    def at(self, place: str) -> Problem:
+        """The same, with what it is about before it."""
+        self.args = (f"{place}: {self}",)
+        return self
+
     @property
     def passing(self) -> bool:
         """Whether the gateway, or a proxy before it, is only away for a moment."""
@@ -72,10 +84,15 @@ class Problem(ClientError):
 def _describe(status: int, document: dict[str, Any]) -> str:
     code = str(document.get("code", ""))
     text = str(document.get("detail") or document.get("title") or f"the gateway answered {status}")
-    fields = [f"{error.get('path')}: {error.get('message')}" for error in document.get("errors", ())]
+    fields = [
+        ": ".join(filter(None, (error.get("path"), error.get("message")))) for error in document.get("errors", ())
+    ]
     if fields:
         text = "; ".join(fields)
+    if "entry" in document:
+        text = f"{document['entry']!r}: {text}"
     if code in _HINTS:
+        text = _WHERE.sub("", text)
         text += f" ({_HINTS[code]})"
     words = [*text.splitlines(), *(str(line) for line in document.get("log", ())[-3:])]
     return " | ".join(words) + (f" [{code}]" if code else "")

@@ -12,6 +12,7 @@ from requests.exceptions import RequestException
 
 from pvex.api import STREAM_SECONDS
 from pvex.errors import ClientError, Cut, Problem, Unreachable
+from pvex.paths import segment
 
 if TYPE_CHECKING:
     import requests
@@ -140,7 +141,12 @@ def _post(api: Api, vmid: int, spec: dict[str, Any], headers: dict[str, str]) ->
 def _resume(api: Api, exec_id: str, seq: int, *, stay: bool = True) -> requests.Response:
     query = {"from": seq, "follow": stay}
     return api.send(
-        "GET", f"/execs/{exec_id}/events", query=query, headers={"Accept": NDJSON}, stream=True, read=STREAM_SECONDS
+        "GET",
+        f"/execs/{segment(exec_id)}/events",
+        query=query,
+        headers={"Accept": NDJSON},
+        stream=True,
+        read=STREAM_SECONDS,
     )
 
 

@@ -103,7 +103,7 @@ def choose_profile(name: str | None) -> Profile:
         if not token:
             raise UsageError("GATEWAY_URL is set, GATEWAY_TOKEN is not: set both, or name a --profile")
         ca = environment.get("GATEWAY_CA")
-        return Profile("environment", check_url(url), token, Path(ca) if ca else None)
+        return Profile("environment", check_url(url), check_token(token, "GATEWAY_TOKEN"), Path(ca) if ca else None)
     store = load_store()
     chosen = name or store.current
     if chosen is None:
@@ -115,6 +115,14 @@ def check_name(name: str) -> None:
     """A profile's name is a file's, too. Raises UsageError."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise UsageError(f"{name!r} is no name for a profile: letters, digits, and . _ - between them")
+
+
+def check_token(text: str, source: str) -> str:
+    """The token without blanks around it. Raises UsageError, which does not show it, for what no header could carry."""
+    token = text.strip()
+    if not re.fullmatch(r"pveg_[\x21-\x7e]+", token):
+        raise UsageError(f"{source} holds no token: one begins with pveg_ and has no blanks in it")
+    return token
 
 
 def check_url(url: str) -> str:
@@ -134,4 +142,5 @@ def check_url(url: str) -> str:
 
 
 def _read(name: str, data: dict[str, Any]) -> Profile:
-    return Profile(name, check_url(data["url"]), str(data["token"]), Path(data["ca"]) if data.get("ca") else None)
+    token = check_token(str(data["token"]), f"profile {name}")
+    return Profile(name, check_url(data["url"]), token, Path(data["ca"]) if data.get("ca") else None)

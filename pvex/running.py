@@ -8,13 +8,13 @@ import sys
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
-from pvex.context import note
+from pvex.context import drop, note
 from pvex.ending import exit_code, explain
-from pvex.errors import BROKEN_PIPE, Problem, UsageError
+from pvex.errors import BROKEN_PIPE, ClientError, Problem, UsageError
 from pvex.events import cannot_stream, read_data, run_stream
 from pvex.signals import Forwarding, Left, end_quietly
 from pvex.stdin import Pump
-from pvex.terminal import Detached, Keys, Terminal, terminal_size
+from pvex.terminal import Begin, Detached, Keys, Terminal, terminal_size
 
 if TYPE_CHECKING:
     from pvex.api import Api
@@ -72,11 +72,27 @@ def describe_terminal(*, ours: bool) -> dict[str, Any]:
 
 
 def open_terminal(api: Api, vmid: int, spec: dict[str, Any], key: str, detach_keys: str) -> int:
-    """Begins it, detached and so once only, and attaches to it."""
+    """Begins it, detached and so once only, and attaches to it; with exec:terminal alone see `_hold_at_once`."""
     keys = Keys(detach_keys)
     headers = {"Prefer": "respond-async", "Idempotency-Key": key}
-    exec_id = api.call("POST", f"/exec/{vmid}", spec, headers=headers)["id"]
+    try:
+        exec_id = api.call("POST", f"/exec/{vmid}", spec, headers=headers)["id"]
+    except Problem as problem:
+        if problem.code not in ("forbidden", "guest_not_found") or not _may_open_terminals(api):
+            raise
+        return _hold_at_once(api, vmid, spec)
     return hold_terminal(api, exec_id, keys)
+
+
+def _may_open_terminals(api: Api) -> bool:
+    return any(one["action"] == "exec:terminal" for one in api.get("/tokens/self")["reach"])
+
+
+def _hold_at_once(api: Api, vmid: int, spec: dict[str, Any]) -> int:
+    """For a token that may not run commands but in terminals: it begins with the connection and ends with it, for there
+    is no way back; so there are no detach keys, and what the gateway loses it ends."""
+    begin = Begin(vmid, {**spec, "on_disconnect": "kill"})
+    return tell_end(Terminal(api, "", Keys(""), begin=begin).run())
 
 
 def hold_terminal(api: Api, exec_id: str, keys: Keys) -> int:
@@ -99,14 +115,16 @@ def write(api: Api, exec_id: str, event: dict[str, Any]) -> None:
         note(f"{event['bytes']} bytes of {event['stream']} were not kept")
     if kind not in ("stdout", "stderr"):
         return
-    out = (sys.stdout if kind == "stdout" else sys.stderr).buffer
+    out = sys.stdout if kind == "stdout" else sys.stderr
     try:
-        out.write(read_data(event))
-        out.flush()
-    except BrokenPipeError:
+        out.buffer.write(read_data(event))
+        out.buffer.flush()
+    except OSError as exc:
         end_quietly(api, exec_id)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is buffered has nowhere to go
-        sys.exit(BROKEN_PIPE)
+        drop(out)
+        if isinstance(exc, BrokenPipeError):
+            sys.exit(BROKEN_PIPE)
+        raise ClientError(f"cannot write {kind}: {exc.strerror}{'; the command was ended' * bool(exec_id)}") from exc
 
 
 def tell_end(view: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,7 @@ class Left(ClientError):
 
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
+        self.number = number
         self.exit_code = 128 + number
 
 
@@ -80,6 +82,22 @@ class Forwarding:
             to = "tree" if number in _TO_TREE else "command"
             with contextlib.suppress(ClientError):  # it has ended, or its stream will tell what is wrong
                 api.post(f"/execs/{self._exec_id}/signal", {"signal": int(number), "to": to})
+
+
+@contextlib.contextmanager
+def leaving(text: str = "left") -> Iterator[None]:
+    """A context in which TERM and HUP end us as Ctrl-C does, with all that has to be put away. They raise Left."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Left(text, number)
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end_quietly(api: Api, exec_id: str) -> None:

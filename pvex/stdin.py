@@ -31,7 +31,7 @@ class Pump(threading.Thread):
     def run(self) -> None:
         offset = 0
         try:
-            while data := os.read(self._fd, PIECE):
+            while data := self._read():
                 self._put(data, offset, eof=False)
                 offset += len(data)
             self._put(b"", offset, eof=True)
@@ -39,8 +39,12 @@ class Pump(threading.Thread):
             self.failure = None if problem.code in _OVER else problem
         except ClientError as error:
             self.failure = error
-        except OSError:  # a terminal that has gone away
-            pass
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._fd, PIECE)
+        except OSError:  # a terminal that has gone away, a disk that fails: nothing follows
+            return b""
 
     def _put(self, data: bytes, offset: int, *, eof: bool) -> None:
         retry = Retry(self._patience)

@@ -11,11 +11,13 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pvex.errors import ClientError, Problem, UsageError
+from pvex.errors import ClientError, Cut, Problem, UsageError
 from pvex.events import PATIENCE, Retry
+from pvex.paths import segment
 from pvex.signals import Left
 from pvex.websocket import Output, WebSocket
 
@@ -32,6 +34,14 @@ _CTRL_C = 3
 
 class Detached(Exception):
     """The detach keys were pressed: the command goes on."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """What GET /exec/{vmid}/terminal is to start."""
+
+    vmid: int
+    spec: dict[str, Any]
 
 
 class Keys:
@@ -69,9 +79,13 @@ def terminal_size() -> dict[str, int]:
 class Terminal:
     """One session with one exec, over as many connections as it takes."""
 
-    def __init__(self, api: Api, exec_id: str, keys: Keys, *, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, api: Api, exec_id: str, keys: Keys, *, begin: Begin | None = None, patience: float = PATIENCE
+    ) -> None:
+        """`begin`: what to start, in place of an `exec_id`; then the session ends with its first connection."""
         self._api = api
         self._exec_id = exec_id
+        self._begin = begin
         self._keys = keys
         self._retry = Retry(patience)
         self._cursor = 0
@@ -94,6 +108,11 @@ class Terminal:
                 except ClientError as error:
                     if isinstance(error, Left):
                         raise
+                    if self._begin is not None:
+                        raise self._lost(error) from error
+                    if isinstance(error, Problem) and error.code == "stdin_closed" and not self._placed:
+                        told = f"{self._exec_id} takes no input: `pvex logs -f {self._exec_id}` follows it"
+                        raise ClientError(told) from error
                     if isinstance(error, Problem) and error.code in ("exec_ended", "stdin_closed") and self._writes:
                         self._writes = False
                         continue
@@ -101,8 +120,7 @@ class Terminal:
 
     def _hold(self) -> dict[str, Any]:
         """One connection, until the exec has ended. Raises Cut and Problem."""
-        query = f"from={self._cursor}" + ("&write=1" if self._writes else "")
-        with WebSocket(self._api.profile, f"/execs/{self._exec_id}/attach?{query}") as socket:
+        with self._connect() as socket:
             may_write = False
             while True:
                 for message in socket.receive():
@@ -115,6 +133,7 @@ class Terminal:
                     elif message["type"] == "gap":
                         self._cursor = message["cursor"]
                     elif message["type"] == "started":
+                        self._exec_id = message["exec"]["id"]
                         self._resized = True
                     elif message["type"] == "end":
                         view: dict[str, Any] = message["exec"]
@@ -132,6 +151,22 @@ class Terminal:
                 if _STDIN in ready:
                     self._read()
                 socket.flush()
+
+    def _connect(self) -> WebSocket:
+        if self._begin is None:
+            query = f"from={self._cursor}" + ("&write=1" if self._writes else "")
+            return WebSocket(self._api.profile, f"/execs/{segment(self._exec_id)}/attach?{query}")
+        socket = WebSocket(self._api.profile, f"/exec/{self._begin.vmid}/terminal")
+        socket.say("start", **self._begin.spec)
+        return socket
+
+    def _lost(self, error: ClientError) -> ClientError:
+        """What a session tells that cannot be taken up again."""
+        if isinstance(error, Cut) and self._exec_id:
+            return Cut(f"{error}; this token may not come back to it (exec:run), so the gateway ends the command")
+        if isinstance(error, Cut):
+            return Cut(f"{error}; whether the command began is not known, the gateway ends it")
+        return error
 
     def _send(self, socket: WebSocket) -> None:
         if self._resized:

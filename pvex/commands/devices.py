@@ -46,7 +46,7 @@ def _member(name: str) -> Any:
 
 @devices.command()
 @click.argument("path")
-@click.option("--guest", help="Also how this container would be given it.")
+@click.option("--guest", shell_complete=complete_guests, help="Also how this container would be given it.")
 @click.pass_obj
 def lookup(context: Context, /, path: str, guest: str | None) -> None:
     """Show one device with its numbers."""

@@ -49,8 +49,8 @@ def take_command(_ctx: click.Context, _param: click.Parameter, words: tuple[str,
 @click.option("-u", "--user", help="Run as this user: name, uid or uid:gid. Default: root.")
 @click.option("-w", "--workdir", help="The working directory. Default: the user's home.")
 @click.option("-e", "--env", multiple=True, help="NAME=VALUE; NAME alone takes our own value. Repeatable.")
-@click.option("--env-file", type=click.File(), help="Lines of NAME=VALUE.")
-@click.option("-d", "--detach", is_flag=True, help="Do not wait: print the exec's id.")
+@click.option("--env-file", type=click.File(), help="Lines of NAME=VALUE, or of NAME; # begins a comment.")
+@click.option("-d", "--detach", is_flag=True, help="Do not wait for its end: print the exec's id as soon as it runs.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="End the command after so long (exit code 124).")
 @click.option("--queue-timeout", type=float, metavar="SECONDS", help="Wait so long for a place.")
 @click.option("-l", "--label", "labels", multiple=True, help="KEY=VALUE, to find it again. Repeatable.")
@@ -87,7 +87,7 @@ def exec_(
     started; 128+n: signal n ended it.
     """
     from pvex.guests import find_vmid
-    from pvex.running import describe_terminal, open_terminal, run
+    from pvex.running import describe_terminal, open_terminal, run, tell_end
 
     if not command:
         raise click.UsageError("give a command: pvex exec 101 -- COMMAND")
@@ -100,8 +100,9 @@ def exec_(
     vmid = find_vmid(context.api, guest)
     if detach:
         headers = {"Prefer": "respond-async", "Idempotency-Key": key}
-        click.echo(context.api.call("POST", f"/exec/{vmid}", spec, headers=headers)["id"])
-        return
+        view = context.api.call("POST", f"/exec/{vmid}", spec, headers=headers)
+        click.echo(view["id"])
+        sys.exit(tell_end(view) if view["reason"] == "spawn_failed" else 0)
     if tty and interactive:
         sys.exit(open_terminal(context.api, vmid, spec, key, options["detach_keys"]))
     sys.exit(run(context.api, vmid, spec, key, with_stdin=interactive))
@@ -151,12 +152,11 @@ def build_spec(
 
 
 def _read_env(given: Iterable[str], file: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for line in file:
-        if line.strip() and not line.startswith("#"):
-            yield _pair("--env-file", line.rstrip("\n"))
-    for entry in given:
+    """What is named without a value has our own, and is left out where we have none: as docker has it."""
+    lines = [("--env-file", line.rstrip("\n")) for line in file if line.strip() and not line.startswith("#")]
+    for option, entry in (*lines, *(("--env", entry) for entry in given)):
         if "=" in entry:
-            yield _pair("--env", entry)
+            yield _pair(option, entry)
         elif entry in os.environ:
             yield entry, os.environ[entry]
 

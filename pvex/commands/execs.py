@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
-from pvex.completion import complete_execs, complete_guests
-from pvex.context import Context, note
+from pvex.completion import complete_execs, complete_guests, complete_running
+from pvex.context import Context, each, note
+from pvex.paths import segment
 from pvex.show import age, cut, show_list, show_one
 
 
@@ -66,7 +68,7 @@ def logs(context: Context, /, exec_id: str, follow: bool) -> None:
 
 
 @click.command()
-@click.argument("exec_id", metavar="EXEC", shell_complete=complete_execs)
+@click.argument("exec_id", metavar="EXEC", shell_complete=complete_running)
 @click.option("--detach-keys", default="ctrl-p,ctrl-q", show_default=True, help="Leave, and let it run.")
 @click.pass_obj
 def attach(context: Context, /, exec_id: str, detach_keys: str) -> None:
@@ -82,7 +84,7 @@ def attach(context: Context, /, exec_id: str, detach_keys: str) -> None:
 
 
 @click.command()
-@click.argument("exec_ids", metavar="EXEC...", nargs=-1, required=True, shell_complete=complete_execs)
+@click.argument("exec_ids", metavar="EXEC...", nargs=-1, required=True, shell_complete=complete_running)
 @click.option("-s", "--signal", "name", help="Send this signal instead, to the whole tree: HUP, 15, ...")
 @click.option(
     "--wait", type=click.FloatRange(0, 60), default=15.0, show_default=True, help="Seconds to wait for its end."
@@ -90,16 +92,22 @@ def attach(context: Context, /, exec_id: str, detach_keys: str) -> None:
 @click.pass_obj
 def kill(context: Context, /, exec_ids: tuple[str, ...], name: str | None, wait: float) -> None:
     """End commands with all they have started: TERM, then KILL."""
-    for exec_id in exec_ids:
+
+    def ask(exec_id: str) -> dict[str, Any]:
         if name is not None:
             number = int(name) if name.isdigit() else name
-            context.api.post(f"/execs/{exec_id}/signal", {"signal": number, "to": "tree"})
-            continue
-        view = context.api.call("DELETE", f"/execs/{exec_id}", query={"wait": wait}, wait=wait)
-        if view["state"] == "ended":
+            answer: dict[str, Any] = context.api.post(
+                f"/execs/{segment(exec_id)}/signal", {"signal": number, "to": "tree"}
+            )
+            return answer
+        view: dict[str, Any] = context.api.call("DELETE", f"/execs/{segment(exec_id)}", query={"wait": wait}, wait=wait)
+        if context.output == "table" and view["state"] == "ended":
             click.echo(exec_id)
-        else:
+        elif view["state"] != "ended":
             note(f"{exec_id} is being ended; `pvex logs -f {exec_id}` waits for it")
+        return view
+
+    each(context, exec_ids, ask)
 
 
 @click.command()
@@ -108,4 +116,4 @@ def kill(context: Context, /, exec_ids: tuple[str, ...], name: str | None, wait:
 @click.pass_obj
 def inspect(context: Context, /, exec_id: str, wait: float) -> None:
     """Show all that is known of a command."""
-    show_one(context.output, context.api.get(f"/execs/{exec_id}", {"wait": wait}, wait=wait))
+    show_one(context.output, context.api.get(f"/execs/{segment(exec_id)}", {"wait": wait}, wait=wait))

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from pvex.completion import complete_guests
-from pvex.context import Context, note
+from pvex.context import Context, each, note
+from pvex.paths import segment
 from pvex.show import duration, show_list, show_one, size
 
 WAIT = click.option(
@@ -71,10 +72,12 @@ def ip(context: Context, /, guest: str, wait: float) -> None:
 
 def _power(word: str, text: str, *options: Any) -> click.Command:
     def act(context: Context, /, guests: tuple[str, ...], wait: float, **query: Any) -> None:
-        for guest in guests:
+        def ask(guest: str) -> dict[str, Any]:
             vmid = _vmid(context, guest)
             answer = context.api.post(f"/guests/{vmid}/{word}", query={**query, "wait": wait}, wait=wait)
-            tell_work(context, answer, str(vmid))
+            return _tell(context, answer, str(vmid))
+
+        each(context, guests, ask)
 
     command: Any = click.pass_obj(act)
     for option in (*options, WAIT, _GUESTS):
@@ -161,12 +164,14 @@ def create(context: Context, /, wait: float, keys: tuple[Any, ...], file: Any, *
 @click.pass_obj
 def rm(context: Context, /, guests: tuple[str, ...], yes: bool, force: bool, purge: bool, wait: float) -> None:
     """Destroy guests with their disks."""
-    vmids = [_vmid(context, guest) for guest in guests]
-    confirm(yes, f"Destroy {', '.join(map(str, vmids))} with all disks? It cannot be undone.")
-    for vmid in vmids:
+    vmids = [str(_vmid(context, guest)) for guest in guests]
+    confirm(yes, f"Destroy {', '.join(vmids)} with all disks? It cannot be undone.")
+
+    def ask(vmid: str) -> dict[str, Any]:
         query = {"confirm": vmid, "force": force, "purge": purge, "wait": wait}
-        answer = context.api.call("DELETE", f"/guests/{vmid}", query=query, wait=wait)
-        tell_work(context, answer, str(vmid))
+        return _tell(context, context.api.call("DELETE", f"/guests/{vmid}", query=query, wait=wait), vmid)
+
+    each(context, vmids, ask)
 
 
 def confirm(yes: bool, question: str) -> None:
@@ -184,13 +189,22 @@ def tell_work(context: Context, answer: dict[str, Any], done: str) -> None:
     """`done` when PVE's task has ended; its upid while it runs."""
     if context.output != "table":
         show_one(context.output, answer)
-    elif answer["state"] == "running":
+    else:
+        _tell(context, answer, done)
+
+
+def _tell(context: Context, answer: dict[str, Any], done: str) -> dict[str, Any]:
+    """The same; -o is the caller's."""
+    if context.output != "table":
+        return answer
+    if answer["state"] == "running":
         note(f"still at it; `pvex task {answer['upid']}` tells its end")
         click.echo(answer["upid"])
     else:
         click.echo(done)
         if answer.get("requested"):
             note(f"the HA manager was asked for it, and does it in its time ({done})")
+    return answer
 
 
 def _tell_new(context: Context, answer: dict[str, Any]) -> None:
@@ -211,9 +225,7 @@ def _tell_new(context: Context, answer: dict[str, Any]) -> None:
 @click.pass_obj
 def task(context: Context, /, upid: str, log: bool, wait: float) -> None:
     """Show a task of PVE's."""
-    from urllib.parse import quote
-
-    path = f"/tasks/{quote(upid, safe='')}"
+    path = f"/tasks/{segment(upid)}"
     if not log:
         show_one(context.output, context.api.get(path, {"wait": wait}, wait=wait))
         return

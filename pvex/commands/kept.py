@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import click
 
 from pvex.commands.guests import WAIT, confirm, tell_work
-from pvex.completion import complete_guests
+from pvex.completion import complete_guests, complete_snapshots
 from pvex.context import Context
 from pvex.guests import find_vmid
+from pvex.paths import segment
 from pvex.show import age, show_list, size
 
 _GUEST = click.argument("guest", shell_complete=complete_guests)
-_NAME = click.argument("name")
+_NAME = click.argument("name", shell_complete=complete_snapshots)
 
 
 @click.group()
@@ -38,7 +37,7 @@ def list_snapshots(context: Context, /, guest: str) -> None:
 
 @snapshot.command()
 @_GUEST
-@_NAME
+@click.argument("name")
 @click.option("--description", default="", help="Some words about it.")
 @click.option("--with-memory", is_flag=True, help="Machines only: the memory of a running one, too.")
 @WAIT
@@ -60,7 +59,7 @@ def rollback(context: Context, /, guest: str, name: str, start: bool, yes: bool,
     """Take a guest back to a snapshot; what has changed since is lost, and a container is stopped."""
     vmid = find_vmid(context.api, guest)
     confirm(yes, f"Take {vmid} back to {name}, and lose what has changed since?")
-    path = f"/guests/{vmid}/snapshots/{quote(name, safe='')}/rollback"
+    path = f"/guests/{vmid}/snapshots/{segment(name)}/rollback"
     tell_work(context, context.api.post(path, query={"start": start, "wait": wait}, wait=wait), name)
 
 
@@ -71,7 +70,7 @@ def rollback(context: Context, /, guest: str, name: str, start: bool, yes: bool,
 @click.pass_obj
 def remove(context: Context, /, guest: str, name: str, wait: float) -> None:
     """Remove a snapshot; the guest stays as it is."""
-    path = f"/guests/{find_vmid(context.api, guest)}/snapshots/{quote(name, safe='')}"
+    path = f"/guests/{find_vmid(context.api, guest)}/snapshots/{segment(name)}"
     tell_work(context, context.api.call("DELETE", path, query={"wait": wait}, wait=wait), name)
 
 

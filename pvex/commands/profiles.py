@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import closing
 from pathlib import Path
 
 import click
 
+from pvex.completion import complete_profiles
 from pvex.context import Context, note
 from pvex.show import show_list
 
@@ -25,14 +27,12 @@ def login(context: Context, /, url: str, name: str, ca: Path | None) -> None:
     The token is asked for, or read from stdin; it stands in no argument, where all users of this machine could read it.
     """
     from pvex.api import Api
-    from pvex.errors import UsageError
-    from pvex.profile import Profile, check_name, check_url, load_store, write_private
+    from pvex.profile import Profile, check_name, check_token, check_url, load_store, write_private
 
     check_name(name)
     where = check_url(url)
-    token = (click.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()).strip()
-    if not token.startswith("pveg_") or not token.isascii():
-        raise UsageError("that is no token: one begins with pveg_")
+    given = click.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    token = check_token(given, "stdin")
     with closing(Api(Profile(name, where, token, ca))) as api:
         myself = api.get("/tokens/self")
     store = load_store()
@@ -48,6 +48,7 @@ def login(context: Context, /, url: str, name: str, ca: Path | None) -> None:
         f"profile {name}: {where} as {myself['name']} ({myself['id']}), "
         f"valid until {myself['expires'] or 'it is revoked'}"
     )
+    _tell_precedence()
 
 
 @click.group()
@@ -76,7 +77,7 @@ def list_profiles(context: Context, /) -> None:
 
 
 @profile.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_profiles)
 def use(name: str) -> None:
     """Make a profile the current one."""
     from pvex.profile import load_store
@@ -85,10 +86,16 @@ def use(name: str) -> None:
     store.find(name)
     store.current = name
     store.save()
+    _tell_precedence()
+
+
+def _tell_precedence() -> None:
+    if os.environ.get("GATEWAY_URL"):
+        note("GATEWAY_URL is set, and goes first: unset it, or name a --profile")
 
 
 @profile.command("rm")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_profiles)
 def remove(name: str) -> None:
     """Forget a profile. Its token stays valid: `pvex token revoke` ends one."""
     from pvex.profile import load_store

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import signal
 import sys
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pvex.commands.exec import ExecCommand, build_spec, new_key, take_command
+from pvex.completion import complete_guests
 from pvex.context import Context, note
 
 if TYPE_CHECKING:
@@ -23,10 +22,22 @@ _SELECTORS = ("tag", "pool", "node", "status", "type", "name")
 @click.command("run", cls=ExecCommand, context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, callback=take_command)
 @click.option(
-    "-l", "--select", "selectors", multiple=True, metavar="KEY=VALUE",
+    "-l",
+    "--select",
+    "selectors",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=lambda _context, _parameter, typed: [f"{key}=" for key in _SELECTORS if key.startswith(typed)],
     help=f"Guests that fit all of these: {', '.join(_SELECTORS)} (with wildcards). Repeatable.",
-)  # fmt: skip
-@click.option("-g", "--guest", "guests", multiple=True, help="This guest; repeatable, and with commas between.")
+)
+@click.option(
+    "-g",
+    "--guest",
+    "guests",
+    multiple=True,
+    shell_complete=complete_guests,
+    help="This guest; repeatable, and with commas between.",
+)
 @click.option("-a", "--all", "everywhere", is_flag=True, help="Every guest that the token may see.")
 @click.option("-P", "--parallel", type=click.IntRange(1, 256), default=16, show_default=True, help="So many at a time.")
 @click.option("--max-errors", type=click.IntRange(0), help="Begin no more after so many failures and one.")
@@ -55,6 +66,7 @@ def run(
     from pvex.fleet import Fleet
     from pvex.live import Live
     from pvex.show import dump
+    from pvex.signals import leaving
 
     if not (selectors or guests or everywhere):
         raise click.UsageError("say in which guests: -l tag=web, -g 101,102, or --all")
@@ -67,10 +79,9 @@ def run(
     live = Live(shares) if table and sys.stdout.isatty() else None
     tell = live.tell if live else _plain if table else _silent
     fleet = Fleet(context.api, shares, spec, new_key, tell, max_errors=max_errors)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
     try:
-        fleet.run(parallel)
+        with leaving("left; the gateway was asked to end what ran"):
+            fleet.run(parallel)
     finally:
         if live:
             live.finish()
@@ -104,13 +115,6 @@ def select(api: Api, selectors: tuple[str, ...], guests: tuple[str, ...]) -> lis
         for guest in found
         if fnmatch.fnmatchcase(guest["name"] or "", name) and (not wanted or guest["vmid"] in wanted)
     ]
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C: what runs is ended."""
-    from pvex.signals import Left
-
-    raise Left("left; the gateway was asked to end what ran", number)
 
 
 def _plain(share: Share, stream: str | None, line: bytes) -> None:

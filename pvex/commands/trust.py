@@ -7,10 +7,12 @@ from typing import Any
 import click
 
 from pvex.commands.guests import confirm
+from pvex.completion import complete_guests, complete_tokens
 from pvex.context import Context, note
+from pvex.paths import segment
 from pvex.show import age, cut, dump, plain, show_list, show_one
 
-_ID = click.argument("token_id", metavar="ID")
+_ID = click.argument("token_id", metavar="ID", shell_complete=complete_tokens)
 
 
 @click.group()
@@ -58,7 +60,7 @@ def list_tokens(context: Context, /, state: str | None) -> None:
 @click.pass_obj
 def show(context: Context, /, token_id: str) -> None:
     """Show all that is known of a token."""
-    show_one(context.output, context.api.get(f"/tokens/{token_id}"))
+    show_one(context.output, context.api.get(f"/tokens/{segment(token_id)}"))
 
 
 @token.command()
@@ -97,7 +99,7 @@ def create(context: Context, /, actions: tuple[str, ...], guests: str, file: Any
 def rotate(context: Context, /, token_id: str, overlap: str, expires: str | None) -> None:
     """Give a token a new secret, and print it, alone, on stdout."""
     body = {"overlap": overlap, **({"expires": expires} if expires else {})}
-    _tell_secret(context, context.api.post(f"/tokens/{token_id}/rotate", body))
+    _tell_secret(context, context.api.post(f"/tokens/{segment(token_id)}/rotate", body))
 
 
 @token.command()
@@ -107,7 +109,7 @@ def rotate(context: Context, /, token_id: str, overlap: str, expires: str | None
 def revoke(context: Context, /, token_id: str, yes: bool) -> None:
     """End a token for good."""
     confirm(yes, f"Revoke {token_id} for good?")
-    context.api.post(f"/tokens/{token_id}/revoke")
+    context.api.post(f"/tokens/{segment(token_id)}/revoke")
     click.echo(token_id)
 
 
@@ -116,7 +118,7 @@ def revoke(context: Context, /, token_id: str, yes: bool) -> None:
 @click.pass_obj
 def remove(context: Context, /, token_id: str) -> None:
     """Delete the record of a token that is revoked or has expired."""
-    context.api.call("DELETE", f"/tokens/{token_id}")
+    context.api.call("DELETE", f"/tokens/{segment(token_id)}")
     click.echo(token_id)
 
 
@@ -134,8 +136,8 @@ def _describe(grant: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--guest", help="Only records about this guest.")
-@click.option("--token", help="Only records of, or about, the token with this id.")
+@click.option("--guest", shell_complete=complete_guests, help="Only records about this guest.")
+@click.option("--token", shell_complete=complete_tokens, help="Only records of, or about, the token with this id.")
 @click.option("--exec", "exec_id", help="Only records about this exec.")
 @click.option("--event", multiple=True, help="Only such records: exec:intent, request:denied, ... Repeatable.")
 @click.option("--since", help="Written at this time or later (RFC 3339).")

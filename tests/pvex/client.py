@@ -34,6 +34,7 @@ class Pvex:
             "GATEWAY_URL": self.gateway.services.url,
             "GATEWAY_TOKEN": self.token,
             "GATEWAY_CA": str(self.gateway.services.ca),
+            "PVEX_DEBUG": "1",
             **more,
         }
 

@@ -47,6 +47,55 @@ def test_expired_token(pvex: Pvex) -> None:
     assert "GATEWAY_TOKEN is not" in told(pvex, 2, "ps", GATEWAY_TOKEN="")
 
 
+@pytest.mark.parametrize("token", ["pveg_a\nb", "pveg_a b", "pveg_grüße", "pveg_\udcff", "hunter2"])
+def test_what_is_no_token(pvex: Pvex, token: str) -> None:
+    """It is not sent, and not shown, wherever it comes from."""
+    done = pvex("ps", GATEWAY_TOKEN=token)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert (
+        b"GATEWAY_TOKEN holds no token" in done.stderr and token[5:].encode(errors="surrogateescape") not in done.stderr
+    )
+
+
+def test_blanks_around_a_token(pvex: Pvex) -> None:
+    """As a file's last newline is one."""
+    assert pvex.inside("ps", GATEWAY_TOKEN=f" {pvex.token}\n").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ls", "--tag", "\udcff"),
+        ("snapshot", "rm", "101", "\udcff"),
+        ("task", "\udcff"),
+        ("audit", "--token", "\udcff"),
+    ],
+)
+def test_what_is_no_text(pvex: Pvex, words: tuple[str, ...]) -> None:
+    """Bytes that are no UTF-8, where only files in guests have such names."""
+    assert "has to be UTF-8" in told(pvex, 2, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("inspect", ".."), ("logs", ""), ("kill", "."), ("snapshot", "rm", "101", ".."), ("token", "rm", "..")],
+)
+def test_names_that_lead_elsewhere(pvex: Pvex, words: tuple[str, ...]) -> None:
+    """A name is one segment of a path, or none: no other operation is asked for."""
+    assert "is the name of nothing" in told(pvex, 2, *words)
+
+
+def test_a_fault_of_our_own(pvex: Pvex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, too, and none of its words, which could hold the token."""
+
+    def fail(*_: object) -> None:
+        raise LookupError(pvex.token)
+
+    monkeypatch.setattr("pvex.profile.load_store", fail)
+    line = told(pvex, 125, "profile", "ls", PVEX_DEBUG="")
+    assert "LookupError" in line and pvex.token not in line
+
+
 def test_no_such_guest(pvex: Pvex) -> None:
     """By vmid, whether it does not exist or is not ours."""
     assert "`pvex ls`" in told(pvex, 125, "exec", "998", "--", "true")
@@ -55,6 +104,11 @@ def test_no_such_guest(pvex: Pvex) -> None:
 def test_what_a_token_may_not(pvex: Pvex) -> None:
     """A refusal names the way to look at the grants."""
     assert "`pvex token self`" in told(pvex, 125, "token", "ls")
+
+
+def test_names_without_a_list(pvex: Pvex) -> None:
+    """A token that may not list guests is told to give vmids."""
+    assert "give a vmid" in told(pvex, 125, "exec", "ct101", "--", "true")
 
 
 def test_no_profile(pvex: Pvex, tmp_path: Path) -> None:

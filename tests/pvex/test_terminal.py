@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import string
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,9 @@ from pvex.terminal import Keys
 from tests.exec.inside import ended, living, new_mark
 from tests.exec.waiting import until
 from tests.pvex.client import Pvex
+from tests.pvex.proxy import Proxy
 from tests.pvex.pty import Screen
+from tests.pvex.test_cuts import HANDSHAKE
 
 SHELL = ("exec", "-it", "-e", "PS1=READY> ", "101", "--", "sh")
 PROMPT = "READY> "
@@ -135,3 +138,39 @@ def test_detach_keys(given: str, typed: bytes, sent: bytes, detached: bool) -> N
     single = [keys.feed(bytes([byte])) for byte in typed[: -1 if detached and typed.endswith(b"b") else None]]
     assert b"".join(out for out, _ in single) == sent
     assert any(found for _, found in single) is detached
+
+
+@pytest.fixture
+def only_terminals(pvex: Pvex) -> Pvex:
+    """pvex with a token that may open terminals in guest 101, and nothing else."""
+    token = pvex.gateway.token("only-terminals", actions="exec:terminal", guests="101")
+    return replace(pvex, token=token)
+
+
+def test_a_token_for_terminals_alone(only_terminals: Pvex) -> None:
+    """Size, its changes, input and exit code all the same; a guest that is not its own is refused as ever."""
+    with Screen(only_terminals, *SHELL, rows=30, cols=100) as screen:
+        screen.until(PROMPT)
+        screen.resize(50, 132)
+        screen.type("while ! stty size | grep '50 132'; do :; done; exit 7\n")
+        screen.until("50 132\r\n")
+        assert screen.end() == 7
+    with Screen(only_terminals, "exec", "-it", "102", "--", "sh") as screen:
+        screen.until("`pvex ls` lists")
+        assert screen.end() == 125
+    done = only_terminals.inside("exec", "101", "--", "true")
+    assert (done.returncode, b"may not exec:run" in done.stderr) == (125, True)
+
+
+def test_there_is_no_way_back_for_it(only_terminals: Pvex) -> None:
+    """A cut ends the command, and that is told."""
+    mark = new_mark()
+    with (
+        Proxy(only_terminals.gateway.services.port, iter([1 << 30, HANDSHAKE + 3000])) as proxy,
+        Screen(only_terminals, *SHELL, GATEWAY_URL=proxy.url) as screen,
+    ):
+        screen.until(PROMPT)
+        screen.type(f"sleep {mark} & while :; do echo much; done\n")
+        screen.until("may not come back")
+        assert screen.end() == 125
+    until(lambda: not living(mark))
