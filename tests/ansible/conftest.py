@@ -11,6 +11,7 @@ import pytest
 
 from tests.ansible.plays import Plays, installed
 from tests.exec.gateways import Gateway
+from tests.exec.waiting import until
 from tests.pvesim import guests
 
 DEBIAN = 201
@@ -38,8 +39,10 @@ def login(node: None) -> Iterator[str]:
         f"useradd -m -s /bin/sh {USER} && echo '{USER}:{PASSWORD}' | chpasswd"
         f" && echo '{USER} ALL=(ALL) ALL' > /etc/sudoers.d/{USER}"
     )
-    guest.attach(["sh", "-c", script])
+    remove = ["sh", "-c", f"rm -f /etc/sudoers.d/{USER}; userdel -r {USER}"]
+    made = guest.attach(["sh", "-c", script])
+    assert made.returncode == 0, made.stderr
     try:
         yield USER
     finally:
-        guest.attach(["sh", "-c", f"userdel -r {USER}; rm -f /etc/sudoers.d/{USER}"])
+        until(lambda: guest.attach(remove).returncode == 0, why="a sudo that was given up ends, and then its user goes")

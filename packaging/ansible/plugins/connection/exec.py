@@ -16,14 +16,18 @@ extends_documentation_fragment:
   - pve_exec.gateway.gateway
 options:
   vmid:
-    description: The container's number. A host that is called by it, or has it as C(ansible_host), needs no other.
+    description: The container's number. Without it O(remote_addr) is taken for it.
+    type: int
+    vars:
+      - name: proxmox_vmid
+      - name: ansible_pve_exec_vmid
+  remote_addr:
+    description: What the host is called; its number, where O(vmid) is not given.
     type: str
     default: inventory_hostname
     vars:
       - name: inventory_hostname
       - name: ansible_host
-      - name: proxmox_vmid
-      - name: ansible_pve_exec_vmid
   remote_user:
     description: Who runs the commands, a user of the container; new files are his.
     type: str
@@ -199,13 +203,13 @@ class Connection(ConnectionBase):
         return self._client
 
     def _vmid(self) -> int:
-        vmid = str(self.get_option("vmid"))
+        vmid = str(self.get_option("vmid") or self.get_option("remote_addr"))
         if not re.fullmatch(r"[1-9][0-9]{2,8}", vmid):
             raise AnsibleConnectionFailure(f"{vmid!r} is no vmid: set ansible_pve_exec_vmid; `pvex ls` shows them")
         return int(vmid)
 
     def _tell(self, text: str) -> None:
-        display.vvv(text, host=self.get_option("vmid"))
+        display.vvv(text, host=self.get_option("remote_addr"))
 
     @contextlib.contextmanager
     def _explained(self, path: str | None = None) -> Iterator[None]:
