@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 SUITE = "trixie"
-PACKAGES = ("dbus", "libpam-systemd", "passwd", "procps", "systemd", "systemd-sysv")
+PACKAGES = ("dbus", "libpam-systemd", "passwd", "procps", "python3", "sudo", "systemd", "systemd-sysv")
 # What a container without a console, devices or a network of its own to set up has no use for.
 MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
@@ -28,6 +29,7 @@ MASKED = (
 REMOVED = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man", "var/lib/apt/lists")
 WWW_DATA_GROUPS = "video,render"
 
+_KEPT_SECONDS = 7 * 86400
 _BUILD_SECONDS = 900  # a slow mirror; half a minute from a near one
 
 
@@ -44,10 +46,14 @@ def ensure_cached() -> None:
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(cache):
         if cached_archive().exists():
+            os.utime(cached_archive())
             return
         print("pvesim: building debian13 with debootstrap, once: half a minute or more", file=sys.stderr)
-        for leftover in (*cache.glob("build-*"), *cache.glob("debian13-*.tar")):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for leftover in cache.glob("build-*"):
+            shutil.rmtree(leftover)
+        for archive in cache.glob("debian13-*.tar"):  # of other recipes, which another working tree may still use
+            if archive.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                archive.unlink()
         with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as build:
             rootfs, tar = Path(build, "rootfs"), Path(build, "rootfs.tar")
             debootstrap(rootfs, PACKAGES)

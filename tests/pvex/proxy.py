@@ -18,6 +18,8 @@ class Proxy:
         self._cuts = cuts
         self.broken = 0
         """How many connections were cut."""
+        self.connections = 0
+        """How many there have been."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         self._threads: list[threading.Thread] = []
@@ -51,6 +53,7 @@ class Proxy:
                 return
             far = socket.create_connection(("127.0.0.1", self._target))
             self._sockets += [near, far]
+            self.connections += 1
             self._spawn(self._copy, near, far, None)
             self._spawn(self._copy, far, near, next(self._cuts, None))
 

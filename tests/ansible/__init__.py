@@ -1,0 +1,1 @@
+"""The Ansible collection, by Ansible itself, against a real gateway."""
