@@ -5,12 +5,12 @@ from __future__ import annotations
 import posixpath
 import re
 import socket
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from gateway.errors import ConfigError
@@ -23,8 +23,22 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0.1, le=1_000_000, allow_inf_nan=False)]
-Network = Annotated[IPv4Network, Field(strict=False)] | Annotated[IPv6Network, Field(strict=False)]
 FilePath = Annotated[Path, Field(strict=False)]
+
+
+def _read_network(given: object) -> object:
+    """`strict=False` on the types would do from pydantic 2.11 on; Debian 13 has 2.10."""
+    if isinstance(given, IPv4Network | IPv6Network):
+        return given
+    try:
+        return ip_network(given if isinstance(given, str) else "")
+    except ValueError as exc:
+        raise PydanticCustomError(
+            "network", "give an address, or a network by its first address: 192.0.2.0/24"
+        ) from exc
+
+
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_read_network)]
 
 
 class Section(BaseModel):

@@ -68,6 +68,7 @@ class Fleet:
         self._tell = tell
         self._max_errors = max_errors
         self._over = False
+        self._left = False
         self._lock = threading.Lock()
 
     def run(self, parallel: int) -> None:
@@ -77,7 +78,7 @@ class Fleet:
                 for future in [pool.submit(self._run, share) for share in self.shares]:
                     future.result()
             except BaseException:
-                self._over = True
+                self._over = self._left = True
                 for share in self.shares:
                     if share.state == "running":
                         end_quietly(self._api, share.exec_id)
@@ -108,6 +109,8 @@ class Fleet:
             if kind == "start":
                 share.exec_id = event["exec"]["id"]
                 self._settle(share, "running")
+                if self._left:  # it was on its way when all that ran was ended
+                    end_quietly(api, share.exec_id)
             elif kind in rest:
                 data = read_data(event)
                 share.output[kind] += data[: max(0, KEPT - len(share.output[kind]))]

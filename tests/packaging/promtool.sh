@@ -10,6 +10,10 @@ fi
 away=$(mktemp -d)
 trap 'rm -rf "$away"' EXIT
 cd "$away"
-apt-get -qq download prometheus 2>/dev/null || { apt-get -qq update && apt-get -qq download prometheus; }
-dpkg-deb -x prometheus_*.deb .
+apt_download() {
+    # Debian 13 has it in a package of its own, Debian 12 in Prometheus'.
+    if apt-cache show promtool >/dev/null 2>&1; then apt-get -qq download promtool; else apt-get -qq download prometheus; fi
+}
+apt_download 2>/dev/null || { apt-get -qq update && apt_download; }
+dpkg-deb -x ./*.deb .
 install -m 0755 usr/bin/promtool "$into/promtool"

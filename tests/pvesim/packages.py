@@ -12,6 +12,7 @@ _NEEDED = (
     "openssl",
     "uidmap",
     "util-linux",
+    "zstd",
 )
 
 

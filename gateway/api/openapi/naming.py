@@ -109,6 +109,8 @@ NAMES = {
 }
 """Schemas whose Python name says too little outside of its module. Of all others `View` alone is taken away."""
 
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+
 
 def tag_of(route: Route) -> str:
     """The last part of its path that belongs to one; where none does, the first part says what it is."""
@@ -139,11 +141,24 @@ def name_schemas(document: Schema) -> Schema:
 
 
 def make_plain(schema: Schema) -> None:
-    """Takes pydantic's titles away, and says null as a type where that is all that `anyOf` said."""
+    """Takes pydantic's titles away, and says null as a type where that is all that `anyOf` said.
+
+    Whole bounds are said without a fraction, objects of no known members to be open: versions of pydantic differ there.
+    """
     if isinstance(schema.get("title"), str):
         del schema["title"]
     if schema.get("default", ...) is None:
         del schema["default"]
+    for bound in _BOUNDS & schema.keys():
+        if isinstance(schema[bound], float) and schema[bound].is_integer():
+            schema[bound] = int(schema[bound])
+    if (
+        schema.get("type") == "object"
+        and "properties" not in schema
+        and schema.get("additionalProperties", True) is True
+    ):
+        schema.pop("additionalProperties", None)  # it comes last
+        schema["additionalProperties"] = True
     choices = schema.get("anyOf")
     if not isinstance(choices, list) or {"type": "null"} not in choices:
         return

@@ -1,0 +1,41 @@
+"""A fleet that is left: what it had begun is ended, also what had not been heard of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+
+import pytest
+
+from pvex.api import Api
+from pvex.fleet import Fleet, Share
+from pvex.profile import Profile
+from tests.exec.inside import new_mark
+from tests.pvex.client import Pvex
+
+
+def test_what_begins_as_it_is_left_is_ended(pvex: Pvex) -> None:
+    """The command of a guest whose request is on its way at the Ctrl-C runs no longer than the others."""
+    late, early = Share(101, "late"), Share(102, "early")
+    ended = threading.Event()
+
+    def send() -> str:
+        """A key: late's, which is asked for first, when early's command has been ended."""
+        if threading.current_thread().name.endswith("_0"):
+            assert ended.wait(20)
+        return new_mark()
+
+    def tell(share: Share, stream: str | None, line: bytes) -> None:
+        if share is early and share.state == "running":
+            os.kill(os.getpid(), signal.SIGINT)  # to the main thread
+        if share is early and share.state == "ended":
+            ended.set()
+
+    services = pvex.gateway.services
+    with contextlib.closing(Api(Profile("test", services.url, pvex.token, services.ca))) as api:
+        fleet = Fleet(api, [late, early], {"command": ["sleep", "600"], "timeout": 20}, send, tell)
+        with pytest.raises(KeyboardInterrupt):
+            fleet.run(2)
+    assert [share.reason for share in (early, late)] == ["cancelled", "cancelled"]
