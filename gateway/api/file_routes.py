@@ -33,16 +33,19 @@ from gateway.errors_files import (
     GuestFilesStalled,
     TarRefused,
 )
+from gateway.errors_pve import GuestLocked, PveFailed
 
 _TO_REACH: tuple[type[GatewayError], ...] = (
     FileNotFound,
     GuestNotRunning,
     GuestFrozen,
+    GuestLocked,
     GuestUnsupported,
     FileTypeRefused,
     FileRefused,
     TooManyExecs,
     GuestFilesFailed,
+    PveFailed,
     AuditUnavailable,
     SupervisorUnavailable,
     GatewayRestarting,
