@@ -92,6 +92,10 @@ def test_refusals(api: Api, gateway: Gateway, make_guest: Callable[..., Guest], 
     for source in ("/etc", "/", f"{shared}/../..", "/dev/sda"):
         assert mount(api, FIRST + 2, path="/x", source=source).code in ("policy_refused", "invalid_request")
     assert mount(api, FIRST + 2, path="/x").code == "invalid_request"
+    (shared / "file").write_text("")
+    for name in ("none", "file", "file/below", "n" * 300):
+        answer = mount(api, FIRST + 2, path="/x", source=f"{shared}/{name}")
+        assert (answer.status, answer.json()["errors"][0]["code"]) == (422, "no_directory"), answer.body.decode()
     plain = gateway.api(gateway.token("plain", actions="guest:config", guests=f"{FIRST}-{LAST}"))
     answer = mount(plain, FIRST + 2, path="/x", source=str(shared))
     assert (answer.status, answer.json()["action"]) == (403, "guest:root-config")

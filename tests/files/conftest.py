@@ -48,7 +48,7 @@ def stopped_guests(node: None) -> Iterator[dict[int, Guest]]:
         yield made
 
 
-@pytest.fixture(params=STOPPED.values(), ids=STOPPED)
+@pytest.fixture(params=[*STOPPED.values()], ids=[*STOPPED])
 def stopped(request: pytest.FixtureRequest, stopped_guests: dict[int, Guest]) -> Guest:
     """The stopped guests in turn."""
     guest: Guest = stopped_guests[request.param]

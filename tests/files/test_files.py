@@ -7,7 +7,7 @@ import hashlib
 import json
 import subprocess
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pytest
 
@@ -237,6 +237,20 @@ def test_a_directory_comes_in_pages(files: Api, any_vmid: int) -> None:
     assert (kinds["sub"], kinds["link"], kinds["fifo"], kinds["n1"]) == ("directory", "link", "fifo", "file")
     assert next(entry for entry in seen if entry["name"] == "link")["target"] == "n1"
     assert unquote_to_bytes("n100") == b"n100"
+
+
+@pytest.mark.parametrize("name", [b"\xff" * 255, "\U0001f600".encode() * 255], ids=["no text", "255 characters"])
+def test_a_page_behind_a_long_name(files: Api, name: bytes) -> None:
+    """The last name of a page is taken for the next one, however many bytes a file system lets it have."""
+    shell(101, "rm -rf /root/long; mkdir /root/long")
+    assert files.get(url(101, "/root/long", after=quote_from_bytes(name))).json() == {"entries": [], "next": None}
+    if len(name) == 255:
+        for each in (name, name[:-1] + b"\xfe"):
+            assert put(files, 101, b"/root/long/" + each, b"").status == 201
+        first = files.get(url(101, "/root/long", limit=1)).json()
+        assert unquote_to_bytes(first["next"]) == name[:-1] + b"\xfe"
+        second = files.get(url(101, "/root/long", limit=1, after=first["next"])).json()
+        assert (base64.b64decode(second["entries"][0]["name"]), second["next"]) == (name, None)
 
 
 def test_a_directory_is_removed_on_purpose_alone(files: Api, any_vmid: int) -> None:

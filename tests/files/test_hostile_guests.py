@@ -34,13 +34,13 @@ def sessions(guest: Guest, gateway: Gateway) -> list[Path]:
     """The cgroups of sessions of files in a guest; of one that does not run, their processes."""
     if guest.vmid not in STOPPED.values():
         return list(guest.cgroup.glob(f"pveg-{gateway.instance}/fs_*"))
-    return [process for process in Path("/proc").glob("[0-9]*") if has_root(process, guest.rootfs)]
+    return [process for process in Path("/proc").glob("[0-9]*") if serves(process, guest.rootfs)]
 
 
-def has_root(process: Path, root: Path) -> bool:
-    """Whether a directory is a process's root."""
+def serves(process: Path, root: Path) -> bool:
+    """Whether it is a launcher's that has nothing but this tree."""
     with contextlib.suppress(OSError):
-        return (process / "root").samefile(root)
+        return "pveg-nursery" in os.readlink(process / "exe") and (process / "root").samefile(root)
     return False
 
 
@@ -75,7 +75,7 @@ def test_what_is_no_regular_file_is_not_opened(files: Api, small_vmid: int) -> N
 def test_somebodys_link_in_a_shared_directory(files: Api, any_vmid: int) -> None:
     """A link that another user has laid in a sticky directory is followed if the kernel follows it; root's own is."""
     follows = Path("/proc/sys/fs/protected_symlinks").read_text() == "0\n"
-    shell(any_vmid, "rm -rf /root/tmp /root/new; mkdir -m 1777 /root/tmp; echo secret > /root/aim; cd /root/tmp")
+    shell(any_vmid, "rm -rf /root/tmp /root/new /root/aim; mkdir -m 1777 /root/tmp; echo secret > /root/aim")
     shell(any_vmid, "cd /root/tmp; ln -s /root/aim theirs; ln -s /root/new new; ln -s /root/aim own")
     shell(any_vmid, "cd /root/tmp; chown -h 1234 theirs new")
     read = files.get(url(any_vmid, "/root/tmp/theirs"))
@@ -276,7 +276,8 @@ def test_what_is_mounted_stays(files: Api, spoilt: Guest) -> None:
 
 
 def test_a_frozen_and_a_stopped_guest(files: Api, spoilt: Guest) -> None:
-    """Both are a 409 at once, as for commands, and nothing is made in the stopped guest's cgroup."""
+    """A frozen one is a 409 at once, as for commands. A stopped one has the same files, nothing is made in its cgroup,
+    and it starts whether its files are held or not."""
     put(files, spoilt.vmid, "/root/frozen", b"old")
     spoilt.freeze()
     try:
@@ -286,7 +287,8 @@ def test_a_frozen_and_a_stopped_guest(files: Api, spoilt: Guest) -> None:
     assert [answer.code for answer in answers] == ["guest_frozen", "guest_frozen"]
     spoilt.stop()
     try:
-        assert files.get(url(spoilt.vmid, "/root/frozen")).code == "guest_not_running"
+        assert files.get(url(spoilt.vmid, "/root/frozen")).body == b"old"
+        assert not spoilt.cgroup.exists()
     finally:
         spoilt.start()
     assert files.get(url(spoilt.vmid, "/root/frozen")).body == b"old"

@@ -154,13 +154,13 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_archives(files: Api, any_empty: int, name: str) -> None:
+def test_hostile_archives(files: Api, empty: int, name: str) -> None:
     """Each is refused with its reason, nothing outside of the directory is touched, and nothing of ours is left."""
     reason, make = HOSTILE[name]
-    answer = send(files, any_empty, "/root/tree", make())
+    answer = send(files, empty, "/root/tree", make())
     assert (answer.status, answer.code, answer.json()["reason"]) == (422, "tar_refused", reason), answer.body
-    assert shell(any_empty, "cat /root/aim/file; ls -A /root/aim") == "kept\nfile\n"
-    assert leftovers(guests.get(any_empty)) == []
+    assert shell(empty, "cat /root/aim/file; ls -A /root/aim") == "kept\nfile\n"
+    assert leftovers(guests.get(empty)) == []
 
 
 def test_links_that_stand_there_already(files: Api, any_empty: int) -> None:

@@ -12,7 +12,7 @@ from gateway.api.handlers.passing import giver_of, giving, require_power, tell
 from gateway.api.models.devices import MountRequest
 from gateway.api.services import Services
 from gateway.auth.actions import Action
-from gateway.errors import Forbidden
+from gateway.errors import FieldError, Forbidden, InvalidRequest
 from gateway.exec.reply import Found
 from gateway.guests.giving import Gift
 from gateway.policy.change import GuestChange, describe_options
@@ -54,7 +54,7 @@ def _value(services: Services, guest: GuestRef, asked: MountRequest) -> str:
 
 def _compare(source: str | None) -> Callable[[Found], str | None]:
     """What is wrong with a place in the guest that is to be `source`, a directory of the node; None: a new volume."""
-    wanted = None if source is None else os.stat(source)
+    wanted = None if source is None else _look(source)
 
     def differs(found: Found) -> str | None:
         if found.error:
@@ -66,3 +66,20 @@ def _compare(source: str | None) -> Callable[[Found], str | None]:
         return None if same else "another directory is there"
 
     return differs
+
+
+def _look(source: str) -> os.stat_result:
+    """The directory of the node as it is now. Raises InvalidRequest where there is none, or it cannot be looked at."""
+    try:
+        status = os.stat(source)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "no path"
+        raise _no_directory(f"the node cannot look at it: {reason}") from exc
+    if not stat.S_ISDIR(status.st_mode):
+        raise _no_directory("it is no directory")
+    return status
+
+
+def _no_directory(why: str) -> InvalidRequest:
+    wrong = FieldError("source", "no_directory", why)
+    return InvalidRequest("some fields cannot be taken; see `errors`", errors=[wrong.to_json()])
