@@ -22,6 +22,7 @@ from gateway.supervisor.tool_output import ToolOutput
 
 SECONDS = 60.0
 """pct waits ten of them for the configuration's lock, and as long as the storage takes to be activated."""
+_AT_ONCE = 2  # a second of a processor each
 _MAX_WORDS = 8192
 
 
@@ -44,6 +45,7 @@ class PctMounts:
         self._loop = loop
         self._config = config
         self._nursery = nursery
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def mount(self, vmid: int) -> PctSaid:
         """Mounts all of a container's volumes in a new namespace. Raises OSError when pct cannot be started."""
@@ -70,6 +72,10 @@ class PctMounts:
         return self._config.path / str(vmid) / "rootfs"
 
     async def _call(self, verb: str, vmid: int, mounts: int | None) -> PctSaid:
+        async with self._turns:
+            return await self._run(verb, vmid, mounts)
+
+    async def _run(self, verb: str, vmid: int, mounts: int | None) -> PctSaid:
         program = str(self._config.pct)
         with contextlib.ExitStack() as held:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
