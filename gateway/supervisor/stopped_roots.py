@@ -25,7 +25,7 @@ from gateway.supervisor.pct_mounts import SECONDS, PctMounts, PctSaid
 log = logging.getLogger(__name__)
 
 LOCK = "mounted"
-LINGER_SECONDS = 2.0
+LINGER_SECONDS = 1.0
 """How long it stays mounted for the next request: pct takes a second and a half each way."""
 _LOOK_SECONDS = 0.25
 _MAX_WORDS = 256

@@ -39,7 +39,11 @@ def give_mount(services: Services, call: Call) -> Reply:
         )
     require_power(call, restart=asked.restart)
     gift = Gift(
-        "mp", asked.path, _value(services, guest, asked), _compare(asked.source), for_root=asked.source is not None
+        "mp",
+        asked.path,
+        _value(services, guest, asked),
+        compare_directory(asked.source),
+        for_root=asked.source is not None,
     )
     return tell(guest, giving(services).give(giver_of(call), guest, [gift], restart=asked.restart))
 
@@ -52,8 +56,9 @@ def _value(services: Services, guest: GuestRef, asked: MountRequest) -> str:
     return asked.value(root.removeprefix("volume=").partition(":")[0])
 
 
-def _compare(source: str | None) -> Callable[[Found], str | None]:
-    """What is wrong with a place in the guest that is to be `source`, a directory of the node; None: a new volume."""
+def compare_directory(source: str | None) -> Callable[[Found], str | None]:
+    """What is wrong with a place in the guest that is to be `source`, a directory of the node; None: a new volume.
+    Raises InvalidRequest where that cannot be looked at."""
     wanted = None if source is None else _look(source)
 
     def differs(found: Found) -> str | None:
@@ -69,17 +74,9 @@ def _compare(source: str | None) -> Callable[[Found], str | None]:
 
 
 def _look(source: str) -> os.stat_result:
-    """The directory of the node as it is now. Raises InvalidRequest where there is none, or it cannot be looked at."""
+    """The directory of the node, which node policy has looked at before. Raises InvalidRequest if it is gone."""
     try:
-        status = os.stat(source)
-    except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "no path"
-        raise _no_directory(f"the node cannot look at it: {reason}") from exc
-    if not stat.S_ISDIR(status.st_mode):
-        raise _no_directory("it is no directory")
-    return status
-
-
-def _no_directory(why: str) -> InvalidRequest:
-    wrong = FieldError("source", "no_directory", why)
-    return InvalidRequest("some fields cannot be taken; see `errors`", errors=[wrong.to_json()])
+        return os.stat(source)
+    except OSError as exc:
+        wrong = FieldError("source", "no_directory", f"the node cannot look at it: {exc.strerror}")
+        raise InvalidRequest("some fields cannot be taken; see `errors`", errors=[wrong.to_json()]) from exc
