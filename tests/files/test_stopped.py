@@ -66,6 +66,12 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> LoggedPct:
     return LoggedPct(tmp_path_factory.mktemp("pct"))
 
 
+@pytest.fixture
+def guest(stopped_guests: dict[int, Guest]) -> Guest:
+    """The unprivileged one, where that makes no difference."""
+    return stopped_guests[UNPRIVILEGED]
+
+
 @pytest.fixture(scope="module")
 def gateway(make_gateway: Callable[..., Gateway], logged: LoggedPct) -> Gateway:
     return make_gateway(lxc={"pct": str(logged.program)})
@@ -130,18 +136,17 @@ def test_pct_is_run_once_for_many(files: Api, stopped: Guest, gateway: Gateway, 
 def test_its_owners_are_the_guests(files: Api, stopped: Guest) -> None:
     """A number is the guest's, set-user-id and all; what its map does not have is refused."""
     shift = config.UID_SHIFT if stopped.unprivileged else 0
-    assert put(files, stopped.vmid, "/root/owned", b"1", user="7", group="8", mode="4750").status == 201
-    status = (stopped.rootfs / "root/owned").stat()
+    assert put(files, stopped.vmid, "/root/owned-here", b"1", user="7", group="8", mode="4750").status == 201
+    status = (stopped.rootfs / "root/owned-here").stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (shift + 7, shift + 8, 0o4750)
     if stopped.unprivileged:
-        refused = put(files, stopped.vmid, "/root/owned", b"2", user="70000")
+        refused = put(files, stopped.vmid, "/root/owned-here", b"2", user="70000")
         assert (refused.status, refused.json()["errors"][0]["code"]) == (422, "not_mapped"), refused.body
-    files.request("DELETE", url(stopped.vmid, "/root/owned"))
+    files.request("DELETE", url(stopped.vmid, "/root/owned-here"))
 
 
-def test_a_map_of_its_own(files: Api, stopped_guests: dict[int, Guest], gateway: Gateway) -> None:
+def test_a_map_of_its_own(files: Api, guest: Guest, gateway: Gateway) -> None:
     """lxc.idmap lines count instead of PVE's own map; one that is none is refused before anything is mounted."""
-    guest = stopped_guests[UNPRIVILEGED]
     until_free(guest, gateway)
     lines = "".join(f"lxc.idmap: {kind} 0 100000 1000\nlxc.idmap: {kind} 1000 300000 10\n" for kind in "ug")
     with options(guest, lines):
@@ -157,11 +162,8 @@ def test_a_map_of_its_own(files: Api, stopped_guests: dict[int, Guest], gateway:
 
 
 @pytest.mark.parametrize("lock", ["backup", "mounted", "snapshot-delete"])
-def test_a_locked_one_is_left_alone(
-    files: Api, stopped_guests: dict[int, Guest], gateway: Gateway, logged: LoggedPct, lock: str
-) -> None:
+def test_a_locked_one_is_left_alone(files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct, lock: str) -> None:
     """Whoever has the lock keeps it: 423 with its name, pct is not even run, and nothing is announced."""
-    guest = stopped_guests[UNPRIVILEGED]
     until_free(guest, gateway)
     before = logged.calls(guest.vmid)
     with options(guest, f"lock: {lock}\n"):
@@ -171,11 +173,8 @@ def test_a_locked_one_is_left_alone(
     assert logged.calls(guest.vmid) == before
 
 
-def test_a_lock_that_comes_between(
-    files: Api, stopped_guests: dict[int, Guest], gateway: Gateway, logged: LoggedPct
-) -> None:
+def test_a_lock_that_comes_between(files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct) -> None:
     """A lock that somebody takes while pct is on its way is his: 423, and it stays."""
-    guest = stopped_guests[UNPRIVILEGED]
     until_free(guest, gateway)
     path = config.pve_path(guest.vmid)
     before = path.read_text()
@@ -187,11 +186,8 @@ def test_a_lock_that_comes_between(
     assert read(files, guest, "/root").status == 200
 
 
-def test_a_mount_that_fails_leaves_no_lock(
-    files: Api, stopped_guests: dict[int, Guest], gateway: Gateway, logged: LoggedPct
-) -> None:
+def test_a_mount_that_fails_leaves_no_lock(files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct) -> None:
     """What pct cannot mount is told in its words; the lock that it leaves behind is taken off."""
-    guest = stopped_guests[UNPRIVILEGED]
     until_free(guest, gateway)
     with options(guest, "mp0: /no/such/directory,mp=/srv\n"):
         refused = read(files, guest, "/root")
@@ -205,11 +201,8 @@ def test_a_mount_that_fails_leaves_no_lock(
     assert read(files, guest, "/root").status == 200
 
 
-def test_what_its_configuration_mounts_is_there(
-    files: Api, stopped_guests: dict[int, Guest], gateway: Gateway, tmp_path: Path
-) -> None:
+def test_what_its_configuration_mounts_is_there(files: Api, guest: Guest, gateway: Gateway, tmp_path: Path) -> None:
     """Mount points are what they are in the running guest, read-only ones too; a link in the way is pct's to refuse."""
-    guest = stopped_guests[UNPRIVILEGED]
     until_free(guest, gateway)
     tmp_path.chmod(0o755)
     (tmp_path / "file").write_text("of the mount point")
@@ -228,9 +221,8 @@ def test_what_its_configuration_mounts_is_there(
     (guest.rootfs / "srv/data").unlink()
 
 
-def test_a_template_is_read_alone(files: Api, stopped_guests: dict[int, Guest], gateway: Gateway) -> None:
+def test_a_template_is_read_alone(files: Api, guest: Guest, gateway: Gateway) -> None:
     """Others are made of its files: they can be looked at."""
-    guest = stopped_guests[UNPRIVILEGED]
     until_free(guest, gateway)
     with options(guest, "template: 1\n"):
         assert read(files, guest, "/etc/passwd").status == 200
@@ -239,9 +231,8 @@ def test_a_template_is_read_alone(files: Api, stopped_guests: dict[int, Guest], 
         until_free(guest, gateway)
 
 
-def test_who_may_not(files: Api, stopped_guests: dict[int, Guest], gateway: Gateway, logged: LoggedPct) -> None:
+def test_who_may_not(files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct) -> None:
     """The grants are a running guest's: without them nothing is mounted, and an absent guest is the same."""
-    guest = stopped_guests[UNPRIVILEGED]
     until_free(guest, gateway)
     before = logged.calls(guest.vmid)
     reader = gateway.api(gateway.token("reader", actions="file:read", guests="101"))
@@ -252,9 +243,8 @@ def test_who_may_not(files: Api, stopped_guests: dict[int, Guest], gateway: Gate
     assert logged.calls(guest.vmid) == before
 
 
-def test_records(files: Api, stopped_guests: dict[int, Guest], gateway: Gateway) -> None:
+def test_records(files: Api, guest: Guest, gateway: Gateway) -> None:
     """One intent and one outcome, as for a guest that runs; of one that could not be mounted the log says `aborted`."""
-    guest = stopped_guests[UNPRIVILEGED]
     made = put(files, guest.vmid, "/root/recorded", b"12345").json()
     assert outcome_of(gateway, "/root/recorded", "file:write")["bytes"] == 5
     events = [record["event"] for record in gateway.records(audit_id=made["audit_id"])]
@@ -272,10 +262,9 @@ def test_records(files: Api, stopped_guests: dict[int, Guest], gateway: Gateway)
 
 
 def test_a_client_that_leaves_while_it_is_mounted(
-    files: Api, stopped_guests: dict[int, Guest], gateway: Gateway, logged: LoggedPct, tmp_path: Path
+    files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct, tmp_path: Path
 ) -> None:
     """What it had mounted is unmounted, and nobody has been in it."""
-    guest = stopped_guests[UNPRIVILEGED]
     until_free(guest, gateway)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -289,37 +278,36 @@ def test_a_client_that_leaves_while_it_is_mounted(
     assert not (guest.rootfs / "root/left").exists()
 
 
-def test_a_reload_is_not_noticed(files: Api, stopped: Guest, gateway: Gateway) -> None:
+def test_a_reload_is_not_noticed(files: Api, guest: Guest, gateway: Gateway) -> None:
     """An upload goes on while the supervisor becomes a new image, which unmounts when it is done."""
-    with half_put(files, stopped, gateway) as upload:
+    with half_put(files, guest, gateway) as upload:
         with reloading(gateway, files):
             pass
         upload.sendall(DATA[HALF:SIZE])
         assert read_reply(upload).startswith(b"HTTP/1.1 200 ")
-    assert read(files, stopped).body == DATA[:SIZE]
+    assert read(files, guest).body == DATA[:SIZE]
     assert outcome_of(gateway, "/root/ends", "file:write")["bytes"] == SIZE
-    until_free(stopped, gateway)
+    until_free(guest, gateway)
 
 
-def test_a_killed_supervisor(files: Api, stopped: Guest, gateway: Gateway) -> None:
+def test_a_killed_supervisor(files: Api, guest: Guest, gateway: Gateway) -> None:
     """With it dies what served, and what was mounted is gone; the next one takes off the lock. The old file stays."""
-    with half_put(files, stopped, gateway) as upload:
+    with half_put(files, guest, gateway) as upload:
         gateway.services.kill("supervisor")
-        until(lambda: not sessions(stopped, gateway), why="nothing of it runs")
-        assert lock_of(stopped) == "mounted"
+        until(lambda: not sessions(guest, gateway), why="nothing of it runs")
+        assert lock_of(guest) == "mounted"
         gateway.services.restart("supervisor")
         with contextlib.suppress(OSError):
             upload.sendall(DATA[HALF:SIZE])
         assert read_reply(upload).startswith(b"HTTP/1.1 50")
-    until_free(stopped, gateway)
-    assert read(files, stopped).body == b"old" and not leftovers(stopped)
+    until_free(guest, gateway)
+    assert read(files, guest).body == b"old" and not leftovers(guest)
 
 
 def test_what_a_killed_supervisor_left_is_taken_off_only_if_it_is_ours(
-    files: Api, stopped_guests: dict[int, Guest], gateway: Gateway, logged: LoggedPct
+    files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct
 ) -> None:
     """An administrator who has unlocked the guest meanwhile, and mounted it himself, keeps what he has."""
-    guest = stopped_guests[UNPRIVILEGED]
     assert read(files, guest, "/root").status == 200
     gateway.services.kill("supervisor")
     assert lock_of(guest) == "mounted"
@@ -335,18 +323,17 @@ def test_what_a_killed_supervisor_left_is_taken_off_only_if_it_is_ours(
     assert read(files, guest, "/root").status == 200
 
 
-def test_a_supervisor_that_is_stopped(files: Api, stopped: Guest, gateway: Gateway) -> None:
+def test_a_supervisor_that_is_stopped(files: Api, guest: Guest, gateway: Gateway) -> None:
     """It leaves no lock behind."""
-    with half_put(files, stopped, gateway):
+    with half_put(files, guest, gateway):
         gateway.services.kill("supervisor", signal.SIGTERM)
-        until_free(stopped, gateway)
+        until_free(guest, gateway)
     gateway.services.restart("supervisor")
-    assert read(files, stopped).body == b"old"
+    assert read(files, guest).body == b"old"
 
 
-def test_a_killed_web(files: Api, stopped_guests: dict[int, Guest], gateway: Gateway) -> None:
+def test_a_killed_web(files: Api, guest: Guest, gateway: Gateway) -> None:
     """Nothing is written, nothing stays mounted."""
-    guest = stopped_guests[UNPRIVILEGED]
     with half_put(files, guest, gateway):
         gateway.services.kill("web")
         until_free(guest, gateway)
@@ -355,21 +342,21 @@ def test_a_killed_web(files: Api, stopped_guests: dict[int, Guest], gateway: Gat
     assert read(files, guest).body == b"old"
 
 
-def test_a_container_that_is_started_meanwhile(gateway: Gateway, stopped: Guest) -> None:
+def test_a_container_that_is_started_meanwhile(gateway: Gateway, guest: Guest) -> None:
     """PVE starts it in spite of its lock, and so it may be: the upload ends by name, the old file stays, the lock is
     taken off, and its files are the running guest's from then on."""
     files = gateway.api(gateway.token("starts", actions=ACTIONS))
-    with half_put(files, stopped, gateway) as upload:
-        stopped.start()
+    with half_put(files, guest, gateway) as upload:
+        guest.start()
         try:
-            until(lambda: not sessions(stopped, gateway), why="nothing of ours is in it from outside")
+            until(lambda: not sessions(guest, gateway), why="nothing of ours is in it from outside")
             with contextlib.suppress(OSError):
                 upload.sendall(DATA[HALF:SIZE])
             assert read_reply(upload).startswith(b"HTTP/1.1 50")
-            until_free(stopped, gateway)
-            assert read(files, stopped).body == b"old"
-            assert files.run(stopped.vmid, ["cat", "/root/ends"])["stdout"] == "old"
+            until_free(guest, gateway)
+            assert read(files, guest).body == b"old"
+            assert files.run(guest.vmid, ["cat", "/root/ends"])["stdout"] == "old"
         finally:
-            stopped.stop(kill=True)
-    assert read(files, stopped).body == b"old"
+            guest.stop(kill=True)
+    assert read(files, guest).body == b"old"
     files.close()
