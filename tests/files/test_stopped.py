@@ -304,6 +304,35 @@ def test_a_killed_supervisor(files: Api, guest: Guest, gateway: Gateway) -> None
     assert read(files, guest).body == b"old" and not leftovers(guest)
 
 
+def test_a_supervisor_that_is_killed_while_pct_mounts(
+    files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct, tmp_path: Path
+) -> None:
+    """pct dies with it, before it can take the lock behind the back of the next one."""
+    until_free(guest, gateway)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    before = len(logged.calls(guest.vmid))
+    with logged.doing(f'[ "$1" != mount ] || read -r _ < {gate}'):
+        with contextlib.closing(begin_put(files, guest.vmid, "/root/left", SIZE)) as sock:
+            sock.sendall(DATA[: 1 << 16])
+            until(lambda: logged.calls(guest.vmid)[before:] == ["mount"], why="pct is on its way")
+            gateway.services.kill("supervisor")
+            until(lambda: not reads(gate), why="pct has died")
+    gateway.services.restart("supervisor")
+    until_free(guest, gateway)
+    assert logged.calls(guest.vmid)[before:] == ["mount"]
+    assert read(files, guest, "/root").status == 200
+
+
+def reads(fifo: Path) -> bool:
+    """Whether anybody has a FIFO open to read it."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
 def test_what_a_killed_supervisor_left_is_taken_off_only_if_it_is_ours(
     files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct
 ) -> None:
