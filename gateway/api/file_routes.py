@@ -33,16 +33,19 @@ from gateway.errors_files import (
     GuestFilesStalled,
     TarRefused,
 )
+from gateway.errors_pve import GuestLocked, PveFailed
 
 _TO_REACH: tuple[type[GatewayError], ...] = (
     FileNotFound,
     GuestNotRunning,
     GuestFrozen,
+    GuestLocked,
     GuestUnsupported,
     FileTypeRefused,
     FileRefused,
     TooManyExecs,
     GuestFilesFailed,
+    PveFailed,
     AuditUnavailable,
     SupervisorUnavailable,
     GatewayRestarting,
@@ -60,7 +63,8 @@ FILE_ROUTES: tuple[Route, ...] = (
         description=(
             "With `Accept: application/x-tar` a directory comes whole, as a pax archive: modes, owners by number and "
             "name, times, links and hard links. FIFOs, sockets, devices, what is mounted in it and what cannot be read "
-            "are left out; a comment at the last entry, `./`, tells how many. A reply that is cut is not the whole."
+            "are left out; a comment at the last entry, `./`, tells how many. A reply that is cut is not the whole. A "
+            "container that does not run is mounted for it: that takes a second or two, and is PVE's lock `mounted`."
         ),
         action=Action.FILE_READ,
         event=Event.FILE_READ,

@@ -12,7 +12,7 @@ from gateway.errors import ClientGone, GatewayError
 from gateway.errors_files import GuestFilesFailed
 from gateway.files.channel import STALL_SECONDS, stalled
 from gateway.files.failures import to_error
-from gateway.files.wire import End, Failure, Name, Status
+from gateway.files.wire import End, Failure, Name, Progress, Status
 from gateway.web.live import Live
 
 
@@ -71,7 +71,7 @@ class FileStream(Live):
         frame = self._files.channel.take()
         if isinstance(frame, Failure):
             raise to_error(frame)
-        if isinstance(frame, Status | Name):
+        if isinstance(frame, Status | Name | Progress):
             raise GuestFilesFailed("our process in the guest answered out of order; somebody there interferes")
         if isinstance(frame, End):
             self._ended = True

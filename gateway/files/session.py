@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -14,12 +15,14 @@ from gateway.files.wire import (
     EXCLUSIVE,
     MAX_PATH,
     NOFOLLOW,
+    PROGRESS_SECONDS,
     RECURSIVE,
     WHOLE,
     End,
     Failure,
     FileType,
     Frame,
+    Progress,
     Status,
     Step,
     WireError,
@@ -94,8 +97,16 @@ class Session:
         return expect(Status, self.ask(b"C", b"/", flags=flags, mode=mode, uid=uid, gid=gid))
 
     def remove(self, path: bytes, *, recursive: bool) -> None:
-        """Removes what stands at a path itself, of a directory all that is in it first."""
-        expect(End, self.ask(b"U", path, flags=RECURSIVE if recursive else 0))
+        """Removes what stands at a path itself, of a directory all that is in it first: that takes as long as the guest
+        says that it is at work."""
+        frame = self.ask(b"U", path, flags=RECURSIVE if recursive else 0)
+        heard = -PROGRESS_SECONDS
+        while isinstance(frame, Progress):
+            now = time.monotonic()
+            if now - heard < PROGRESS_SECONDS / 2:
+                raise out_of_order()  # as it is for a guest that says nothing else, and that all the time
+            frame, heard = self.channel.next(), now
+        expect(End, frame)
 
     def _small(self, path: bytes) -> bytes:
         frame = self.ask(b"R", path, length=MAX_FILE)

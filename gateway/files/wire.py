@@ -20,6 +20,9 @@ NOFOLLOW, EXCLUSIVE, RECURSIVE, BELOW, LATER, TIMED = 1, 2, 4, 8, 16, 32
 WHOLE = 1 << 62
 """As `length`: to the end."""
 
+PROGRESS_SECONDS = 5.0
+"""How often a launcher says so, at most."""
+
 _REQUEST = struct.Struct("<IIIIQQ")
 _ANSWER = struct.Struct("<IIIIQQQQ")
 _ERROR = struct.Struct("<II")
@@ -104,6 +107,10 @@ class End:
     """Nothing follows."""
 
 
+class Progress:
+    """It is still at work."""
+
+
 @dataclass(frozen=True)
 class Name:
     """The path in its tree of what is told next."""
@@ -111,7 +118,7 @@ class Name:
     path: bytes
 
 
-Frame = Status | Failure | End | Name | bytes
+Frame = Status | Failure | End | Progress | Name | bytes
 """What a launcher can say; bytes are a piece of content."""
 
 
@@ -150,6 +157,7 @@ _BOUNDS = {
     "D": (1, FRAME_MAX),
     "E": (_ERROR.size, _ERROR.size),
     "N": (1, MAX_PATH),
+    "P": (0, 0),
     "Z": (0, 0),
 }
 
@@ -170,6 +178,8 @@ def parse(kind: str, body: bytes) -> Frame:
         if b"\x00" in body or any(part in (b"", b".", b"..") for part in body.split(b"/")):
             raise WireError("a path that nothing in a tree has")
         return Name(body)
+    if kind == "P":
+        return Progress()
     return End() if kind == "Z" else body
 
 

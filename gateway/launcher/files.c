@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "frames.h"
@@ -125,8 +126,18 @@ static void send_names(const struct files_request *request)
     close(fd);
 }
 
+/* Says that it is still at work, where the last word was long ago. */
+static void send_progress(struct timespec *last)
+{
+    struct timespec now;
+    if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) || now.tv_sec - last->tv_sec < FILES_PROGRESS_SECONDS)
+        return;
+    *last = now;
+    send_frame('P', 0);
+}
+
 /* Removes all that is in a directory, which it closes. False with errno. */
-static bool empty(int fd, unsigned depth) // NOLINT(misc-no-recursion): DEPTH_MAX
+static bool empty(int fd, unsigned depth, struct timespec *told) // NOLINT(misc-no-recursion): DEPTH_MAX
 {
     DIR *entries = fd < 0 ? NULL : fdopendir(fd);
     if (!entries) {
@@ -140,13 +151,14 @@ static bool empty(int fd, unsigned depth) // NOLINT(misc-no-recursion): DEPTH_MA
     struct dirent *entry;
     while (done && (errno = 0, entry = readdir(entries))) {
         const char *name = entry->d_name;
+        send_progress(told);
         if (!strcmp(name, ".") || !strcmp(name, "..") || !unlinkat(fd, name, 0) || errno == ENOENT)
             continue;
         done = false;
         if (errno != EISDIR)
             break;
         errno = EMFILE;
-        done = depth && empty(open_in(fd, name, O_DIRECTORY), depth - 1) && !unlinkat(fd, name, AT_REMOVEDIR);
+        done = depth && empty(open_in(fd, name, O_DIRECTORY), depth - 1, told) && !unlinkat(fd, name, AT_REMOVEDIR);
     }
     int error = errno;
     closedir(entries);
@@ -157,10 +169,12 @@ static bool empty(int fd, unsigned depth) // NOLINT(misc-no-recursion): DEPTH_MA
 static void remove_path(const struct files_request *request)
 {
     struct place place;
+    struct timespec told;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &told);
     bool done = split_path(request->path, &place);
     if (done && unlinkat(place.directory, place.name, 0))
         done = errno == EISDIR && (request->flags & FILES_RECURSIVE) &&
-               empty(open_in(place.directory, place.name, O_DIRECTORY), DEPTH_MAX) &&
+               empty(open_in(place.directory, place.name, O_DIRECTORY), DEPTH_MAX, &told) &&
                !unlinkat(place.directory, place.name, AT_REMOVEDIR);
     if (done)
         send_frame('Z', 0);

@@ -18,7 +18,8 @@
  *                                                  the flag only if nothing stood there. Nothing else puts it there:
  *                                                  at EOF it is gone
  *   'U' path [FILES_RECURSIVE]                     'Z': it is gone. The last part is no link's target; a directory goes
- *                                                  with the flag alone, and never what is mounted below it
+ *                                                  with the flag alone, and never what is mounted below it. Before it
+ *                                                  'P', without a body, each FILES_PROGRESS_SECONDS that it takes
  *   'T' path                                       'A': the directory is held as the tree, for what follows
  *   'G'                                            all of the tree: of each thing in it 'N' with its path in the tree,
  *                                                  then 'E', or 'A', with a link's target behind it, and of a regular
@@ -47,6 +48,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { FILES_PROGRESS_SECONDS = 5 };
 enum { FILES_HEADER = 8, FILES_REQUEST = 32, FILES_ANSWER = 48, FILES_FRAME_MAX = 256 << 10 };
 enum {
     FILES_NOFOLLOW = 1,

@@ -5,6 +5,11 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <linux/keyctl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,6 +26,32 @@ static void leave_keyring(void)
 {
     if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS)
         fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);
+}
+
+void die_with_supervisor(void)
+{
+    struct pollfd socket = {.fd = FD_STATUS};
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    /* It holds the other end of the socket, so that it had not ended before this. */
+    if (poll(&socket, 1, 0) < 0 || (socket.revents & POLLHUP))
+        _exit(LAUNCH_FAILED);
+}
+
+_Noreturn void run_in_mounts(bool given, const char *program, char *const *argv)
+{
+    if (!close_unknown(CLOSE_RANGE_CLOEXEC) || syscall(SYS_close_range, FD_SPEC, FD_MOUNTS, CLOSE_RANGE_CLOEXEC))
+        fail(MESSAGE_HOST_FAILED, STAGE_FDS);
+    die_with_supervisor();
+    setsid();
+    leave_keyring();
+    if (given ? setns(FD_MOUNTS, CLONE_NEWNS) : unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL))
+        fail(MESSAGE_HOST_FAILED, STAGE_ROOT);
+    int mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    if (mounts < 0)
+        fail(MESSAGE_HOST_FAILED, STAGE_ROOT);
+    send_host(mounts);
+    execve(program, argv, ENVIRONMENT);
+    fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);
 }
 
 /* The supervisor may run with a better place than its guests' commands: only here, as the host's root, can it be left. */

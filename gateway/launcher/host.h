@@ -13,4 +13,11 @@ void leave_supervisor(void);
  * slave, and the supervisor gets its master. */
 _Noreturn void launch_on_host(bool terminal, const char *program, char *const *argv);
 
+/* Becomes `program`, in mounts of its own, or in those that FD_MOUNTS is. It dies with the supervisor, for what it changes
+ * of the container (a lock, say) must not come after the next one has looked. */
+_Noreturn void run_in_mounts(bool given, const char *program, char *const *argv);
+
+/* Has the caller killed when the supervisor ends, or ends it if that has ended already. */
+void die_with_supervisor(void);
+
 #endif

@@ -12,6 +12,7 @@
 #include "host.h"
 #include "inspect.h"
 #include "protocol.h"
+#include "stopped.h"
 
 enum { PLACES = FD_ATTACH + 1, REQUESTS = PLACES };
 
@@ -79,6 +80,10 @@ static void give_birth(const struct request *request)
         dup2(request->fds[number], number);
     if (child == 0 && request->flags & REQUEST_INSPECT)
         inspect_guest(request->words + 2);
+    if (child == 0 && request->flags & REQUEST_STOPPED)
+        serve_stopped(request->words + 2);
+    if (child == 0 && request->flags & (REQUEST_MOUNTS | REQUEST_IN_MOUNTS))
+        run_in_mounts(request->flags & REQUEST_IN_MOUNTS, request->words[0], request->words + 1);
     if (child == 0)
         launch_on_host(request->flags & REQUEST_TERMINAL, request->words[0], request->words + 1);
     errno = error;

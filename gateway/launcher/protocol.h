@@ -55,6 +55,16 @@
  *   'X' as above           launcher -> supervisor   the guest could not be entered
  * Nobody in the guest has a way to this socket: the child is in none of its processes' sight.
  *
+ * With REQUEST_MOUNTS the child becomes EXE, a tool of the node's that mounts (pct), in mounts of its own: a copy of the
+ * node's, in which the node's changes are seen, and whose own nobody else sees. With REQUEST_IN_MOUNTS 6 is such mounts,
+ * which it enters instead. 0, 1 and 2 are its streams, 4 is used as in host mode: 'H' brings the namespace. It dies with
+ * the supervisor, and its mounts with the last who is in them or holds them.
+ *
+ * With REQUEST_STOPPED the child serves the files of a container that does not run (stopped.h). EXE and ARG0 have no
+ * meaning, the arguments behind them are the path of its mounted root, its uid map and gid map as /proc/PID/uid_map takes
+ * them, and "write" or "read". 6 is the mounts in which that path is; 0 and 1 are file mode's pipes. On 4 it says 'H', then
+ * 'R', and waits for 'G', all as above; or 'X'. Nothing of the container runs, so that there nobody else has a say on 4.
+ *
  * From the first instruction in the guest all of 4 is in the hands of the guest's root, who may trace the launcher and
  * take a copy of the socket. So the supervisor takes an 'R' as a claim: the sender must be its own child once lxc-attach
  * is gone (waitid), every wait has a limit, a message is at most 6 bytes, and from the first message on, which is the
@@ -72,13 +82,21 @@ enum descriptor {
     FD_PROGRAM = 5,
     FD_COMMAND_STDERR = 6,
     FD_TERMINAL = 6,
+    FD_MOUNTS = 6,
     FD_CGROUP = 7,
     FD_ATTACH = 8,
     FD_FIRST_UNKNOWN = 7, /* nothing from here on may reach lxc-attach or the command */
     FD_REQUESTS = 3,      /* the nursery's own */
 };
 
-enum request_flag { REQUEST_OWN_CGROUP = 1, REQUEST_TERMINAL = 2, REQUEST_INSPECT = 4 };
+enum request_flag {
+    REQUEST_OWN_CGROUP = 1,
+    REQUEST_TERMINAL = 2,
+    REQUEST_INSPECT = 4,
+    REQUEST_MOUNTS = 8,
+    REQUEST_IN_MOUNTS = 16,
+    REQUEST_STOPPED = 32,
+};
 enum { REQUEST_MAX = 4096 };
 enum { INSPECT_MAX = 64, INSPECT_ANSWER = 40 };
 
@@ -91,7 +109,7 @@ enum message {
     MESSAGE_INSPECTED = 'I',
 };
 
-/* What could not be done. 'X' carries the last four, 'F' all but the last two. */
+/* What could not be done. 'X' carries the last five, 'F' all but the last three. */
 enum stage {
     STAGE_NONE = 0,   /* no failure; never sent */
     STAGE_SPEC = 1,   /* the spec cannot be read or contradicts itself; EINVAL, EFBIG or the read's errno */
@@ -105,6 +123,7 @@ enum stage {
     STAGE_FDS = 7,    /* a descriptor is missing, or those in excess cannot be closed */
     STAGE_CGROUP = 8, /* errno of clone3 into the cgroup; ENOENT, ENODEV: it has been removed */
     STAGE_ATTACH = 9, /* errno of execve of lxc-attach, or of giving it a session keyring */
+    STAGE_ROOT = 10,  /* of entering mounts, or the root file system in them; ENOTDIR: nothing is mounted there */
 };
 
 enum { LAUNCH_FAILED = 127 };
@@ -112,8 +131,8 @@ enum { LAUNCH_FAILED = 127 };
 /* Sends one message without a body. Whoever lost the supervisor learns it from the next receive. */
 void send_message(enum message message);
 
-/* Sends 'H', and with it the descriptor `master` unless it is -1. */
-void send_host(int master);
+/* Sends 'H', and with it a descriptor unless that is -1. */
+void send_host(int fd);
 
 /* Sends `message` with the stage and errno. */
 void send_failure(enum message message, enum stage stage);

@@ -18,16 +18,16 @@ void send_message(enum message message)
     send_bytes(&(unsigned char){(unsigned char)message}, 1);
 }
 
-void send_host(int master)
+void send_host(int fd)
 {
     unsigned char byte = MESSAGE_HOST;
     union {
         struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof master)];
-    } rights = {.header = {.cmsg_len = CMSG_LEN(sizeof master), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+        char bytes[CMSG_SPACE(sizeof fd)];
+    } rights = {.header = {.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
     struct msghdr message = {.msg_iov = &(struct iovec){&byte, 1}, .msg_iovlen = 1};
-    if (master >= 0) {
-        memcpy(CMSG_DATA(&rights.header), &master, sizeof master);
+    if (fd >= 0) {
+        memcpy(CMSG_DATA(&rights.header), &fd, sizeof fd);
         message.msg_control = &rights;
         message.msg_controllen = sizeof rights;
     }

@@ -100,7 +100,7 @@ static void path_of(int fd, char path[32])
     (void)snprintf(path, 32, "/proc/self/fd/%d", fd);
 }
 
-/* A file without a name is nothing that could be left behind. To give it one takes a /proc that shows it. */
+/* A file without a name is nothing that could be left behind. To give it one takes Linux 6.10, or a /proc that shows it. */
 static int open_nameless(int directory)
 {
     char path[32];
@@ -108,6 +108,8 @@ static int open_nameless(int directory)
     int fd = openat(directory, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, TEMPORARY_MODE);
     if (fd < 0)
         return -1;
+    if (linkat(fd, "", directory, ".", AT_EMPTY_PATH) && errno == EEXIST) /* ENOENT from a kernel that would not */
+        return fd;
     path_of(fd, path);
     if (!fstat(fd, &own) && !stat(path, &seen) && own.st_ino == seen.st_ino && own.st_dev == seen.st_dev)
         return fd;
@@ -171,14 +173,20 @@ bool write_upload(const char *bytes, size_t size)
     return true;
 }
 
-static bool give_name(bool exclusive)
+static bool link_nameless(int fd, int directory, const char *name)
 {
     char path[32];
+    if (!linkat(fd, "", directory, name, AT_EMPTY_PATH))
+        return true;
+    path_of(fd, path);
+    return errno == ENOENT && !linkat(AT_FDCWD, path, directory, name, AT_SYMLINK_FOLLOW);
+}
+
+static bool give_name(bool exclusive)
+{
     int directory = upload.place.directory;
-    path_of(upload.fd, path);
     if (!upload.named) {
-        const char *name = exclusive ? upload.place.name : upload.temporary;
-        if (linkat(AT_FDCWD, path, directory, name, AT_SYMLINK_FOLLOW))
+        if (!link_nameless(upload.fd, directory, exclusive ? upload.place.name : upload.temporary))
             return false;
         if (exclusive)
             return true;

@@ -41,6 +41,7 @@ from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.memory import Memory
 from gateway.supervisor.operations import Operations
 from gateway.supervisor.pauses import Pauses
+from gateway.supervisor.pct_mounts import PctMounts
 from gateway.supervisor.places import Places
 from gateway.supervisor.pvesh import Pvesh
 from gateway.supervisor.questions import Questions
@@ -50,6 +51,7 @@ from gateway.supervisor.root_changes import RootChanges
 from gateway.supervisor.server import Server
 from gateway.supervisor.services import Services
 from gateway.supervisor.spool import Spool
+from gateway.supervisor.stopped_roots import StoppedRoots
 from gateway.supervisor.survivors import reopen_pipes
 from gateway.supervisor.tickets import Tickets
 from gateway.supervisor.tools import choose_tool
@@ -103,7 +105,9 @@ class Supervisor:
         self.announced = announced = Announced(io, self.trail, UnfinishedChanges(config.pve.changes))
         self.root_changes = RootChanges(config, announced, Pvesh(self.loop, config.pve.pvesh))
         self.inspections = Inspections(self.loop, self.guests, services.launcher.nursery)
-        self.files = FileSessions(io, config, services, self.guests, places, self.trail)
+        pct = PctMounts(self.loop, config.lxc, services.launcher.nursery)
+        self.roots = StoppedRoots(io, config, self.guests, pct)
+        self.files = FileSessions(io, config, services, self.guests, self.roots, places, self.trail)
         self.operations = Operations(
             ExecOperations(self.acceptance, execs, looking, following),
             ActingOperations(acting, looking, self.tickets),
@@ -160,6 +164,7 @@ class Supervisor:
         self.keys.remember(filter(None, (key_of(running.order) for running in self.execs.running.values())))
         if booted:
             self._recover_keys()
+        self.roots.recover()
 
     def _recover_keys(self) -> None:
         """Finds the execs with a key that a loss of power took from the spool: their keys must run nothing again."""
@@ -193,6 +198,7 @@ class Supervisor:
             or self.announced.under_way
             or self.inspections.under_way
             or self.files.under_way
+            or self.roots.under_way
             or not all(e.can_be_handed_over for e in self.execs.running.values())
         ):
             if self.loop.io.time() > deadline or give_up():

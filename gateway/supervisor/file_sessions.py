@@ -23,6 +23,8 @@ from gateway.supervisor.file_session import FileSession
 from gateway.supervisor.guests import Guests, Incarnation
 from gateway.supervisor.places import Places
 from gateway.supervisor.services import Services
+from gateway.supervisor.stopped_roots import StoppedRoots
+from gateway.supervisor.stopped_session import StoppedSession
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ REASONS = frozenset({"ok", "failed", "client_gone", "unknown"})
 class Held:
     """A session that the web has in hand: what it was recorded as, and what it takes of the node."""
 
-    session: FileSession
+    session: FileSession | StoppedSession
     claim: Claim
     intent: dict[str, Any]
     unfinished: Unfinished | None
@@ -50,6 +52,7 @@ class FileSessions:
         config: Config,
         services: Services,
         guests: Guests,
+        roots: StoppedRoots,
         places: Places,
         trail: AuditTrail,
     ) -> None:
@@ -57,6 +60,8 @@ class FileSessions:
         self._config = config
         self._services = services
         self._guests = guests
+        self._roots = roots
+        roots.on_started = self._started
         self._places = places
         self._trail = trail
         self._unfinished = UnfinishedChanges(config.pve.changes)
@@ -80,7 +85,7 @@ class FileSessions:
             raise GuestNotFound.for_vmid(vmid)
         if kind is not GuestKind.LXC:
             raise GuestUnsupported("files of machines are not reached from here; run a command in it", vmid=vmid)
-        self._guests.find(vmid)
+        self._require(vmid, write=event is not Event.FILE_READ)
         claim = Claim(origin.token_id, vmid, most=origin.max_running)
         await self._places.take(claim, self._config.exec.queue_timeout)
         self._opening += 1
@@ -148,8 +153,15 @@ class FileSessions:
 
     def resume(self, state: dict[str, Any], guest: Incarnation, tree: Tree) -> Held:
         """Goes on with a session that an earlier image of this program had; for whoever holds it."""
-        session = FileSession.resume(self._services, state, guest, tree, self._gone)
-        claim = Claim(state["token_id"], guest.vmid, most=state["most"])
+        return self._resume(state, FileSession.resume(self._services, state, guest, tree, self._gone), guest.vmid)
+
+    def resume_stopped(self, state: dict[str, Any]) -> Held:
+        """The same in a container that does not run."""
+        root = self._roots.take_again(state["stopped"])
+        return self._resume(state, StoppedSession.resume(self._services, state, root, self._gone), root.vmid)
+
+    def _resume(self, state: dict[str, Any], session: FileSession | StoppedSession, vmid: int) -> Held:
+        claim = Claim(state["token_id"], vmid, most=state["most"])
         unfinished = state["unfinished"]
         if unfinished is not None:
             unfinished = Unfinished.from_state(unfinished, reexec.take(unfinished["fd"]))
@@ -164,16 +176,12 @@ class FileSessions:
         try:
             if self._stopped:
                 raise NodeNotReady("the supervisor is being stopped; try again", missing=["supervisor"], retry_after=1)
-            guest = self._guests.find(claim.vmid)  # it may have stopped or frozen meanwhile
-            moved = self._services.launcher.tool.moves_command
-            name = ulid.new("fs_")
-            tree = guest.group.make(name, taken_from=guest.ns if moved else None)
-            session = FileSession(self._services, name, guest, tree, self._gone)
-            held = self._held[name] = Held(session, claim, intent, unfinished)
+            session = await self._make_session(claim.vmid, write=changes)
+            held = self._held[session.name] = Held(session, claim, intent, unfinished)
             try:
                 session.spawn(write=changes)
             except BaseException:
-                del self._held[name]
+                del self._held[session.name]
                 session.give_up()
                 raise
         except BaseException as exc:
@@ -181,7 +189,30 @@ class FileSessions:
             raise
         return held
 
-    def _gone(self, session: FileSession) -> None:
+    def _require(self, vmid: int, *, write: bool) -> None:
+        """Raises GuestFrozen; for a container that does not run, why it may not be mounted."""
+        if self._guests.current(vmid) is None:
+            self._roots.check(vmid, write=write)
+        else:
+            self._guests.find(vmid)
+
+    async def _make_session(self, vmid: int, *, write: bool) -> FileSession | StoppedSession:
+        """In the guest as it is now: it may have started, stopped or frozen meanwhile."""
+        name = ulid.new("fs_")
+        if self._guests.current(vmid) is None:
+            return StoppedSession(self._services, name, await self._roots.take(vmid, write=write), self._gone)
+        guest = self._guests.find(vmid)
+        moved = self._services.launcher.tool.moves_command
+        tree = guest.group.make(name, taken_from=guest.ns if moved else None)
+        return FileSession(self._services, name, guest, tree, self._gone)
+
+    def _started(self, vmid: int) -> None:
+        """A container runs whose files were reached from outside: that ends, and the next request goes in."""
+        for held in list(self._held.values()):
+            if isinstance(held.session, StoppedSession) and held.session.root.vmid == vmid:
+                held.session.kill()
+
+    def _gone(self, session: FileSession | StoppedSession) -> None:
         held = self._held.pop(session.name)
         self._places.give_back(held.claim)
 

@@ -199,7 +199,7 @@ class Guests(CurrentRuns[Incarnation]):
                 (self._config.cgroup / "lxc" / str(vmid) / f"pveg-{self._instance}").rmdir()
 
     def _discover(self, vmid: int) -> Incarnation | None:
-        if not self._has_command_socket(vmid):
+        if not self.seems_to_run(vmid):
             return None
         base = self._config.cgroup / "lxc" / str(vmid)
         for pid in _pids_below(base / "ns"):
@@ -227,7 +227,8 @@ class Guests(CurrentRuns[Incarnation]):
                 return guest
         return None
 
-    def _has_command_socket(self, vmid: int) -> bool:
+    def seems_to_run(self, vmid: int) -> bool:
+        """Whether LXC has it in hand: from before it mounts anything of it until nothing of it is left."""
         name = b" @" + os.fsencode(self._config.path / str(vmid) / "command") + b"\n"
         with (self._config.proc / "net/unix").open("rb") as sockets:
             return any(line.endswith(name) for line in sockets)

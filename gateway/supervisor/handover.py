@@ -48,6 +48,7 @@ def to_state(supervisor: Supervisor) -> State:
         "connections": [connection.to_state() for connection in supervisor.server.connections],
         "followers": {exec_id: _followers_of(execution) for exec_id, execution in execs.running.items()},
         "memory": supervisor.memory.promised_to(execs.running),
+        "roots": supervisor.roots.to_state(),
         "files": [
             {**supervisor.files.to_state(connection.holds), "connection": connection.sock.fileno()}
             for connection in supervisor.server.connections
@@ -124,10 +125,15 @@ class _Successor:
             in_container = Order.from_wire(entry["order"]).kind is GuestKind.LXC
             self._try(self._survivors if in_container else self._agent_survivor, entry)
 
+        for entry in self._state.get("roots", ()):
+            self._try(lambda state: self._supervisor.roots.resume(reexec.take_all(state)), entry)
         for entry in self._state.get("files", ()):
             self._try(self._files, entry)
 
     def _files(self, entry: State) -> None:
+        if "stopped" in entry:
+            self.files[entry["connection"]] = self._supervisor.files.resume_stopped(entry)
+            return
         guest = self._guests[entry["vmid"], entry["run"]]
         tree = guest.group.open(entry["name"])
         if tree is not None:

@@ -34,6 +34,7 @@ STAGES = {
     7: "fds",
     8: "cgroup",
     9: "attach",
+    10: "root",
 }
 _STAGE_WORDS = {
     "spec": "the launcher could not read what to run",
@@ -45,6 +46,7 @@ _STAGE_WORDS = {
     "fds": "descriptors could not be set up",
     "cgroup": "the command's cgroup could not be joined",
     "attach": "lxc-attach could not be run, or ended before the command began",
+    "root": "the guest's file system could not be entered",
     "spool": "its beginning could not be noted on the node's disk, so it did not begin",
 }
 LAUNCH_FAILED = 127 << 8

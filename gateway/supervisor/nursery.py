@@ -17,7 +17,7 @@ from collections.abc import Sequence
 log = logging.getLogger(__name__)
 
 _REQUESTS_FD = 3
-_OWN_CGROUP, _TERMINAL, _INSPECT = 1, 2, 4
+_OWN_CGROUP, _TERMINAL, _INSPECT, _MOUNTS, _IN_MOUNTS, _STOPPED = 1, 2, 4, 8, 16, 32
 _MAX_BYTES = 4096
 _SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h
 _QUEUE_BYTES = 4 << 20
@@ -59,6 +59,14 @@ class Nursery:
     def inspect(self, questions: Sequence[str], descriptors: Sequence[int]) -> None:
         """Asks for a process that answers these about a guest, in a cgroup of its own. Raises as `bear` does."""
         self._ask(_OWN_CGROUP + _INSPECT, ["", "", *questions], descriptors)
+
+    def bear_in_mounts(self, words: Sequence[str], descriptors: Sequence[int], *, given: bool) -> None:
+        """Asks for a tool of the node's in mounts of its own, or in those that are `given`. Raises as `bear` does."""
+        self._ask(_IN_MOUNTS if given else _MOUNTS, words, descriptors)
+
+    def serve_stopped(self, words: Sequence[str], descriptors: Sequence[int]) -> None:
+        """Asks for a process that serves the files of a container that does not run. Raises as `bear` does."""
+        self._ask(_STOPPED, ["", "", *words], descriptors)
 
     def close(self) -> None:
         """Ends it."""

@@ -128,6 +128,7 @@ async def _shut_down(supervisor: Supervisor) -> None:
     supervisor.server.ask_no_more(stopping("request"))
     await supervisor.execs.shut_down(_STOP_SECONDS)
     await supervisor.files.shut_down(_STOP_SECONDS)
+    await supervisor.roots.shut_down(_STOP_SECONDS)
     supervisor.guests.remove_empty()
     await supervisor.server.finish_replies(_FLUSH_SECONDS)
     await supervisor.audit.flush(_FLUSH_SECONDS)

@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.errors import ConfigError
 from gateway.supervisor.loop import Loop
+from gateway.supervisor.tool_output import ToolOutput
 
 _MAX_OUTPUT = 256 << 10
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
@@ -89,7 +90,7 @@ class Pvesh:
     async def _attend(self, pid: int, readers: Sequence[int], timeout: float) -> Said:
         io = self._loop.io
         ended: asyncio.Future[int] = io.create_future()
-        outputs = [_Output(io, fd) for fd in readers]
+        outputs = [ToolOutput(io, fd, _MAX_OUTPUT) for fd in readers]
         self._loop.children.watch(pid, lambda status: None if ended.done() else ended.set_result(status))
         try:
             await asyncio.wait([ended], timeout=timeout)
@@ -100,37 +101,6 @@ class Pvesh:
             # What its worker writes afterwards is the task's log, which PVE keeps.
             stdout, stderr = (output.close() for output in outputs)
         return Said(os.waitstatus_to_exitcode(ended.result()) if in_time else None, stdout, stderr)
-
-
-class _Output:
-    """What comes out of a pipe, its last 256 KiB."""
-
-    def __init__(self, io: asyncio.AbstractEventLoop, fd: int) -> None:
-        self._io = io
-        self._fd = fd
-        self._data = bytearray()
-        os.set_blocking(fd, False)
-        io.add_reader(fd, self._read)
-
-    def close(self) -> str:
-        self._io.remove_reader(self._fd)
-        while self._take():
-            pass
-        os.close(self._fd)
-        return self._data.decode("utf-8", "replace")
-
-    def _read(self) -> None:
-        if not self._take():
-            self._io.remove_reader(self._fd)
-
-    def _take(self) -> bool:
-        try:
-            piece = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return False
-        self._data += piece
-        del self._data[:-_MAX_OUTPUT]
-        return bool(piece)
 
 
 def call_at_once(program: Path, arguments: Sequence[str], timeout: float = 60.0) -> Said:

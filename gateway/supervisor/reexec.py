@@ -100,7 +100,7 @@ def take_all(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _descriptors(state: dict[str, Any]) -> list[int]:
     """Every descriptor that a state names."""
-    entries = [entry for kind in ("guests", "machines", "execs", "survivors") for entry in state[kind]]
+    entries = [entry for kind in ("guests", "machines", "execs", "survivors", "roots") for entry in state[kind]]
     found = [fd for entry in entries for fd in entry["fds"].values()]
     found += [connection["fd"] for connection in state["connections"]]
     found += [held["unfinished"]["fd"] for held in state["files"] if held["unfinished"] is not None]

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gateway.api.handlers.mounts import compare_directory
+from gateway.errors import InvalidRequest
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.guests import made
@@ -97,6 +99,14 @@ def test_refusals(api: Api, gateway: Gateway, make_guest: Callable[..., Guest], 
     assert (answer.status, answer.json()["action"]) == (403, "guest:root-config")
     plain.close()
     assert config.pve_path(FIRST + 2).read_text() == before
+
+
+def test_a_directory_that_is_gone_when_its_turn_comes(tmp_path: Path) -> None:
+    """What node policy has let pass may have vanished since: that is the request's fault, and told so."""
+    for source in (tmp_path / "none", tmp_path / "n" / ("n" * 300)):
+        with pytest.raises(InvalidRequest) as refused:
+            compare_directory(str(source))
+        assert refused.value.evidence["errors"][0]["path"] == "source"
 
 
 def test_a_link_in_the_place(api: Api, make_guest: Callable[..., Guest], shared: Path) -> None:

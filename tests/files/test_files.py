@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import subprocess
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pytest
 
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
+from tests.files.conftest import STOPPED
 from tests.files.paths import url
 from tests.pvesim import guests
 from tests.pvesim.guests import Guest
@@ -25,10 +27,33 @@ def digest(data: bytes) -> str:
 
 
 def shell(vmid: int, script: str) -> str:
-    """What a script says in the guest."""
-    done = guests.get(vmid).attach(["sh", "-c", script])
+    """What a script says in the guest; of one that does not run, in its file system."""
+    guest = guests.get(vmid)
+    done = in_tree(guest, script) if vmid in STOPPED.values() else guest.attach(["sh", "-c", script])
     assert done.returncode == 0, done.stderr
     return done.stdout.decode()
+
+
+def in_tree(guest: Guest, script: str) -> subprocess.CompletedProcess[bytes]:
+    """What a script makes of a stopped guest's file system, as the guest's root. Nothing else of the guest is there."""
+    users = ["-U", "--map-users=100000,0,65536", "--map-groups=100000,0,65536"] if guest.unprivileged else []
+    command = [
+        "unshare",
+        "-m",
+        *users,
+        "-S",
+        "0",
+        "-G",
+        "0",
+        "-R",
+        str(guest.rootfs),
+        "-w",
+        "/",
+        "/bin/sh",
+        "-c",
+        script,
+    ]
+    return subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
 
 
 def put(files: Api, vmid: int, path: bytes | str, data: bytes, *, headers: Any = None, **query: Any) -> Answer:
@@ -36,27 +61,27 @@ def put(files: Api, vmid: int, path: bytes | str, data: bytes, *, headers: Any =
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, (5 << 20) + 7])
-def test_what_is_written_is_read(files: Api, small_vmid: int, size: int) -> None:
+def test_what_is_written_is_read(files: Api, any_vmid: int, size: int) -> None:
     """Bytes of any number come back as they went, and the guest sees root's file of mode 0644."""
     data, path = DATA[:size], f"/root/file-{size}"
-    written = put(files, small_vmid, path, data, headers={"Content-Digest": digest(data)})
+    written = put(files, any_vmid, path, data, headers={"Content-Digest": digest(data)})
     assert written.status == 201, written.body
     assert written.json()["sha256"] == hashlib.sha256(data).hexdigest()
-    assert shell(small_vmid, f"stat -c '%s %a %u %g' {path}; ls -A /root").split()[:4] == [str(size), "644", "0", "0"]
-    answer = files.get(url(small_vmid, path))
+    assert shell(any_vmid, f"stat -c '%s %a %u %g' {path}; ls -A /root").split()[:4] == [str(size), "644", "0", "0"]
+    answer = files.get(url(any_vmid, path))
     assert (answer.status, answer.body == data) == (200, True)
     assert (answer.headers["X-File-Mode"], answer.headers["X-File-User"]) == ("0644", "root")
     assert answer.headers["Content-Digest"] == (digest(data) if size <= 1 << 20 else None)
-    assert put(files, small_vmid, path, b"other").status == 200
-    assert files.get(url(small_vmid, path)).body == b"other"
-    assert files.request("DELETE", url(small_vmid, path)).status == 204
-    assert files.get(url(small_vmid, path)).code == "file_not_found"
+    assert put(files, any_vmid, path, b"other").status == 200
+    assert files.get(url(any_vmid, path)).body == b"other"
+    assert files.request("DELETE", url(any_vmid, path)).status == 204
+    assert files.get(url(any_vmid, path)).code == "file_not_found"
 
 
-def test_head_tells_all_but_the_bytes(files: Api, small_vmid: int) -> None:
+def test_head_tells_all_but_the_bytes(files: Api, any_vmid: int) -> None:
     """HEAD has GET's headers, the length among them."""
-    put(files, small_vmid, "/root/head", DATA, mode="0640")
-    head, whole = (files.request(method, url(small_vmid, "/root/head")) for method in ("HEAD", "GET"))
+    put(files, any_vmid, "/root/head", DATA, mode="0640")
+    head, whole = (files.request(method, url(any_vmid, "/root/head")) for method in ("HEAD", "GET"))
     assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(DATA)))
     for name in ("ETag", "X-File-Mode", "X-File-Uid", "X-File-Type", "Last-Modified", "Accept-Ranges"):
         assert head.headers[name] == whole.headers[name] and head.headers[name]
@@ -94,11 +119,11 @@ def test_a_range_that_is_not_there(files: Api) -> None:
     assert (other.status, other.body) == (200, b"abcdefghij")
 
 
-def test_owner_and_mode_are_the_guests(files: Api, small_vmid: int) -> None:
+def test_owner_and_mode_are_the_guests(files: Api, any_vmid: int) -> None:
     """Names and numbers mean what they mean in the guest, mapped or not; what is not given stays as it was."""
-    shell(small_vmid, "grep -q ^deploy: /etc/passwd || echo 'deploy:x:1234:1235::/:/bin/sh' >> /etc/passwd")
-    shell(small_vmid, "grep -q ^team: /etc/group || echo 'team:x:1235:' >> /etc/group; rm -f /root/owned")
-    made = put(files, small_vmid, "/root/owned", b"1", mode="4750", user="deploy", group="team").json()
+    shell(any_vmid, "grep -q ^deploy: /etc/passwd || echo 'deploy:x:1234:1235::/:/bin/sh' >> /etc/passwd")
+    shell(any_vmid, "grep -q ^team: /etc/group || echo 'team:x:1235:' >> /etc/group; rm -f /root/owned")
+    made = put(files, any_vmid, "/root/owned", b"1", mode="4750", user="deploy", group="team").json()
     assert (made["mode"], made["uid"], made["gid"], made["user"], made["group"]) == (
         "4750",
         1234,
@@ -106,16 +131,16 @@ def test_owner_and_mode_are_the_guests(files: Api, small_vmid: int) -> None:
         "deploy",
         "team",
     )
-    assert shell(small_vmid, "stat -c '%a %u %g' /root/owned").split() == ["4750", "1234", "1235"]
-    assert put(files, small_vmid, "/root/owned", b"22").json()["created"] is False
-    assert shell(small_vmid, "stat -c '%a %u %g %s' /root/owned").split() == ["4750", "1234", "1235", "2"]
-    put(files, small_vmid, "/root/owned", b"333", user="7", mode="600")
-    answer = files.get(url(small_vmid, "/root/owned"))
+    assert shell(any_vmid, "stat -c '%a %u %g' /root/owned").split() == ["4750", "1234", "1235"]
+    assert put(files, any_vmid, "/root/owned", b"22").json()["created"] is False
+    assert shell(any_vmid, "stat -c '%a %u %g %s' /root/owned").split() == ["4750", "1234", "1235", "2"]
+    put(files, any_vmid, "/root/owned", b"333", user="7", mode="600")
+    answer = files.get(url(any_vmid, "/root/owned"))
     assert (answer.headers["X-File-Uid"], answer.headers["X-File-Gid"]) == ("7", "1235")
     assert answer.headers["X-File-Mode"] == "0600"
-    unknown = put(files, small_vmid, "/root/owned", b"4", user="nobody-here")
+    unknown = put(files, any_vmid, "/root/owned", b"4", user="nobody-here")
     assert (unknown.status, unknown.json()["errors"][0]["code"]) == (422, "unknown_user")
-    assert files.get(url(small_vmid, "/root/owned")).body == b"333"
+    assert files.get(url(any_vmid, "/root/owned")).body == b"333"
 
 
 def test_an_owner_that_the_guest_does_not_map(files: Api) -> None:
@@ -127,15 +152,15 @@ def test_an_owner_that_the_guest_does_not_map(files: Api) -> None:
     assert files.get(url(104, "/root/mapped")).body == b"old"
 
 
-def test_only_if_nothing_is_there(files: Api, small_vmid: int) -> None:
+def test_only_if_nothing_is_there(files: Api, any_vmid: int) -> None:
     """`If-None-Match: *` makes a file and replaces none."""
-    shell(small_vmid, "rm -f /root/once")
+    shell(any_vmid, "rm -f /root/once")
     headers = {"If-None-Match": "*"}
-    assert put(files, small_vmid, "/root/once", b"first", headers=headers).status == 201
-    again = put(files, small_vmid, "/root/once", b"second", headers=headers)
+    assert put(files, any_vmid, "/root/once", b"first", headers=headers).status == 201
+    again = put(files, any_vmid, "/root/once", b"second", headers=headers)
     assert (again.status, again.code) == (412, "precondition_failed")
-    assert files.get(url(small_vmid, "/root/once")).body == b"first"
-    assert [name for name in shell(small_vmid, "ls -A /root").split() if name.startswith(".pveg")] == []
+    assert files.get(url(any_vmid, "/root/once")).body == b"first"
+    assert [name for name in shell(any_vmid, "ls -A /root").split() if name.startswith(".pveg")] == []
 
 
 def test_another_digest_replaces_nothing(files: Api, gateway: Gateway) -> None:
@@ -149,22 +174,22 @@ def test_another_digest_replaces_nothing(files: Api, gateway: Gateway) -> None:
     assert put(files, 101, "/root/digest", b"new", headers={"Content-Digest": "md5=:AAAA:"}).status == 200
 
 
-def test_links_lead_where_the_guest_has_them_lead(files: Api, small_vmid: int) -> None:
+def test_links_lead_where_the_guest_has_them_lead(files: Api, any_vmid: int) -> None:
     """Links are followed, relative, absolute and through `..`, as far as the guest's own root; a write replaces their
     target, a delete the link."""
-    shell(small_vmid, "rm -rf /root/l; mkdir -p /root/l/real; cd /root/l; echo one > real/file; ln -s real/file near")
+    shell(any_vmid, "rm -rf /root/l; mkdir -p /root/l/real; cd /root/l; echo one > real/file; ln -s real/file near")
     shell(
-        small_vmid, "cd /root/l; ln -s /root/l/near far; ln -s ../../../../../../root/l/far up; ln -s real/new dangling"
+        any_vmid, "cd /root/l; ln -s /root/l/near far; ln -s ../../../../../../root/l/far up; ln -s real/new dangling"
     )
-    assert files.get(url(small_vmid, "/root/l/up")).body == b"one\n"
-    assert put(files, small_vmid, "/root/l/up", b"two").status == 200
-    assert shell(small_vmid, "cat /root/l/real/file; readlink /root/l/up; ls -A /root/l/real").split()[-1] == "file"
-    assert put(files, small_vmid, "/root/l/dangling", b"three").status == 201
-    assert shell(small_vmid, "cat /root/l/real/new") == "three"
-    assert files.request("DELETE", url(small_vmid, "/root/l/up")).status == 204
-    assert shell(small_vmid, "cat /root/l/far") == "two"
-    shell(small_vmid, "ln -s round /root/l/round")
-    for answer in (files.get(url(small_vmid, "/root/l/round")), put(files, small_vmid, "/root/l/round", b"")):
+    assert files.get(url(any_vmid, "/root/l/up")).body == b"one\n"
+    assert put(files, any_vmid, "/root/l/up", b"two").status == 200
+    assert shell(any_vmid, "cat /root/l/real/file; readlink /root/l/up; ls -A /root/l/real").split()[-1] == "file"
+    assert put(files, any_vmid, "/root/l/dangling", b"three").status == 201
+    assert shell(any_vmid, "cat /root/l/real/new") == "three"
+    assert files.request("DELETE", url(any_vmid, "/root/l/up")).status == 204
+    assert shell(any_vmid, "cat /root/l/far") == "two"
+    shell(any_vmid, "ln -s round /root/l/round")
+    for answer in (files.get(url(any_vmid, "/root/l/round")), put(files, any_vmid, "/root/l/round", b"")):
         assert (answer.code, answer.json()["errno"]) == ("file_refused", "ELOOP")
 
 
@@ -196,14 +221,14 @@ def test_any_name(files: Api, name: bytes, gateway: Gateway) -> None:
     assert files.get(url(101, "/root/names")).json() == {"entries": [], "next": None}
 
 
-def test_a_directory_comes_in_pages(files: Api, small_vmid: int) -> None:
+def test_a_directory_comes_in_pages(files: Api, any_vmid: int) -> None:
     """Pages hold every entry once, in the order of the names' bytes, links as such."""
-    shell(small_vmid, "rm -rf /root/many; mkdir /root/many; cd /root/many; for i in $(seq 1 250); do : > n$i; done")
-    shell(small_vmid, "cd /root/many; mkdir sub; ln -s n1 link; mkfifo fifo")
+    shell(any_vmid, "rm -rf /root/many; mkdir /root/many; cd /root/many; for i in $(seq 1 250); do : > n$i; done")
+    shell(any_vmid, "cd /root/many; mkdir sub; ln -s n1 link; mkfifo fifo")
     seen: list[dict[str, Any]] = []
     after: str | None = ""
     while after is not None:
-        page = files.get(url(small_vmid, "/root/many", limit=100, after=after)).json()
+        page = files.get(url(any_vmid, "/root/many", limit=100, after=after)).json()
         assert len(page["entries"]) <= 100
         seen, after = seen + page["entries"], page["next"]
     names = [entry["name"] for entry in seen]
@@ -214,19 +239,33 @@ def test_a_directory_comes_in_pages(files: Api, small_vmid: int) -> None:
     assert unquote_to_bytes("n100") == b"n100"
 
 
-def test_a_directory_is_removed_on_purpose_alone(files: Api, small_vmid: int) -> None:
+@pytest.mark.parametrize("name", [b"\xff" * 255, "\U0001f600".encode() * 255], ids=["no text", "255 characters"])
+def test_a_page_behind_a_long_name(files: Api, name: bytes) -> None:
+    """The last name of a page is taken for the next one, however many bytes a file system lets it have."""
+    shell(101, "rm -rf /root/long; mkdir /root/long")
+    assert files.get(url(101, "/root/long", after=quote_from_bytes(name))).json() == {"entries": [], "next": None}
+    if len(name) == 255:
+        for each in (name, name[:-1] + b"\xfe"):
+            assert put(files, 101, b"/root/long/" + each, b"").status == 201
+        first = files.get(url(101, "/root/long", limit=1)).json()
+        assert unquote_to_bytes(first["next"]) == name[:-1] + b"\xfe"
+        second = files.get(url(101, "/root/long", limit=1, after=first["next"])).json()
+        assert (base64.b64decode(second["entries"][0]["name"]), second["next"]) == (name, None)
+
+
+def test_a_directory_is_removed_on_purpose_alone(files: Api, any_vmid: int) -> None:
     """Without `recursive` a directory stays; with it all goes, links and FIFOs too, but nothing that links lead to."""
-    shell(small_vmid, "rm -rf /root/d /root/kept; mkdir -p /root/d/a/b/c /root/kept; echo 1 > /root/kept/file")
-    shell(small_vmid, "cd /root/d; echo 2 > a/b/f; ln -s /root/kept a/link; mkfifo a/b/c/fifo; : > .hidden")
-    refused = files.request("DELETE", url(small_vmid, "/root/d"))
+    shell(any_vmid, "rm -rf /root/d /root/kept; mkdir -p /root/d/a/b/c /root/kept; echo 1 > /root/kept/file")
+    shell(any_vmid, "cd /root/d; echo 2 > a/b/f; ln -s /root/kept a/link; mkfifo a/b/c/fifo; : > .hidden")
+    refused = files.request("DELETE", url(any_vmid, "/root/d"))
     assert (refused.status, refused.code, refused.json()["file_type"]) == (409, "file_type_refused", "directory")
-    assert files.request("DELETE", url(small_vmid, "/root/d", recursive="true")).status == 204
-    assert shell(small_vmid, "ls -d /root/d 2>/dev/null; cat /root/kept/file") == "1\n"
-    gone = files.request("DELETE", url(small_vmid, "/root/d", recursive="true"))
+    assert files.request("DELETE", url(any_vmid, "/root/d", recursive="true")).status == 204
+    assert shell(any_vmid, "ls -d /root/d 2>/dev/null; cat /root/kept/file") == "1\n"
+    gone = files.request("DELETE", url(any_vmid, "/root/d", recursive="true"))
     assert (gone.status, gone.code) == (404, "file_not_found")
     for path in ("/", "/root/.", "/root/..", "/root/"):
-        assert files.request("DELETE", url(small_vmid, path, recursive="true")).status == 409
-    assert shell(small_vmid, "cat /root/kept/file") == "1\n"
+        assert files.request("DELETE", url(any_vmid, path, recursive="true")).status == 409
+    assert shell(any_vmid, "cat /root/kept/file") == "1\n"
 
 
 def test_what_the_kernel_makes_up(files: Api) -> None:

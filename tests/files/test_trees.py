@@ -50,15 +50,25 @@ def fetch(files: Api, vmid: int, path: str) -> tarfile.TarFile:
     return tarfile.open(fileobj=io.BytesIO(answer.body))
 
 
+def make_empty(vmid: int) -> int:
+    shell(vmid, "rm -rf /root/tree /root/aim; mkdir /root/tree /root/aim; echo kept > /root/aim/file")
+    return vmid
+
+
 @pytest.fixture
 def empty(small_vmid: int) -> int:
     """A guest with an empty /root/tree."""
-    shell(small_vmid, "rm -rf /root/tree /root/aim; mkdir /root/tree /root/aim; echo kept > /root/aim/file")
-    return small_vmid
+    return make_empty(small_vmid)
+
+
+@pytest.fixture
+def any_empty(any_vmid: int) -> int:
+    """The same, or one that does not run."""
+    return make_empty(any_vmid)
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
-def test_a_tree_goes_in_and_comes_out(files: Api, empty: int, kind: int) -> None:
+def test_a_tree_goes_in_and_comes_out(files: Api, any_empty: int, kind: int) -> None:
     """Files, directories, links and hard links, with modes, owners and times, whoever made the archive."""
     long = "d/" + "n" * 90
     data = archive(
@@ -71,14 +81,14 @@ def test_a_tree_goes_in_and_comes_out(files: Api, empty: int, kind: int) -> None
         entry("d/second", tarfile.LNKTYPE, linkname="./d/file"),
         kind=kind,
     )
-    answer = send(files, empty, "/root/tree", data)
+    answer = send(files, any_empty, "/root/tree", data)
     assert answer.status == 200, answer.body
     told = answer.json()
     assert (told["entries"], told["kept"], told["size"]) == (7, 0, len(data))
     assert told["sha256"] == hashlib.sha256(data).hexdigest()
-    seen = shell(empty, "cd /root/tree; stat -c '%a %u %g %Y' d d/file; stat -c %h d/second; readlink d/link")
+    seen = shell(any_empty, "cd /root/tree; stat -c '%a %u %g %Y' d d/file; stat -c %h d/second; readlink d/link")
     assert seen.splitlines() == [f"2750 5 6 {MTIME}", f"4711 7 8 {MTIME}", "2", "/nowhere/../at all"]
-    with fetch(files, empty, "/root/tree") as tar:
+    with fetch(files, any_empty, "/root/tree") as tar:
         members = {member.name: member for member in tar}
         assert members.keys() == {
             ".",
@@ -100,16 +110,18 @@ def test_a_tree_goes_in_and_comes_out(files: Api, empty: int, kind: int) -> None
         assert (members["d"].mode, members["d"].mtime, members["d"].isdir()) == (0o2750, MTIME, True)
 
 
-def test_what_is_kept(files: Api, empty: int) -> None:
+def test_what_is_kept(files: Api, any_empty: int) -> None:
     """B5: an archive leaves an existing .env and what is in data alone, and makes what is not there."""
-    shell(empty, "cd /root/tree; echo secret > .env; mkdir data; echo mine > data/db; echo old > app; ln -s x data/l")
+    shell(
+        any_empty, "cd /root/tree; echo secret > .env; mkdir data; echo mine > data/db; echo old > app; ln -s x data/l"
+    )
     entries = [(entry(name), b"theirs") for name in ("./.env", "data//./db", "data/new", "data/l", "app", ".envrc")]
-    answer = send(files, empty, "/root/tree", archive(*entries), keep="./.env&keep=data/")
+    answer = send(files, any_empty, "/root/tree", archive(*entries), keep="./.env&keep=data/")
     assert (answer.json()["entries"], answer.json()["kept"]) == (3, 3), answer.body
-    seen = shell(empty, "cd /root/tree; cat .env data/db app; readlink data/l; cat data/new .envrc")
+    seen = shell(any_empty, "cd /root/tree; cat .env data/db app; readlink data/l; cat data/new .envrc")
     assert seen == "secret\nmine\ntheirsx\ntheirstheirs"
-    again = send(files, empty, "/root/tree", archive((entry(".env"), b"first")))
-    assert again.json()["kept"] == 0 and shell(empty, "cat /root/tree/.env") == "first"
+    again = send(files, any_empty, "/root/tree", archive((entry(".env"), b"first")))
+    assert again.json()["kept"] == 0 and shell(any_empty, "cat /root/tree/.env") == "first"
 
 
 HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
@@ -151,17 +163,17 @@ def test_hostile_archives(files: Api, empty: int, name: str) -> None:
     assert leftovers(guests.get(empty)) == []
 
 
-def test_links_that_stand_there_already(files: Api, empty: int) -> None:
+def test_links_that_stand_there_already(files: Api, any_empty: int) -> None:
     """A link of the guest's is not followed into: not on the way, and a file takes the place of the link itself."""
-    shell(empty, "cd /root/tree; ln -s /root/aim out; ln -s /root/aim/file leaf")
-    through = send(files, empty, "/root/tree", archive((entry("out/file"), b"x")))
+    shell(any_empty, "cd /root/tree; ln -s /root/aim out; ln -s /root/aim/file leaf")
+    through = send(files, any_empty, "/root/tree", archive((entry("out/file"), b"x")))
     assert (through.json()["reason"], through.json()["entry"]) == ("through_link", "out/file")
-    assert send(files, empty, "/root/tree", archive((entry("leaf"), b"x"))).status == 200
-    assert shell(empty, "cat /root/aim/file /root/tree/leaf") == "kept\nx"
-    over = send(files, empty, "/root/tree", archive((entry("tree"), b"x")), keep="none")
+    assert send(files, any_empty, "/root/tree", archive((entry("leaf"), b"x"))).status == 200
+    assert shell(any_empty, "cat /root/aim/file /root/tree/leaf") == "kept\nx"
+    over = send(files, any_empty, "/root/tree", archive((entry("tree"), b"x")), keep="none")
     assert over.status == 200
-    shell(empty, "mkdir /root/tree/dir")
-    refused = send(files, empty, "/root/tree", archive((entry("dir"), b"x")))
+    shell(any_empty, "mkdir /root/tree/dir")
+    refused = send(files, any_empty, "/root/tree", archive((entry("dir"), b"x")))
     assert (refused.code, refused.json()["entry"]) == ("file_type_refused", "dir")
 
 
@@ -178,15 +190,15 @@ def test_what_is_left_out_is_told(files: Api, empty: int, gateway: Gateway) -> N
     until(lambda: any(record["data"].get("left_out") == 2 for record in gateway.records(event="file:outcome")))
 
 
-def test_names_of_any_bytes(files: Api, empty: int) -> None:
+def test_names_of_any_bytes(files: Api, any_empty: int) -> None:
     """What is no UTF-8, and what is long, comes and goes as it is."""
     names = ["new\nline", b"\xff\xfe".decode("utf-8", "surrogateescape"), "é", "/".join(["p" * 200] * 8)]
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT, errors="surrogateescape") as tar:
         for name in names:
             tar.addfile(entry(name))
-    assert send(files, empty, "/root/tree", made.getvalue()).status == 200
-    with fetch(files, empty, "/root/tree") as tar:
+    assert send(files, any_empty, "/root/tree", made.getvalue()).status == 200
+    with fetch(files, any_empty, "/root/tree") as tar:
         assert {member.name for member in tar if member.isreg()} == set(names)
 
 
@@ -216,23 +228,23 @@ def test_what_is_not_for_archives(files: Api, empty: int) -> None:
     assert send(files, empty, "/root/tree", archive()).json()["entries"] == 0
 
 
-def test_an_upload_that_is_cut(files: Api, empty: int, gateway: Gateway) -> None:
+def test_an_upload_that_is_cut(files: Api, any_empty: int, gateway: Gateway) -> None:
     """What was whole is there, what was not leaves the old file, nothing of ours stays, and the record says so."""
-    shell(empty, "echo old > /root/tree/big")
+    shell(any_empty, "echo old > /root/tree/big")
     data = archive((entry("small"), b"new"), (entry("big"), b"x" * (4 << 20)))
     headers = {"Content-Type": TAR, "Content-Length": str(len(data))}
     connection = files.connect()
-    connection.putrequest("PUT", url(empty, "/root/tree"))
+    connection.putrequest("PUT", url(any_empty, "/root/tree"))
     for name, value in {**headers, "Authorization": f"Bearer {files.token}"}.items():
         connection.putheader(name, value)
     connection.endheaders()
     connection.send(data[: 2 << 20])
-    until(lambda: shell(empty, "cat /root/tree/small 2>/dev/null || true") == "new")
+    until(lambda: shell(any_empty, "cat /root/tree/small 2>/dev/null || true") == "new")
     connection.close()
     until(lambda: gateway.records(event="file:outcome")[-1]["data"].get("entries") == 1)
     assert gateway.records(event="file:outcome")[-1]["data"]["reason"] in ("failed", "client_gone")
-    assert shell(empty, "cat /root/tree/big") == "old\n"
-    until(lambda: leftovers(guests.get(empty)) == [])
+    assert shell(any_empty, "cat /root/tree/big") == "old\n"
+    until(lambda: leftovers(guests.get(any_empty)) == [])
 
 
 def test_who_may_not(gateway: Gateway, files: Api, empty: int) -> None:

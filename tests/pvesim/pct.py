@@ -1,9 +1,9 @@
 #!/usr/bin/env -S python3 -I
-"""The node's `pct exec`, with the real one's exit codes, words and traps (PVE.md, "pct exec").
+"""The node's `pct`: `exec`, `mount`, `unmount`, with the real one's exit codes, words and traps (PVE.md, "pct exec").
 
 Like the real one it is a script that loads the configuration, looks whether the container runs and becomes
 lxc-attach. Files in /run/pvesim make it as slow as the real one (`pct.seconds` holds a number), or pmxcfs as good
-as down (`pmxcfs.down`). Standard library only.
+as down (`pmxcfs.down`). Standard library only; what mounts is `tests.pvesim.api.lxc.mounting`.
 """
 
 import os
@@ -31,6 +31,9 @@ def main() -> None:
         _die("please run as root", 255)
     if PMXCFS_DOWN.exists():
         _die("ipcc_send_rec[1] failed: Connection refused\n" * 3 + "Unable to load access control list", 111)
+    if sys.argv[1:2] in (["mount"], ["unmount"]):
+        _mount(sys.argv[1], _checked(sys.argv[2]))
+        return
     vmid, keep, command = _parse(sys.argv[1:])
     config = f"nodes/{socket.gethostname()}/lxc/{vmid}.conf"
     if not (PVE / config).exists():
@@ -53,9 +56,28 @@ def _parse(arguments: list[str]) -> tuple[str, bool, list[str]]:
         keep = head[at + 1] != "0"
         del head[at : at + 2]
     vmid, *more = head
+    return _checked(vmid), keep, [*more, *command]
+
+
+def _checked(vmid: str) -> str:
     if not vmid.isascii() or not vmid.isdigit() or int(vmid) < 100:
         _die(f"400 Parameter verification failed.\nvmid: type check ('integer') failed - got '{vmid}'", 255)
-    return vmid, keep, [*more, *command]
+    return vmid
+
+
+def _mount(verb: str, vmid: str) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # -I leaves it out
+    from tests.pvesim.api.failure import Failure
+    from tests.pvesim.api.lxc import mounting
+
+    try:
+        if verb == "mount":
+            mounting.mount(int(vmid))
+            print(f"mounted CT {vmid} in '/var/lib/lxc/{vmid}/rootfs'")
+        else:
+            mounting.unmount(int(vmid))
+    except Failure as failure:
+        _die(str(failure).rstrip(), 255)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str], list[str]]:

@@ -12,7 +12,7 @@ from gateway.api.handlers.passing import giver_of, giving, require_power, tell
 from gateway.api.models.devices import MountRequest
 from gateway.api.services import Services
 from gateway.auth.actions import Action
-from gateway.errors import Forbidden
+from gateway.errors import FieldError, Forbidden, InvalidRequest
 from gateway.exec.reply import Found
 from gateway.guests.giving import Gift
 from gateway.policy.change import GuestChange, describe_options
@@ -39,7 +39,11 @@ def give_mount(services: Services, call: Call) -> Reply:
         )
     require_power(call, restart=asked.restart)
     gift = Gift(
-        "mp", asked.path, _value(services, guest, asked), _compare(asked.source), for_root=asked.source is not None
+        "mp",
+        asked.path,
+        _value(services, guest, asked),
+        compare_directory(asked.source),
+        for_root=asked.source is not None,
     )
     return tell(guest, giving(services).give(giver_of(call), guest, [gift], restart=asked.restart))
 
@@ -52,9 +56,10 @@ def _value(services: Services, guest: GuestRef, asked: MountRequest) -> str:
     return asked.value(root.removeprefix("volume=").partition(":")[0])
 
 
-def _compare(source: str | None) -> Callable[[Found], str | None]:
-    """What is wrong with a place in the guest that is to be `source`, a directory of the node; None: a new volume."""
-    wanted = None if source is None else os.stat(source)
+def compare_directory(source: str | None) -> Callable[[Found], str | None]:
+    """What is wrong with a place in the guest that is to be `source`, a directory of the node; None: a new volume.
+    Raises InvalidRequest where that cannot be looked at."""
+    wanted = None if source is None else _look(source)
 
     def differs(found: Found) -> str | None:
         if found.error:
@@ -66,3 +71,12 @@ def _compare(source: str | None) -> Callable[[Found], str | None]:
         return None if same else "another directory is there"
 
     return differs
+
+
+def _look(source: str) -> os.stat_result:
+    """The directory of the node, which node policy has looked at before. Raises InvalidRequest if it is gone."""
+    try:
+        return os.stat(source)
+    except OSError as exc:
+        wrong = FieldError("source", "no_directory", f"the node cannot look at it: {exc.strerror}")
+        raise InvalidRequest("some fields cannot be taken; see `errors`", errors=[wrong.to_json()]) from exc

@@ -37,7 +37,7 @@ class FileQuery(Query):
     limit: int = Field(default=PAGE_MAX, ge=1, le=PAGE_MAX, description="Of a directory: how many entries at most.")
     after: bytes = Field(
         default=b"",
-        max_length=255,
+        max_length=MAX_PATH,  # of names in file systems that count characters, 255 of which are more bytes
         description="Of a directory: entries behind this name in the order of their bytes, the last one of the page "
         "before, percent-encoded like `path`.",
     )
