@@ -22,7 +22,7 @@ from gateway.files.wire import WireError, entry_names
 class Guest:
     """The other ends of a channel's pipes."""
 
-    def __init__(self, stall_s: float = 0.2) -> None:
+    def __init__(self, stall_s: float = 1.0) -> None:
         reading, self.answers = os.pipe()
         self.asked, writing = os.pipe()
         for fd in (reading, writing):
