@@ -16,7 +16,7 @@ demo: root packages .venv/installed build/launcher  ## start a simulated PVE nod
 demo-stop:  ## end the demo and check that nothing of it is left
 	@$(PYTHON) -m tests.demo stop
 
-test: root packages test-packages .venv/installed-dev build/launcher .test/promtool  ## run the tests on real containers (ARGS="-k name" goes to pytest)
+test: root packages test-packages .venv/installed-dev build/launcher .test/promtool clients  ## run the tests on real containers (ARGS="-k name" goes to pytest)
 	@$(BIN)/python -m tests.parts $(ARGS)
 
 lint: lint-packages lint-spec .venv/installed-dev  ## check style, types, the API's description and the launcher's C
@@ -58,6 +58,8 @@ examples: root packages .venv/installed-dev build/launcher  ## record the exampl
 lint-spec: openapi/node_modules/.installed  ## check openapi/openapi.yaml by Redocly's rules
 	@node openapi/lint.mjs
 
+clients: build/clients/.generated  ## generate clients in Python, TypeScript and Go into build/clients (docs/clients.md)
+
 vendor:  ## fetch Swagger UI for /docs anew, as gateway/api/docs/swagger-ui/VERSION names it
 	@sh gateway/api/docs/swagger-ui/fetch.sh
 
@@ -72,12 +74,20 @@ packages:
 
 test-packages:
 	@sh tests/demo/install.sh chromium
+	@command -v go >/dev/null || sh tests/demo/install.sh golang-go
 
 lint-packages:
 	@sh tests/demo/install.sh clang clang-tidy
 
-openapi/node_modules/.installed: openapi/package-lock.json
+build/clients/.generated: openapi/openapi.yaml $(wildcard packaging/clients/*) | npm
+	@echo "making build/clients"
+	@PYTHON=$(PYTHON) sh packaging/clients/generate.sh
+	@touch $@
+
+npm:
 	@command -v node >/dev/null && command -v npm >/dev/null || sh tests/demo/install.sh nodejs npm
+
+openapi/node_modules/.installed: openapi/package-lock.json | npm
 	@npm ci --prefix openapi --silent --no-fund --no-audit --ignore-scripts
 	@touch $@
 
@@ -95,4 +105,4 @@ build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.$(EXTRAS)'
 	@touch $@ .venv/installed
 
-.PHONY: help demo demo-stop test lint lint-spec bench soak fuzz chaos launcher deb fuzz-launcher spec examples vendor clean root packages test-packages lint-packages
+.PHONY: help demo demo-stop test lint lint-spec bench soak fuzz chaos launcher deb fuzz-launcher spec examples clients vendor clean root packages test-packages lint-packages npm

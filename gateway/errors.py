@@ -121,9 +121,14 @@ class GuestNotFound(GatewayError):
     code, status, title = "guest_not_found", 404, "No such guest"
 
     @classmethod
-    def for_vmid(cls, vmid: int | str, **evidence: Any) -> GuestNotFound:
-        """The one body for a guest that does not exist, is out of reach, or cannot exist."""
-        return cls("no such guest within this token's grants; see GET /tokens/self", vmid=vmid, **evidence)
+    def for_vmid(cls, vmid: int, **evidence: Any) -> GuestNotFound:
+        """The one body for a guest that does not exist, or is out of reach."""
+        return cls.for_name("", vmid=vmid, **evidence)
+
+    @classmethod
+    def for_name(cls, _: str, **evidence: Any) -> GuestNotFound:
+        """The same for what can be no vmid, and is told nowhere: `vmid` is a number."""
+        return cls("no such guest within this token's grants; see GET /tokens/self", **evidence)
 
 
 class ExecNotFound(GatewayError):

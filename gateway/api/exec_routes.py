@@ -90,7 +90,6 @@ EXEC_ROUTES: tuple[Route, ...] = (
         body=ExecSpec,
         reply=ExecResult,
         events=True,
-        accepted=ExecView,
         statuses=(200, 202),
         asks=("Prefer", "Idempotency-Key"),
         tells=("Idempotency-Replayed", "Location", "Preference-Applied"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.handlers import files
-from gateway.api.models.files import DeleteQuery, DirectoryList, FileQuery, FileWritten, TreeWritten, WriteQuery
+from gateway.api.models.files import DeleteQuery, DirectoryList, FileQuery, FileWritten, WriteQuery
 from gateway.api.route import Route
 from gateway.audit.record import Event
 from gateway.auth.actions import Action
@@ -106,7 +106,7 @@ FILE_ROUTES: tuple[Route, ...] = (
         query=WriteQuery,
         upload=True,
         archive=True,
-        reply=FileWritten | TreeWritten,
+        reply=FileWritten,
         statuses=(200, 201),
         asks=("Content-Digest", "If-None-Match"),
         tells=("ETag",),

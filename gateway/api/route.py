@@ -31,7 +31,7 @@ CHANGES_GUESTS = frozenset({Action.GUEST_CREATE, Action.GUEST_CONFIG, Action.GUE
 """What these do may give a guest something of the node, so node policy is asked."""
 
 _NOT_FOUND: dict[str, tuple[type[GatewayError], Callable[[str], GatewayError]]] = {
-    "vmid": (GuestNotFound, GuestNotFound.for_vmid),
+    "vmid": (GuestNotFound, GuestNotFound.for_name),
     "id": (ExecNotFound, ExecNotFound.for_id),
     "token_id": (TokenNotFound, TokenNotFound.for_id),
     "snapshot": (SnapshotNotFound, SnapshotNotFound.for_name),
@@ -55,11 +55,10 @@ class Route:
     bytes of any kind, which the handler reads as they come. `reply` is a TypedDict, bytes, str, or None where there
     are only events; `media_type` is that of a reply that is neither bytes nor events. With `events` an Accept
     header may ask for a stream of them; with `content` it may be bytes as well. `archive` says that what it sends or
-    takes as bytes may be a tar archive, too. `accepted` is the reply of status
-    202 where it is another. `asks` and `tells` name header fields of request and reply. `errors` are those of its
-    domain; those of the pipeline are added to every route that can raise them. `change` describes what the request
-    would give a guest of the node: node policy decides about it before the handler is called. A route that makes
-    guests or changes them has one.
+    takes as bytes may be a tar archive, too. `asks` and `tells` name header fields of request and reply. `errors` are
+    those of its domain; those of the pipeline are added to every route that can raise them. `change` describes what
+    the request would give a guest of the node: node policy decides about it before the handler is called. A route that
+    makes guests or changes them has one.
     """
 
     method: str
@@ -78,7 +77,6 @@ class Route:
     media_type: str = "application/json"
     content: bool = False
     events: bool = False
-    accepted: Any = None
     statuses: tuple[int, ...] = (200,)
     asks: tuple[str, ...] = ()
     tells: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
 
 # Linux: MAX_ARG_STRLEN is 32 pages, the terminating NUL included (include/uapi/linux/binfmts.h).
 MAX_ARG_BYTES = 131_071
@@ -17,6 +18,8 @@ MAX_ARGS_BYTES = 1_500_000
 DEFAULT_SHELL = ("/bin/sh", "-c")
 
 Arg = Annotated[str, StringConstraints(max_length=MAX_ARG_BYTES)]
+Command = TypeAliasType("Command", str | list[Arg])
+"""A name for clients, too: where one of several is taken and it has none, generators make one up."""
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,62})$")]
 LabelValue = Annotated[str, StringConstraints(max_length=256)]
 
@@ -102,7 +105,7 @@ class TtySpec(Strict):
 class ExecSpec(Strict):
     """A command and the circumstances it runs in."""
 
-    command: str | list[Arg] = Field(
+    command: Command = Field(
         description="An argument list runs as it is; a string runs by `shell`. No argument may hold NUL."
     )
     shell: list[Arg] | None = Field(

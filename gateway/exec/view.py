@@ -104,7 +104,8 @@ class ExecView(TypedDict):
 
 
 class ExecResult(ExecView):
-    """The exec resource with its output, as `POST /exec/{vmid}` answers."""
+    """The exec resource with its output, as `POST /exec/{vmid}` answers. A 202 waits for none: there it is empty, and
+    is read from `/execs/{id}/stdout`."""
 
     stdout: str
     stderr: str

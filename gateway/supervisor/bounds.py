@@ -176,4 +176,4 @@ class GuestBound(Bound):
 def refusal(claim: Claim, limit: str) -> TooManyExecs:
     """Why there is no place, by the name of the limit."""
     why = _WHY[limit].format(vmid=claim.vmid)
-    return TooManyExecs(f"{why}; try again, or give a longer queue_timeout", limit=limit, retry_after=_RETRY_AFTER)
+    return TooManyExecs(f"{why}; try again, or give a longer queue_timeout", limited_by=limit, retry_after=_RETRY_AFTER)

@@ -134,6 +134,50 @@ def test_two_schemas_never_share_a_name() -> None:
         name_schemas({"components": {"schemas": {"State": one, "ExecState": other}}})
 
 
+def test_suits_generators(document: Any) -> None:
+    """What they trip over does not stand in it: nameless alternatives, numbers of unknown width, maps by patterns,
+    defaults that are objects, two ways to be answered well, a constructor's name (Go's `NewGuest` makes a `Guest`)."""
+    schemas = document["components"]["schemas"]
+    taken = {f"New{name}" for name in schemas} & schemas.keys()
+    assert not taken
+    for where, schema in every_schema(document):
+        kinds = schema.get("type")
+        kinds = set(kinds if isinstance(kinds, list) else [kinds]) - {"null", None}
+        assert len(kinds) <= 1, where
+        assert schema.get("format") or not kinds & {"integer", "number"}, where
+        assert not {"patternProperties", "const"} & schema.keys(), where
+        assert not isinstance(schema.get("default"), dict), where
+        choices = [choice for choice in schema.get("anyOf", schema.get("oneOf", [])) if choice != {"type": "null"}]
+        assert len(choices) < 2 or where.count("/") == 0, f"{where}: give it a name"
+    for operation in every_operation(document):
+        told = [reply.get("content", {}) for status, reply in operation["responses"].items() if status[0] == "2"]
+        assert len({json.dumps(content[JSON]["schema"]) for content in told if JSON in content}) < 2, operation
+
+
+def every_schema(document: Any) -> Iterator[tuple[str, Any]]:
+    """Every schema and where it stands: a component's own name alone, else a path."""
+
+    def within(where: str, schema: Any) -> Iterator[tuple[str, Any]]:
+        yield where, schema
+        for name, inner in schema.get("properties", {}).items():
+            yield from within(f"{where}/{name}", inner)
+        for word in ("items", "additionalProperties"):
+            if isinstance(schema.get(word), dict):
+                yield from within(f"{where}/{word}", schema[word])
+
+    for name, schema in document["components"]["schemas"].items():
+        yield from within(name, schema)
+    for operation in every_operation(document):
+        name = operation["operationId"]
+        bodies = [operation.get("requestBody", {}), *replies_of(document, operation)]
+        for parameter in operation.get("parameters", ()):
+            if "schema" in parameter:
+                yield from within(f"{name}/{parameter['name']}", parameter["schema"])
+        for body in bodies:
+            for media_type, content in body.get("content", {}).items():
+                yield from within(f"{name}/{media_type}", content["schema"])
+
+
 def every_operation(document: Any) -> list[Any]:
     return [operation for path in document["paths"].values() for operation in path.values()]
 
@@ -232,7 +276,7 @@ def test_tells_the_ways_to_run(document: Any) -> None:
     """A result, a stream in two formats, or 202; and the headers that ask for them."""
     run = document["paths"]["/exec/{vmid}"]["post"]
     assert list(run["responses"]["200"]["content"]) == ["application/json", "application/x-ndjson", "text/event-stream"]
-    assert run["responses"]["202"]["content"]["application/json"]["schema"]["$ref"].endswith("/Exec")
+    assert run["responses"]["202"]["content"]["application/json"]["schema"]["$ref"].endswith("/ExecResult")
     assert {"Location", "Idempotency-Replayed"} <= run["responses"]["202"]["headers"].keys()
     assert {"Prefer", "Idempotency-Key"} <= names_of(run)
     assert {"406", "409", "429", "503", "507"} <= run["responses"].keys()

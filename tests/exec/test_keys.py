@@ -158,7 +158,7 @@ def test_exclusive_exec_is_alone_in_its_guest(api: Api) -> None:
         begun(api, first)
         running.append(pool.submit(noted, alone, 0.3, exclusive=True))
         refused = until(lambda: _refused(api), why="the exclusive one is in line")
-        assert (refused["code"], refused["limit"]) == ("too_many_execs", "exclusive")
+        assert (refused["code"], refused["limited_by"]) == ("too_many_execs", "exclusive")
         running.append(pool.submit(noted, last, 0))
         assert api.run(101, ["true"], queue_timeout=0)["reason"] == "exited"
         assert [one.result(20).status for one in running] == [200, 200, 200]

@@ -156,7 +156,7 @@ def test_full_limit_queues_then_refuses(tokens: dict[str, Api], limit: str) -> N
     for queue_timeout in (0, 0.3):
         began = time.monotonic()
         answer = tokens[name].post(vmid, {"command": ["true"], "queue_timeout": queue_timeout})
-        assert (answer.status, answer.code, answer.json()["limit"]) == (429, "too_many_execs", limit)
+        assert (answer.status, answer.code, answer.json()["limited_by"]) == (429, "too_many_execs", limit)
         assert int(answer.headers["Retry-After"]) >= 1
         assert time.monotonic() - began >= queue_timeout
     with ThreadPoolExecutor(1) as pool:

@@ -92,7 +92,7 @@ def test_a_tokens_own_limit_of_execs(admin: Api, hold: As) -> None:
     first = child.post(101, body, headers={"Prefer": "respond-async"})
     assert first.status == 202
     refused = child.post(101, {**body, "command": ["true"]})
-    assert refused.status == 429 and refused.json()["limit"] == "token.max_running"
+    assert refused.status == 429 and refused.json()["limited_by"] == "token.max_running"
     other = hold(create(admin, limits={"max_running": 1})["token"])
     assert other.post(101, {**body, "command": ["true"]}).status == 200
     assert admin.request("PATCH", f"/tokens/{made['id']}", {"limits": {"max_running": 2}}).status == 200

@@ -202,7 +202,7 @@ def may_wait(api: Api) -> bool:
     """Whether a request that finds no place to run has one to wait in."""
     refused = api.post(101, {"command": ["true"], "queue_timeout": 0.01})
     assert refused.code == "too_many_execs"
-    return bool(refused.json()["limit"] != "exec.max_queued")
+    return bool(refused.json()["limited_by"] != "exec.max_queued")
 
 
 def test_places_come_back_after_every_kind_of_failure(narrow: Api) -> None:

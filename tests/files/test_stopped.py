@@ -312,12 +312,14 @@ def test_a_supervisor_that_is_killed_while_pct_mounts(
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     before = len(logged.calls(guest.vmid))
-    with logged.doing(f'[ "$1" != mount ] || read -r _ < {gate}'):
-        with contextlib.closing(begin_put(files, guest.vmid, "/root/left", SIZE)) as sock:
-            sock.sendall(DATA[: 1 << 16])
-            until(lambda: logged.calls(guest.vmid)[before:] == ["mount"], why="pct is on its way")
-            gateway.services.kill("supervisor")
-            until(lambda: not reads(gate), why="pct has died")
+    with (
+        logged.doing(f'[ "$1" != mount ] || read -r _ < {gate}'),
+        contextlib.closing(begin_put(files, guest.vmid, "/root/left", SIZE)) as sock,
+    ):
+        sock.sendall(DATA[: 1 << 16])
+        until(lambda: logged.calls(guest.vmid)[before:] == ["mount"], why="pct is on its way")
+        gateway.services.kill("supervisor")
+        until(lambda: not reads(gate), why="pct has died")
     gateway.services.restart("supervisor")
     until_free(guest, gateway)
     assert logged.calls(guest.vmid)[before:] == ["mount"]

@@ -94,7 +94,7 @@ def test_line_is_bounded() -> None:
         await settle()
         with pytest.raises(TooManyExecs) as refusal:
             await places.take(A, 5)
-        assert refusal.value.evidence["limit"] == "exec.max_queued"
+        assert refusal.value.evidence["limited_by"] == "exec.max_queued"
         assert await places.take(Claim("b", 102), 5) == 0.0
         for task in tasks:
             task.cancel()
@@ -249,7 +249,7 @@ def test_refusal_names_the_limit(limits: dict[str, int], claim: Claim, name: str
         await places.take(A, 0)
         with pytest.raises(TooManyExecs) as refusal:
             await places.take(claim, timeout)
-        assert refusal.value.evidence["limit"] == name
+        assert refusal.value.evidence["limited_by"] == name
         assert name in refusal.value.detail
 
     on_a_loop(test, **{"places": 9, **limits})
@@ -285,7 +285,7 @@ def test_resumed_ones_have_their_places() -> None:
         places.occupy(ALONE)
         with pytest.raises(TooManyExecs) as refusal:
             await places.take(B, 0)
-        assert refusal.value.evidence["limit"] == "exclusive"
+        assert refusal.value.evidence["limited_by"] == "exclusive"
 
     on_a_loop(test)
 
@@ -298,13 +298,13 @@ def test_a_tokens_own_limit() -> None:
         await places.take(own, 0)
         with pytest.raises(TooManyExecs) as refusal:
             await places.take(own, 0)
-        assert refusal.value.evidence["limit"] == "token.max_running"
+        assert refusal.value.evidence["limited_by"] == "token.max_running"
         await places.take(B, 0)
         wide = B._replace(most=99)
         await places.take(wide, 0)
         with pytest.raises(TooManyExecs) as refusal:
             await places.take(wide, 0)
-        assert refusal.value.evidence["limit"] == "exec.max_running_per_token"
+        assert refusal.value.evidence["limited_by"] == "exec.max_running_per_token"
 
     on_a_loop(test, places=9, token=2)
 

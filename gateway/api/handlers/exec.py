@@ -13,7 +13,7 @@ from gateway.errors import FieldError, InvalidRequest
 from gateway.exec.reply import RunReply, Started
 from gateway.exec.spec import ExecSpec
 from gateway.exec.text import decode_output
-from gateway.exec.view import ExecResult
+from gateway.exec.view import ExecResult, ExecView
 
 STREAM_HEADERS = {"X-Accel-Buffering": "no"}
 """nginx would keep a stream back until a buffer is full."""
@@ -63,14 +63,14 @@ def _detach(services: Services, call: Call, key: str | None) -> Reply:
     )
     feed.close()
     headers = {"Location": f"/execs/{started.view['id']}", "Preference-Applied": "respond-async"}
-    return Reply(started.view, status=202, headers={**headers, **_replayed(started)})
+    return Reply(_without_output(started.view), status=202, headers={**headers, **_replayed(started)})
 
 
 def build_result(reply: RunReply) -> ExecResult:
     """The exec with its output as text, its counts fitting that text."""
     counts = reply.view["output"]
     if counts is None:
-        return {**reply.view, "stdout": "", "stderr": "", "encoding": {"stdout": "utf-8", "stderr": "utf-8"}}
+        return _without_output(reply.view)
     stdout = decode_output(reply.stdout, counts["stdout"])
     stderr = decode_output(reply.stderr, counts["stderr"])
     return {
@@ -80,6 +80,11 @@ def build_result(reply: RunReply) -> ExecResult:
         "stderr": stderr.text,
         "encoding": {"stdout": stdout.encoding, "stderr": stderr.encoding},
     }
+
+
+def _without_output(view: ExecView) -> ExecResult:
+    """Of one shape with the others: a client in a typed language has one type for all that this answers."""
+    return {**view, "stdout": "", "stderr": "", "encoding": {"stdout": "utf-8", "stderr": "utf-8"}}
 
 
 def _check_result_suffices(spec: ExecSpec) -> None:

@@ -135,12 +135,18 @@ def write_file(services: Services, call: Call) -> Reply:
             exclusive=exclusive,
         )
         files.done(bytes=size, sha256=digest.hexdigest(), created=old is None)
+    stands = metadata(status, accounts)
     written: FileWritten = {
-        "created": old is None,
         "size": status.size,
         "sha256": digest.hexdigest(),
-        **metadata(status, accounts),
         "audit_id": files.audit_id,
+        "created": old is None,
+        "mode": stands["mode"],
+        "uid": stands["uid"],
+        "gid": stands["gid"],
+        "user": stands["user"],
+        "group": stands["group"],
+        "modified": stands["modified"],
     }
     return Reply(written, status=201 if old is None else 200, headers={"ETag": etag(status)})
 

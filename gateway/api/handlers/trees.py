@@ -11,7 +11,7 @@ from gateway.api.call import Call, Reply
 from gateway.api.content_digest import read_content_digest
 from gateway.api.file_session import OpenFiles, path_data
 from gateway.api.headers import choose_media_type
-from gateway.api.models.files import TreeWritten, WriteQuery
+from gateway.api.models.files import FileWritten, WriteQuery
 from gateway.api.parse import read_pieces
 from gateway.api.services import Services
 from gateway.api.streams import take_stream
@@ -93,7 +93,7 @@ def write_tree(services: Services, call: Call) -> Reply:
                 sha256=digest.hexdigest(),
             )
         files.done(entries=done.entries, kept=done.kept, bytes=size, sha256=digest.hexdigest())
-    written: TreeWritten = {
+    written: FileWritten = {
         "entries": done.entries,
         "kept": done.kept,
         "size": size,

@@ -100,20 +100,19 @@ class DirectoryList(TypedDict):
     next: str | None
 
 
-class FileWritten(FileMetadata):
-    """The file as it stands there now; `created` unless it replaced one."""
+class FileWritten(TypedDict):
+    """What was sent: its bytes and their hash. Of a file: how it stands there now. Of an archive: how many entries were
+    made of it, and how many `keep` left alone."""
 
-    created: bool
     size: int
     sha256: str
     audit_id: str
-
-
-class TreeWritten(TypedDict):
-    """An archive, unpacked: how many entries were made, how many `keep` left alone, and the archive's own bytes."""
-
-    entries: int
-    kept: int
-    size: int
-    sha256: str
-    audit_id: str
+    created: NotRequired[bool]
+    mode: NotRequired[str]
+    uid: NotRequired[int]
+    gid: NotRequired[int]
+    user: NotRequired[str | None]
+    group: NotRequired[str | None]
+    modified: NotRequired[str]
+    entries: NotRequired[int]
+    kept: NotRequired[int]

@@ -6,6 +6,7 @@ from typing import Annotated, TypedDict
 
 from pydantic import Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
 
 from gateway.api.models.execs import PAGE_MAX, Query
 from gateway.api.models.tasks import NodeParameter, Vmid
@@ -28,7 +29,7 @@ OPTION = r"^[a-z][a-z0-9_-]{0,63}$"
 TagText = Annotated[str, StringConstraints(pattern=f"^{TAG.pattern}$")]
 StorageName = Annotated[str, StringConstraints(pattern=f"^{STORAGE.pattern}$")]
 OptionName = Annotated[str, StringConstraints(pattern=OPTION)]
-OptionValue = Annotated[str, StringConstraints(max_length=8192)] | int | bool
+OptionValue = TypeAliasType("OptionValue", Annotated[str, StringConstraints(max_length=8192)] | int | bool)
 Tags = Annotated[list[TagText], Field(max_length=MAX_TAGS)]
 HostName = Annotated[str, StringConstraints(pattern=HOSTNAME, max_length=253)]
 Digest = Annotated[str, StringConstraints(pattern=DIGEST)]

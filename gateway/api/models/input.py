@@ -8,12 +8,16 @@ from typing import Annotated, TypedDict
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
 
 from gateway.api.models.execs import Query
 from gateway.exec.spec import Strict
 
 MAX_SIGNAL = 64  # Linux: _NSIG (include/uapi/asm-generic/signal.h)
 _NAMES = {name.removeprefix("SIG"): member.value for name, member in signal.Signals.__members__.items()}
+
+
+SignalName = TypeAliasType("SignalName", str | int)
 
 
 class StdinQuery(Query):
@@ -46,7 +50,7 @@ class Target(StrEnum):
 class SignalRequest(Strict):
     """A signal for the command, or for all processes of its tree."""
 
-    signal: int | str = Field(description='A name, like "TERM" or "SIGTERM", or a number from 1 to 64.')
+    signal: SignalName = Field(description='A name, like "TERM" or "SIGTERM", or a number from 1 to 64.')
     to: Annotated[Target, Field(strict=False)] = Target.COMMAND
 
     @field_validator("signal")

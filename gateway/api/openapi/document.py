@@ -64,11 +64,6 @@ def build_openapi(routes: Iterable[Route] = ROUTES, examples: Examples | None = 
             },
             "servers": [
                 {"url": "/", "description": "The gateway that this was read from."},
-                {
-                    "url": "https://{node}:{port}",
-                    "description": "The gateway of any node.",
-                    "variables": {"node": {"default": "localhost"}, "port": {"default": "39377"}},
-                },
             ],
             "tags": [{"name": tag, "description": text} for tag, text in TAGS.items() if tag in used],
             "x-actions": {str(action): meaning for action, meaning in MEANINGS.items()},

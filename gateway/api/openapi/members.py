@@ -217,16 +217,16 @@ OF_SCHEMAS = {
     "NetworkCard.model": "What the machine sees.",
     "Exec.reason": "How it ended; null while it runs.",
     "ExecResult.reason": "How it ended; null where nobody knows.",
-    "ExecResult.stderr": "What was kept of it; as `encoding` says.",
-    "ExecResult.stdout": "What was kept of it; as `encoding` says.",
+    "ExecResult.stderr": "What was kept of it, as `encoding` says; empty in a 202.",
+    "ExecResult.stdout": "What was kept of it, as `encoding` says; empty in a 202.",
     "Exec.signal": "The signal that ended the command, like `SIGKILL`; null where none did.",
     "ExecResult.signal": "The signal that ended the command, like `SIGKILL`; null where none did.",
     "ExecList.execs": "The newest first.",
-    "FileWritten.created": "Whether nothing stood there before.",
-    "TreeWritten.entries": "How many entries of the archive are in the directory now.",
-    "TreeWritten.kept": "How many entries were passed over, for `keep` names what stands there.",
-    "TreeWritten.size": "The bytes of the archive.",
-    "TreeWritten.sha256": "Of the archive, in hexadecimal.",
+    "FileWritten.created": "Of a file: whether nothing stood there before.",
+    "FileWritten.entries": "Of an archive: how many of its entries are in the directory now.",
+    "FileWritten.kept": "Of an archive: how many entries were passed over, for `keep` names what stands there.",
+    "FileWritten.size": "The bytes that were sent.",
+    "FileWritten.sha256": "Of the bytes that were sent, in hexadecimal.",
     "Grant.guests": "`all`, `101` or `100-199,205`.",
     "Grant.pools": "PVE pools: their guests, as they are at the time.",
     "Guest.config": "PVE's options, by PVE's names.",
@@ -238,7 +238,7 @@ OF_SCHEMAS = {
     "`group_file_unreadable` or `no_group_name`; null where it is not.",
     "PassedDevice.key": "PVE's option that gives it: `dev0`.",
     "Liveness.status": "`alive`.",
-    "NewGuest.upid": "PVE's task that makes it.",
+    "CreatedGuest.upid": "PVE's task that makes it.",
     "NodeStorage.type": "What it is made of, in PVE's words: `dir`, `lvmthin`, `zfspool`, ...",
     "OutputEncodings.stderr": "`utf-8`, or `base64` where it is no UTF-8.",
     "OutputEncodings.stdout": "`utf-8`, or `base64` where it is no UTF-8.",
@@ -261,9 +261,19 @@ OF_SCHEMAS = {
 """By the client's name of the schema."""
 
 
+SCHEMAS = {
+    "Command": "An argument list, which runs as it is, or a string, which a shell runs.",
+    "OptionValue": "Of an option of PVE's.",
+    "SignalName": "A signal: its name, like `TERM` or `SIGTERM`, or its number, 1 to 64.",
+}
+"""Those that have no docstring: they are no classes."""
+
+
 def describe_members(schemas: dict[str, Schema]) -> None:
-    """Adds what is known of each property that says nothing itself."""
+    """Adds what is known of each schema, and of each property, that says nothing itself."""
     for name, schema in schemas.items():
+        if name in SCHEMAS:
+            schema["description"] = SCHEMAS[name]
         for member, property_ in schema.get("properties", {}).items():
             if "description" in property_ or property_.get("$ref"):
                 continue

@@ -1,4 +1,4 @@
-"""What things are called for generated clients: tags, schemas; and schemas in the plain form that generators read."""
+"""What things are called for generated clients: tags and schemas."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.api.openapi.members import describe_members
+from gateway.api.openapi.plain import make_plain
 from gateway.api.route import Route
 from gateway.api.schemas import REF, Schema
 
@@ -59,7 +60,7 @@ NAMES = {
     "Addresses": "GuestAddresses",
     "Alive": "Liveness",
     "CheckView": "ReadinessCheck",
-    "ConfigView": "GuestConfig",
+    "ConfigView": "GuestConfiguration",
     "CardSpec": "NetworkCard",
     "Content": "StorageContent",
     "DiskSpec": "NewDisk",
@@ -83,6 +84,7 @@ NAMES = {
     "MountRequest": "GuestMountRequest",
     "MountSpec": "MountRequest",
     "NetworkSpec": "NetworkRequest",
+    "NewGuest": "CreatedGuest",
     "NodeView": "ClusterNode",
     "OnFull": "OutputOnFull",
     "OnLimit": "OutputOnLimit",
@@ -108,8 +110,6 @@ NAMES = {
     "Wrong": "AuditFaultKind",
 }
 """Schemas whose Python name says too little outside of its module. Of all others `View` alone is taken away."""
-
-_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 
 
 def tag_of(route: Route) -> str:
@@ -138,38 +138,6 @@ def name_schemas(document: Schema) -> Schema:
         if "propertyName" in node and isinstance(mapping, dict):
             node["mapping"] = {word: REF + names[target.removeprefix(REF)] for word, target in mapping.items()}
     return document
-
-
-def make_plain(schema: Schema) -> None:
-    """Takes pydantic's titles away, and says null as a type where that is all that `anyOf` said.
-
-    Whole bounds are said without a fraction, objects of no known members to be open: versions of pydantic differ there.
-    """
-    if isinstance(schema.get("title"), str):
-        del schema["title"]
-    if schema.get("default", ...) is None:
-        del schema["default"]
-    for bound in _BOUNDS & schema.keys():
-        if isinstance(schema[bound], float) and schema[bound].is_integer():
-            schema[bound] = int(schema[bound])
-    if (
-        schema.get("type") == "object"
-        and "properties" not in schema
-        and schema.get("additionalProperties", True) is True
-    ):
-        schema.pop("additionalProperties", None)  # it comes last
-        schema["additionalProperties"] = True
-    choices = schema.get("anyOf")
-    if not isinstance(choices, list) or {"type": "null"} not in choices:
-        return
-    rest = [choice for choice in choices if choice != {"type": "null"}]
-    if any("$ref" in choice or not isinstance(choice.get("type"), str) for choice in rest):
-        return
-    if len(rest) == 1:
-        del schema["anyOf"]
-        schema.update({**rest[0], **schema, "type": [rest[0]["type"], "null"]})
-        if "enum" in schema:
-            schema["enum"] = [*schema["enum"], None]
 
 
 def _schemas_in(document: Schema) -> Iterator[Schema]:

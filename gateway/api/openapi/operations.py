@@ -173,20 +173,18 @@ def _reply(route: Route, status: int, schemas: dict[str, Schema], problem: Schem
 def _content(route: Route, status: int, schemas: dict[str, Schema]) -> Schema:
     if status in (101, 204, 304):
         return {}
-    if status == 202 and route.accepted is not None:
-        return {JSON: {"schema": type_schema(route.accepted, schemas)}}
     content: Schema = {}
     if route.reply is bytes:
         content[_BYTES] = {"schema": _ANY_BYTES}
     elif route.reply is str:
         content[route.media_type] = {"schema": {"type": "string"}}
     elif route.reply is not None:
+        if route.content:  # first: to most generators that is the reply
+            content[_BYTES] = {"schema": _ANY_BYTES}
         content[route.media_type] = {"schema": type_schema(route.reply, schemas)}
-    if route.content:
-        content[_BYTES] = {"schema": _ANY_BYTES}
     if route.content and route.archive and status == 200:
         content[_TAR] = {"schema": _ANY_BYTES}
-    if route.events:
+    if route.events and status != 202:
         event = {"description": "What an exec did: one line of a stream.", **type_schema(ExecEvent, schemas)}
         schemas.setdefault("ExecEvent", event)
         for format_ in EventFormat:

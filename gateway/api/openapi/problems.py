@@ -85,7 +85,7 @@ _PROBLEM: Schema = {
             "items": {"$ref": REF + "FieldError"},
             "description": f"Which fields cannot be taken: {MAX_FIELD_ERRORS} at most; or PVE's own parameters.",
         },
-        "vmid": {"type": ["integer", "string"], "description": "The guest; what stood there where that can be none."},
+        "vmid": _number("The guest; absent where what stood there can be none."),
         "exec_id": _text("The exec."),
         "token_id": _text("The token."),
         "snapshot": _text("The snapshot."),
@@ -114,11 +114,8 @@ _PROBLEM: Schema = {
         "key": _text("The guest's option that gives something there already."),
         "group": {"type": ["string", "null"], "description": "The group whose number in the guest is not known."},
         "why": _text("Why it is not."),
-        "limit": {
-            "type": ["integer", "string"],
-            "description": "The limit that was reached: how many bytes or requests; of execs its name, like "
-            "`exec.max_running`.",
-        },
+        "limit": _number("The limit that was reached: how many bytes or requests."),
+        "limited_by": _text("The limit on execs that was reached, by its name, like `exec.max_running`."),
         "remaining": _number("As RateLimit-Remaining."),
         "reset": _number("As RateLimit-Reset."),
         "retry_after": _number("Seconds to wait, as Retry-After."),

@@ -1,0 +1,3 @@
+module pveexec
+
+go 1.19
