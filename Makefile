@@ -16,7 +16,7 @@ demo: root packages .venv/installed build/launcher  ## start a simulated PVE nod
 demo-stop:  ## end the demo and check that nothing of it is left
 	@$(PYTHON) -m tests.demo stop
 
-test: root packages test-packages .venv/installed-dev build/launcher .test/promtool clients  ## run the tests on real containers (ARGS="-k name" goes to pytest)
+test: root packages test-packages .venv/installed-dev build/launcher .test/promtool .test/nginx .test/caddy clients  ## run the tests on real containers (ARGS="-k name" goes to pytest)
 	@$(BIN)/python -m tests.parts $(ARGS)
 
 lint: lint-packages lint-spec .venv/installed-dev  ## check style, types, the API's description and the launcher's C
@@ -94,8 +94,11 @@ openapi/node_modules/.installed: openapi/package-lock.json | npm
 build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
 	$(MAKE) -s -C gateway/launcher
 
-.test/promtool:
-	@sh tests/packaging/promtool.sh .test
+.test/promtool: PACKAGES = promtool prometheus
+.test/nginx: PACKAGES = nginx
+.test/caddy: PACKAGES = caddy
+.test/promtool .test/nginx .test/caddy:
+	@sh tests/packaging/unpack.sh $(@F) $(@D) $(PACKAGES)
 
 .venv/installed: EXTRAS =
 .venv/installed-dev: EXTRAS = [test,lint]

@@ -23,6 +23,7 @@ from gateway.logs import log_to_manager
 if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.exec.agent import Agent
+    from gateway.pve.client import Observe
     from gateway.web.settings import WebSettings
 
 
@@ -88,7 +89,7 @@ def supervise(config: Config, check: bool) -> None:
     if check:
         check_version()
     else:
-        run(config, lambda: guest_agents(config))
+        run(config, lambda observe: guest_agents(config, observe))
 
 
 @main.command("audit-writer")
@@ -126,12 +127,13 @@ def openapi() -> None:
     click.echo(write_yaml(), nl=False)
 
 
-def guest_agents(config: Config) -> Agent:
-    """The way to the guest agents of this node's virtual machines: its PVE API."""
+def guest_agents(config: Config, observe: Observe) -> Agent:
+    """The way to the guest agents of this node's virtual machines: its PVE API. `observe` is told of every call."""
     from gateway.pve.agent import GuestAgents
     from gateway.pve.client import PveApi
 
-    api = PveApi(config.pve.api, config.pve.agent_token_file, config.pve.ca, key="pve.agent_token_file")
+    file = config.pve.agent_token_file
+    api = PveApi(config.pve.api, file, config.pve.ca, key="pve.agent_token_file", observe=observe)
     return GuestAgents(api, config.node)
 
 

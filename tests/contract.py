@@ -24,7 +24,7 @@ NDJSON, SSE = (format_.value for format_ in EventFormat)
 _OF_HTTP = frozenset((
     "accept-ranges", "access-control-allow-origin", "access-control-expose-headers", "allow", "cache-control",
     "connection", "content-length", "content-security-policy", "content-type", "cross-origin-resource-policy", "date",
-    "referrer-policy", "sec-websocket-accept", "server", "transfer-encoding", "vary", "x-accel-buffering",
+    "referrer-policy", "sec-websocket-accept", "server", "transfer-encoding", "vary", "via", "x-accel-buffering",
     "x-content-type-options",
 ))  # fmt: skip
 """What needs no telling: HTTP's own fields, and what replies carry for the sake of browsers and proxies."""

@@ -63,15 +63,27 @@ def requests(figures: Mapping[str, Any]) -> Iterator[Metric]:
         "From a request's arrival to its reply, of a stream to its begin; an exec's run is in it.",
         (({"method": method, "route": route}, histogram) for method, route, *histogram in figures["seconds"]),
     )
+
+
+def pve_calls(components: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """What the web workers have counted, and the supervisor (of guest agents; an earlier version of it does not)."""
     yield _counter(
         "pve_api_requests",
         "Calls of PVE's API by their outcome: refused by PVE, unreachable, or silent (nobody knows what came of it).",
-        (({"method": method, "outcome": outcome}, count) for method, outcome, count in figures["calls"]),
+        (
+            ({"component": component, "method": method, "outcome": outcome}, count)
+            for component, figures in components.items()
+            for method, outcome, count in figures.get("calls", ())
+        ),
     )
     yield _histogram(
         "pve_api_request_duration_seconds",
         "How long calls of PVE's API took.",
-        (({"method": method}, histogram) for method, *histogram in figures["call_seconds"]),
+        (
+            ({"component": component, "method": method}, histogram)
+            for component, figures in components.items()
+            for method, *histogram in figures.get("call_seconds", ())
+        ),
     )
 
 

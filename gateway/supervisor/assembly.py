@@ -58,6 +58,9 @@ from gateway.supervisor.tools import choose_tool
 
 log = logging.getLogger(__name__)
 
+MakeAgent = Callable[[Callable[[str, str, float], object]], Agent]
+"""Makes the way to the guest agents; who counts its calls to PVE is given (Figures.count_call)."""
+
 _SWEEP_SECONDS = 30.0
 _SWEPT_AT_ONCE = 4
 _SWEEP_PAUSE = 0.005
@@ -68,7 +71,7 @@ _START_POLL = 0.005
 class Supervisor:
     """The parts by their names; `process` runs them."""
 
-    def __init__(self, config: Config, io: asyncio.AbstractEventLoop, make_agent: Callable[[], Agent]) -> None:
+    def __init__(self, config: Config, io: asyncio.AbstractEventLoop, make_agent: MakeAgent) -> None:
         self.config = config
         self.loop = Loop.start(io)
         self.audit_keys = load_keys(config.audit.key_file)
@@ -77,7 +80,8 @@ class Supervisor:
         self.spool = Spool(config.spool)
         self.guests = Guests(config.lxc, config.supervisor.instance, self._watch_guest)
         self.machines = Machines(config.pve.qemu_run, config.lxc.proc, self._watch_machine)
-        self.questions = Questions(io, make_agent)
+        self.figures = figures = Figures(config.exec.driver)
+        self.questions = Questions(io, lambda: make_agent(figures.count_call))
         self.services = services = Services(self.loop, config.exec, Launcher(config.lxc, choose_tool(config)))
         self.trail = AuditTrail(self.audit, redactor)
         self.places = places = Places(
@@ -88,7 +92,6 @@ class Supervisor:
             max_waiting=config.exec.max_queued,
         )
         self.memory = memory = Memory(config.exec.memory)
-        self.figures = figures = Figures(config.exec.driver)
         self.execs = execs = Execs(config.lxc.proc, self.loop, self.spool, self.trail, places, memory, figures)
         looking = Looking(execs, self.spool, self.guests, self.machines)
         drivers: dict[GuestKind, Driver] = {

@@ -1,4 +1,4 @@
-"""Figures: what this supervisor has seen of execs since it was started, for /metrics.
+"""Figures: what this supervisor has seen of execs, and of PVE's API, since it was started, for /metrics.
 
 They travel to the next image in a reload. A supervisor that is started anew begins at nothing, as Prometheus expects of
 counters, and tells so by `started`. No figure knows a guest, a token or a command.
@@ -6,6 +6,7 @@ counters, and tells so by `started`. No figure knows a guest, a token or a comma
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -33,6 +34,9 @@ class Figures:
         self._output: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()
         self._cpu = 0.0
+        self._asked = threading.Lock()
+        self._calls: Counter[tuple[str, str]] = Counter()
+        self._call_seconds: dict[str, Histogram] = {}
 
     def began(self, kind: GuestKind, *, queued: float, overhead: float) -> None:
         """A command is about to be spawned. Seconds: of waiting for a place, and of everything else before."""
@@ -56,6 +60,12 @@ class Figures:
             self._output["stderr"] += ending.output["stderr"]["bytes"]
             self._totals["dropped"] += ending.output["stdout"]["dropped"] + ending.output["stderr"]["dropped"]
 
+    def count_call(self, method: str, outcome: str, seconds: float) -> None:
+        """PVE was asked for something (pve.client's `Observe`). Any thread may say so."""
+        with self._asked:
+            self._calls[method, outcome] += 1
+            self._seconds_of(method).observe(seconds)
+
     def driver_of(self, kind: GuestKind) -> str:
         return self._container_driver if kind is GuestKind.LXC else AGENT
 
@@ -69,6 +79,7 @@ class Figures:
             "output": dict(self._output),
             "totals": dict(self._totals),
             "cpu": self._cpu,
+            **self._calls_to_wire(),
         }
 
     def take_over(self, data: dict[str, Any]) -> None:
@@ -82,6 +93,20 @@ class Figures:
                 self._histogram(phase, driver).take_over(histogram)
         self._output.update(data["output"])
         self._totals.update(data["totals"])
+        self._calls.update({(method, outcome): count for method, outcome, count in data.get("calls", ())})
+        for method, bounds, counts, total in data.get("call_seconds", ()):
+            self._seconds_of(method).take_over({"bounds": bounds, "counts": counts, "sum": total})
+
+    def _calls_to_wire(self) -> dict[str, Any]:
+        with self._asked:
+            took = self._call_seconds.items()
+            return {
+                "calls": [[*names, count] for names, count in self._calls.items()],
+                "call_seconds": [[method, seen.bounds, list(seen.counts), seen.sum] for method, seen in took],
+            }
+
+    def _seconds_of(self, method: str) -> Histogram:
+        return self._call_seconds.setdefault(method, Histogram(SHORT))
 
     def _phase(self, phase: str, kind: GuestKind) -> Histogram:
         return self._histogram(phase, self.driver_of(kind))

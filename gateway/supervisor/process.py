@@ -10,16 +10,14 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config import Config
 from gateway.errors import ConfigError
-from gateway.exec.agent import Agent
 from gateway.memory import return_large_blocks
 from gateway.notify import ALIVE, READY, alive_every, notify, reloading
 from gateway.supervisor import handover, readiness, reexec
-from gateway.supervisor.assembly import Supervisor
+from gateway.supervisor.assembly import MakeAgent, Supervisor
 from gateway.supervisor.launch import reserve_low_descriptors
 from gateway.supervisor.server import bind
 from gateway.supervisor.signals import Signals
@@ -33,7 +31,7 @@ _FLUSH_SECONDS = 2.0
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-def run(config: Config, make_agent: Callable[[], Agent]) -> int:
+def run(config: Config, make_agent: MakeAgent) -> int:
     """Runs the supervisor until SIGTERM; its exit code. Raises ConfigError when it cannot start.
 
     `make_agent` is called when the first command is to be run in a virtual machine.
@@ -41,7 +39,7 @@ def run(config: Config, make_agent: Callable[[], Agent]) -> int:
     return asyncio.run(_main(config, make_agent))
 
 
-async def _main(config: Config, make_agent: Callable[[], Agent]) -> int:
+async def _main(config: Config, make_agent: MakeAgent) -> int:
     io = asyncio.get_running_loop()
     return_large_blocks()
     readiness.require_pure_v2(config.lxc)

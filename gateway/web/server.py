@@ -1,5 +1,6 @@
 """serve(): gunicorn's master process, in this process, with our worker and no configuration files."""
 
+import gc
 import logging
 import os
 import signal
@@ -124,7 +125,9 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         self.cfg.set("post_fork", self._post_fork)
 
     def load(self) -> Wsgi:
-        return self._app_factory()
+        made = self._app_factory()
+        _settle()
+        return made
 
     def reload(self) -> None:
         """On SIGHUP, in the master: a factory that fails now must not end what serves well."""
@@ -132,11 +135,20 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
             self.callable = self._app_factory()
         except Exception:
             logging.getLogger("gunicorn.error").exception("cannot reload: keeping the application in use")
+        _settle()
         super().reload()
 
     def _post_fork(self, _arbiter: Any, _worker: Any) -> None:
         if self.notify_socket is not None:
             os.environ["NOTIFY_SOCKET"] = self.notify_socket
+
+
+def _settle() -> None:
+    """What the master has loaded stays, and workers share it: a collection writes to every object that it looks at, and
+    by that gives who was forked a copy of it."""
+    gc.unfreeze()  # an application that a reload has replaced
+    gc.collect()
+    gc.freeze()
 
 
 def _configuration(settings: WebSettings) -> dict[str, Any]:

@@ -80,11 +80,28 @@ def test_execs_are_counted_by_driver_and_reason(api: Api, figures: Figures) -> N
     assert found.value("exec_cpu_seconds_total") == 0.002
 
 
+def test_calls_of_pve_are_counted_by_component(api: Api, figures: Figures) -> None:
+    """The supervisor's, which are to guest agents, beside the web service's; an earlier version of it tells of none."""
+    api.figures.count_call("GET", "ok", 0.02)
+    figures.count_call("POST", "refused", 0.3)
+    figures.count_call("GET", "ok", 0.004)
+    found = scrape(api)
+    assert found.value("pve_api_requests_total", component="web") == 1
+    assert found.value("pve_api_requests_total", component="supervisor", method="POST", outcome="refused") == 1
+    assert found.value("pve_api_request_duration_seconds_sum", component="supervisor") == pytest.approx(0.304)
+    told = {name: value for name, value in api.supervisor.figures().items() if not name.startswith("call")}
+    api.supervisor.figures = lambda: told  # type: ignore[method-assign]
+    found = scrape(api)
+    assert not list(found.samples("pve_api_requests_total", component="supervisor"))
+    assert found.value("component_up", component="supervisor") == 1
+
+
 def test_the_next_image_goes_on_counting(figures: Figures) -> None:
     """What a reload hands over, and no more than that, is what was counted; of histograms with other bounds it begins
     anew."""
     figures.began(GuestKind.LXC, queued=0.0, overhead=0.004)
     figures.ended(GuestKind.LXC, ENDING)
+    figures.count_call("GET", "ok", 0.004)
     told: dict[str, Any] = figures.to_wire()
     successor = Figures("lxc-attach")
     successor.take_over(told)
@@ -99,6 +116,7 @@ def test_promtool_finds_nothing(api: Api, figures: Figures) -> None:
     """`promtool check metrics` has no complaint; where it is not installed: every name has our prefix and a help."""
     figures.began(GuestKind.LXC, queued=0.0, overhead=0.004)
     figures.ended(GuestKind.LXC, ENDING)
+    figures.count_call("GET", "ok", 0.004)
     found = scrape(api)
     assert lint(found.text) == ""
     assert all(family.name.startswith(PREFIX) and family.documentation for family in found.families)

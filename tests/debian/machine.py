@@ -51,25 +51,22 @@ class Machine:
     pid: int
     home: Path
 
-    def run(self, *command: str, timeout: float, shown: bool = False) -> str:
-        """What the command prints, run in SOURCE as root; MachineError where it fails. `timeout` in seconds.
-
-        `shown`: it prints to our own streams instead.
-        """
+    def run(self, *command: str, timeout: float) -> str:
+        """What the command prints, run in SOURCE as root; MachineError where it fails. `timeout` in seconds."""
         inside = ["nsenter", f"--target={self.pid}", *_NAMESPACES, "env", "-C", SOURCE, "-i", *_ENVIRONMENT, *command]
         done = subprocess.run(
             inside,
             check=False,
             stdin=subprocess.DEVNULL,
-            stdout=None if shown else subprocess.PIPE,
-            stderr=None if shown else subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             timeout=timeout,
             preexec_fn=lambda: _enter(self.home / _LEAF),
         )
         if done.returncode:
-            raise MachineError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout or ''}")
-        return done.stdout or ""
+            raise MachineError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout}")
+        return done.stdout
 
 
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
@@ -89,6 +86,8 @@ def booted(root: Path, name: str, binds: dict[str, Path]) -> Iterator[Machine]:
     _clear(name)
     for unit in _MASKED:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    (root / "etc/resolv.conf").write_text("")  # it has no network: apt need not wait for one
+    (root / "etc/apt/apt.conf.d/no-network").write_text('Acquire::Retries "0";\n')
     home = cgroup.make(name)
     reader, writer = os.pipe()
     child = os.fork()

@@ -4,6 +4,7 @@ Runs in the machine with Debian's own Python, or in any Debian 13 where a packag
 """
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -155,10 +156,19 @@ def is_listening() -> bool:
 
 
 def products() -> list[Path]:
-    """The package files, the earlier version first; empty where a test runner has none for us."""
+    """The gateway's package files, an earlier version first; empty where a test runner has none for us."""
     directory = Path(os.environ.get("PVEG_PACKAGES", "/srv/packages"))
-    found = {path: run("dpkg-deb", "-f", str(path), "Version").strip() for path in directory.glob("pve-exec-*.deb")}
-    return sorted(found, key=lambda path: [int(part) for part in found[path].split(".")])
+    return sorted(directory.rglob("pve-exec-*.deb"), key=functools.cmp_to_key(_compare_versions))
+
+
+def version_of(package: Path) -> str:
+    """What the package file says."""
+    return run("dpkg-deb", "-f", str(package), "Version").strip()
+
+
+def _compare_versions(one: Path, other: Path) -> int:
+    later = subprocess.run(["dpkg", "--compare-versions", version_of(one), "gt", version_of(other)], check=False)
+    return 1 if later.returncode == 0 else -1
 
 
 @contextlib.contextmanager

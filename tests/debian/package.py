@@ -3,10 +3,13 @@
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+PREVIOUS = "7e97cc8e2845070ea0049eb6c37e68b06b96a7ab"
+"""The commit whose package a node has before the upgrade that is tried; a release's, once there is one."""
 
 _NOT_SOURCE = (
     *(".git", ".venv", ".demo", ".test", ".hypothesis", "build", "built", "*.egg-info", "__pycache__"),
@@ -32,52 +35,74 @@ _FIRST = Place("/build/first", 0o022, {"LANG": "C.UTF-8", "TZ": "UTC"})
 _SECOND = Place(
     "/build/somewhere/else", 0o077, {"LANG": "C", "TZ": "Pacific/Kiritimati", "DEB_BUILD_OPTIONS": "parallel=2"}
 )
+_THIRD = Place("/build/third", 0o022, {"LANG": "C.UTF-8"})
 
 
-def build(root: Path, products: Path) -> list[Path]:
-    """Build the working tree in `root`, copy the binary packages to `products`, return where they are.
+def copy_source(into: Path) -> None:
+    """The working tree as a source package has it."""
+    shutil.copytree(REPOSITORY, into, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_SOURCE))
 
-    Raises PackageError if lintian has a word, or if a second build elsewhere in the root makes other bytes.
+
+def build(root: Path, source: Path, products: Path) -> None:
+    """Build `source` in `root`, twice at once, and the previous state.
+
+    The binary packages go to the new directory `products`, the previous state's to `previous` below it.
+
+    Raises PackageError if lintian has a word, or if the builds, in different places, make different bytes.
     """
-    source = root / "build/source"
-    shutil.copytree(REPOSITORY, source, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_SOURCE))
-    first = _build(root, source, _FIRST, "--build=full")
-    _lint(root, next(path for path in first if path.suffix == ".changes"))
-    second = {path.name: path.read_bytes() for path in _build(root, source, _SECOND, "--build=binary")}
-    packages = [path for path in first if path.suffix == ".deb"]
+    with ThreadPoolExecutor() as pool:
+        begun = pool.submit(_build, root, source, _FIRST, "full"), pool.submit(_build, root, source, _SECOND, "binary")
+        previous = pool.submit(_build_previous, root, source)
+        first, second = (made.result() for made in begun)
+        packages = [path for path in first if path.suffix == ".deb"]
+        twins = {path.name: path for path in second}
+        for package in packages:
+            if twins[package.name].read_bytes() != package.read_bytes():
+                raise PackageError(f"{package.name} is not reproducible: two builds make other bytes")
+        _lint(root, next(path for path in first if path.suffix == ".changes"))
+    (products / "previous").mkdir(parents=True)
+    shutil.copy(previous.result(), products / "previous")
     for package in packages:
-        if second[package.name] != package.read_bytes():
-            raise PackageError(f"{package.name} is not reproducible: two builds make other bytes")
-    products.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copy(package, products)) for package in packages]
+        shutil.copy(package, products)
 
 
-def earlier(package: Path, version: str, products: Path) -> Path:
-    """The package under an earlier `version`, also as the program says it: what a node has before an upgrade."""
-    unpacked = products / "earlier"
-    _run("dpkg-deb", "--raw-extract", str(package), str(unpacked))
-    control = unpacked / "DEBIAN/control"
-    named = dict(line.split(": ", 1) for line in control.read_text().splitlines() if ": " in line)
-    _replace(control, f"Version: {named['Version']}", f"Version: {version}")
-    module = unpacked / "usr/share" / named["Package"] / "gateway/__init__.py"
-    _replace(module, f'__version__ = "{named["Version"]}"', f'__version__ = "{version}"')
-    made = products / f"{named['Package']}_{version}_{named['Architecture']}.deb"
-    _run("dpkg-deb", "--root-owner-group", "--build", str(unpacked), str(made))
-    shutil.rmtree(unpacked)
-    return made
+def _build_previous(root: Path, source: Path) -> Path:
+    """The gateway's package of PREVIOUS; where there is no history, as in a shallow clone, of the same source again.
+
+    It has a version below that of `source`, and says it.
+    """
+    unpacked = root / "build/previous"
+    try:
+        _unpack_commit(unpacked)
+        version = f"{_version_of(source)}~{PREVIOUS[:7]}"
+    except (PackageError, OSError) as error:
+        print(f"debian: the previous package is of the same source, for there is no {PREVIOUS}: {error}", flush=True)
+        shutil.copytree(source, unpacked, symlinks=True)
+        version = f"{_version_of(source)}~same"
+    named = _version_of(unpacked)
+    _replace(unpacked / "debian/changelog", f"({named})", f"({version})")
+    _replace(unpacked / "gateway/__init__.py", f'__version__ = "{named}"', f'__version__ = "{version}"')
+    made = _build(root, unpacked, _THIRD, "any")
+    return next(path for path in made if path.suffix == ".deb")
 
 
-def trials() -> list[str]:
-    """The names of the package's own tests, in their order (debian/tests/control)."""
-    lines = (REPOSITORY / "debian/tests/control").read_text().splitlines()
-    named = [line.partition(":")[2].split(",") for line in lines if line.startswith("Tests:")]
-    return [name.strip() for names in named for name in names]
+def _unpack_commit(into: Path) -> None:
+    archive = into.with_suffix(".tar")
+    trusting = ("-c", "safe.directory=*")  # make is root here, the repository may be somebody's
+    _run("git", *trusting, "-C", str(REPOSITORY), "archive", f"--output={archive}", PREVIOUS)
+    into.mkdir(parents=True)
+    _run("tar", "--extract", "-C", str(into), "-f", str(archive))
+
+
+def _version_of(source: Path) -> str:
+    first = (source / "debian/changelog").read_text().partition("\n")[0]
+    return first.partition("(")[2].partition(")")[0]
 
 
 def _build(root: Path, source: Path, place: Place, kind: str) -> list[Path]:
     above = root / place.directory.lstrip("/")
     shutil.copytree(source, above / "pve-exec-gateway", symlinks=True)
-    command = ["dpkg-buildpackage", "--no-sign", kind]
+    command = ["dpkg-buildpackage", "--no-sign", f"--build={kind}"]
     _run_in(root, f"{place.directory}/pve-exec-gateway", command, place.environment, umask=place.umask)
     return sorted(path for path in above.iterdir() if path.is_file())
 

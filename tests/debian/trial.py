@@ -3,6 +3,7 @@
 import itertools
 import sys
 import threading
+import time
 from collections import Counter
 from http.client import HTTPException
 from pathlib import Path
@@ -15,6 +16,10 @@ _COMMANDS = 50
 _SKIPPED = 77  # autopkgtest's `skippable`
 _EXPOSURE = {"pve-exec-gateway": 2.5, "pve-exec-gateway-audit": 2.0}
 """The most that `systemd-analyze security` may say; docs/operating.md has the figures and the gaps."""
+_SOCKETS = ("pve-exec-gateway.socket", "pve-exec-gateway-audit.socket")
+_IDLE_MEMORY = 130e6
+_START_PROCESSOR = 4.0
+"""Seconds that all three may take of a processor until they are ready: 1.5 s of the clock on two idle ones."""
 
 
 def service() -> None:
@@ -44,6 +49,8 @@ def service() -> None:
         figure = _exposure(unit)
         print(f"  systemd-analyze security {unit}: {figure}", flush=True)
         check(figure <= most, f"{unit} is exposed by {figure}")
+    with in_order("stopped and started"):
+        _check_start(gateway)
     commands = _Commands(gateway, "service")
     with _Requests(gateway) as requests:
         with in_order("web restarted"):
@@ -68,7 +75,7 @@ def upgrade() -> None:
     gateway.get_token()
     gateway.await_ready()
     for number, package in enumerate(packages):
-        version = run("dpkg-deb", "-f", str(package), "Version").strip()
+        version = node.version_of(package)
         commands = _Commands(gateway, f"upgrade{number}")
         supervisor = show(UNITS[1], "MainPID")
         with in_order(f"{_COMMANDS} commands over the change to {version}"):
@@ -120,6 +127,31 @@ def removal() -> None:
 def _exposure(unit: str) -> float:
     words = run("systemd-analyze", "security", "--no-pager", unit).splitlines()[-1].split()
     return float(words[words.index("level") + 3])  # "Overall exposure level for X.service: 1.7 OK"
+
+
+def _check_start(gateway: Gateway) -> None:
+    """All of it from nothing to ready, and what it occupies then."""
+    run("systemctl", "stop", *_SOCKETS, *UNITS)
+    began = time.monotonic()
+    run("systemctl", "start", *UNITS)
+    gateway.await_ready()
+    took = time.monotonic() - began
+    processor = sum(int(show(unit, "CPUUsageNSec")) for unit in UNITS) / 1e9
+    memory = sum(_proportional_set(pid) for unit in UNITS for pid in _processes(unit))
+    print(f"  start to ready: {took:.2f} s, {processor:.2f} s of a processor", flush=True)
+    print(f"  memory, idle: {memory / 1e6:.0f} MB", flush=True)
+    check(processor < _START_PROCESSOR, f"the start took {processor:.1f} s of a processor")
+    check(memory < _IDLE_MEMORY, f"idle, it occupies {memory / 1e6:.0f} MB")
+
+
+def _processes(unit: str) -> list[str]:
+    return Path(f"/sys/fs/cgroup{show(unit, 'ControlGroup')}/cgroup.procs").read_text().split()
+
+
+def _proportional_set(pid: str) -> int:
+    """Bytes, pages that several processes have being shared out among them (proc_pid_smaps(5))."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def _check_inherited(gateway: Gateway) -> None:

@@ -68,8 +68,9 @@ def _all_families() -> list[Metric]:
     status = dict.fromkeys(("records", "refused", "failures", "anchors_sent", "anchors_failed", "lag", "queued"), 0)
     audit = {**status, "filled": 0, "ok": True, "sync_seconds": Histogram(SHORT).to_wire()}
     return [
-        *families.build_info("pve1"), *families.up({}), *families.ready({}), *families.requests(empty),
-        *families.execs(execs), *families.audit(audit), *families.tokens({}), *families.certificate(0),
+        *families.build_info("pve1"), *families.up({}), *families.ready({}),
+        *families.requests(empty), *families.pve_calls({"web": empty}), *families.execs(execs),
+        *families.audit(audit), *families.tokens({}), *families.certificate(0),
     ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.api.metrics import Scrape
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, living, new_mark
@@ -431,6 +432,33 @@ def test_reload_keeps_the_command(api: Api, gateway: Gateway) -> None:
             assert piece, said
             said += piece
     assert "not reloaded" not in gateway.log("supervisor")[len(before) :]
+
+
+def test_calls_to_the_agent_are_counted(api: Api, gateway: Gateway) -> None:
+    """As the supervisor's, by outcome; a reload loses no count."""
+    token = gateway.token("monitoring", actions="metrics:read")
+
+    def scrape() -> dict[str, float]:
+        with closing(gateway.api(token)) as reader:
+            found = Scrape(reader.request("GET", "/metrics").body.decode())
+        names = {"ping and start": ("POST", "ok"), "questions": ("GET", "ok"), "refused": ("POST", "refused")}
+        return {
+            name: found.value("pve_api_requests_total", component="supervisor", method=method, outcome=outcome)
+            for name, (method, outcome) in names.items()
+        }
+
+    before = scrape()
+    assert api.run(VMID, ["echo", "counted"])["stdout"] == "counted\n"
+    assert api.run(VMID, ["/no/such"])["reason"] == "spawn_failed"
+    after = scrape()
+    assert after["ping and start"] == before["ping and start"] + 3
+    assert after["questions"] > before["questions"]
+    assert after["refused"] == before["refused"] + 1
+    pid = gateway.services.pid("supervisor")
+    started = reexec_count(pid)
+    gateway.services.kill("supervisor", signal.SIGHUP)
+    until(lambda: reexec_count(pid) != started, within=15, why="a new image")
+    until(lambda: scrape() == after)
 
 
 def reexec_count(pid: int) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from gateway.api.call import Call, Reply
 from gateway.api.handlers.health import find_checks
@@ -30,11 +30,14 @@ def _families(services: Services) -> Iterator[Metric]:
 
     config, up = services.config, {"web": True, "supervisor": True, "audit": True}
     yield from families.build_info(config.node)
-    yield from families.requests(services.figures.read())
+    counted: dict[str, Mapping[str, Any]] = {"web": services.figures.read()}
+    yield from families.requests(counted["web"])
     try:
-        yield from families.execs(services.supervisor.figures())
+        counted["supervisor"] = services.supervisor.figures()
+        yield from families.execs(counted["supervisor"])
     except GatewayError:
         up["supervisor"] = False
+    yield from families.pve_calls(counted)
     try:
         yield from families.audit(services.audit.ping())
     except GatewayError:
