@@ -36,7 +36,9 @@ class Recipe:
     masked: tuple[str, ...] = ()
 
 
-BUILD = Recipe("build", ("build-essential", "debhelper", "dh-python", "lintian", "musl-tools", "python3", *_LIBRARIES))
+BUILD = Recipe(
+    "build", ("build-essential", "debhelper", "dh-python", "lintian", "lxc-dev", "musl-tools", "python3", *_LIBRARIES)
+)
 NODE = Recipe(
     "node",
     (

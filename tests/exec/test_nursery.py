@@ -34,7 +34,7 @@ def own_api(own: Gateway) -> Iterator[Api]:
 def nurseries(supervisor: int) -> list[int]:
     """The living children of a supervisor that are nurseries."""
     children = map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
-    return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == b"launcher\0nursery\0"]
+    return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == b"nursery\0"]
 
 
 def test_a_dead_nursery_is_replaced(own: Gateway, own_api: Api) -> None:
