@@ -5,18 +5,19 @@ ARGS ?=
 FULL ?=
 FUZZ_SECONDS ?= 60
 BIN = .venv/bin
+PROGRAMS = build/launcher build/nursery
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 	  printf '  make %-14s %s\n' "$$name" "$$text"; done
 
-demo: root packages .venv/installed build/launcher  ## start a simulated PVE node and the gateway, run a command (PORT=39377)
+demo: root packages .venv/installed $(PROGRAMS)  ## start a simulated PVE node and the gateway, run a command (PORT=39377)
 	@$(BIN)/python -m tests.demo start --port $(PORT)
 
 demo-stop:  ## end the demo and check that nothing of it is left
 	@$(PYTHON) -m tests.demo stop
 
-test: root packages test-packages .venv/installed-dev build/launcher .test/promtool .test/nginx .test/caddy clients  ## run the tests on real containers (ARGS="-k name" goes to pytest)
+test: root packages test-packages .venv/installed-dev $(PROGRAMS) .test/promtool .test/nginx .test/caddy clients  ## run the tests on real containers (ARGS="-k name" goes to pytest)
 	@$(BIN)/python -m tests.parts $(ARGS)
 
 lint: lint-packages lint-spec .venv/installed-dev  ## check style, types, the API's description and the launcher's C
@@ -25,21 +26,21 @@ lint: lint-packages lint-spec .venv/installed-dev  ## check style, types, the AP
 	$(BIN)/mypy
 	$(MAKE) -s -C gateway/launcher lint
 
-bench: root packages .venv/installed-dev build/launcher  ## measure against bare lxc-attach, two minutes (FULL=1: a counting test, too)
+bench: root packages .venv/installed-dev $(PROGRAMS)  ## measure against bare lxc-attach, two minutes (FULL=1: a counting test, too)
 	@$(BIN)/python -m tests.bench $(ARGS)
 	@test -z "$(FULL)" || PVE_EXEC_GATEWAY_TESTS=full $(PYTHON) -m tests.pvesim run --state .test/node --guests test -- $(BIN)/python -m pytest -q tests/exec \
 	  -k "test_secrets_are_in_no_command_line" --durations=5
 
-soak: root packages .venv/installed-dev build/launcher  ## what must hold for long: an hour and more (docs/soak.md; ARGS="--loop 20000 --scale 0.1 --only A15")
+soak: root packages .venv/installed-dev $(PROGRAMS)  ## what must hold for long: an hour and more (docs/soak.md; ARGS="--loop 20000 --scale 0.1 --only A15")
 	@$(BIN)/python -m tests.soak $(ARGS) $(addprefix --python ,$(BIN)/python $(SOAK_PYTHONS))
 
-fuzz: root packages .venv/installed-dev build/launcher  ## send 100,000 good and bad requests over the whole spec (docs/fuzzing.md; ARGS="--requests 5000")
+fuzz: root packages .venv/installed-dev $(PROGRAMS)  ## send 100,000 good and bad requests over the whole spec (docs/fuzzing.md; ARGS="--requests 5000")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-chaos: root packages .venv/installed-dev build/launcher  ## break disks, processes and clocks under load (docs/fuzzing.md; ARGS="--only spool")
+chaos: root packages .venv/installed-dev $(PROGRAMS)  ## break disks, processes and clocks under load (docs/fuzzing.md; ARGS="--only spool")
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-launcher: build/launcher  ## build the program that runs first in the guest
+launcher: $(PROGRAMS)  ## build the programs in C: the launcher, which runs first in the guest, and the nursery
 
 deb: root packages  ## build the Debian packages into build/deb, install them in a Debian 13, upgrade with commands running
 	@$(PYTHON) -m tests.debian --keep build/deb
@@ -50,7 +51,7 @@ fuzz-launcher: lint-packages  ## fuzz the launcher's parsers (FUZZ_SECONDS=60 ea
 spec: .venv/installed  ## write openapi/openapi.yaml anew
 	$(BIN)/pve-exec-gateway openapi > openapi/openapi.yaml
 
-examples: root packages .venv/installed-dev build/launcher  ## record the examples of the API's description anew, and write it
+examples: root packages .venv/installed-dev $(PROGRAMS)  ## record the examples of the API's description anew, and write it
 	@RECORD_EXAMPLES=1 $(BIN)/python -m tests.pvesim run --state .test/examples --guests demo -- \
 	  $(BIN)/python -m pytest -q -s tests/guests/test_examples.py
 	@$(MAKE) -s spec
@@ -91,7 +92,7 @@ openapi/node_modules/.installed: openapi/package-lock.json | npm
 	@npm ci --prefix openapi --silent --no-fund --no-audit --ignore-scripts
 	@touch $@
 
-build/launcher: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
+$(PROGRAMS) &: $(wildcard gateway/launcher/*.[ch]) gateway/launcher/Makefile
 	$(MAKE) -s -C gateway/launcher
 
 .test/promtool: PACKAGES = promtool prometheus

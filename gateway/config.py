@@ -87,7 +87,7 @@ class WebConfig(Section):
 class ExecConfig(Section):
     """Defaults and maxima of an exec, and what enters its container."""
 
-    driver: Literal["lxc-attach", "pct"] = "lxc-attach"
+    driver: Literal["liblxc", "lxc-attach", "pct"] = "liblxc"
     timeout: Seconds = 3600.0
     timeout_max: Seconds = 86400.0
     kill_grace: Annotated[float, Field(ge=0, le=3600)] = 5.0
@@ -182,6 +182,7 @@ class LxcConfig(Section):
     cgroup: FilePath = Path("/sys/fs/cgroup")
     proc: FilePath = Path("/proc")
     launcher: FilePath = Path("/usr/lib/pve-exec-gateway/launcher")
+    nursery: FilePath = Path("/usr/lib/pve-exec-gateway/nursery")
 
 
 class DevicesConfig(Section):

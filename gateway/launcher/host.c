@@ -1,4 +1,4 @@
-/* Owns host mode: from what the supervisor is to what lxc-attach shall start with. */
+/* Owns host mode: from what the supervisor is to what lxc-attach, program or library, shall start with. */
 #include "host.h"
 
 #include <errno.h>
@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "attach.h"
 #include "process.h"
 #include "protocol.h"
 #include "terminal.h"
@@ -67,10 +68,9 @@ void leave_supervisor(void)
     reset_signals();
 }
 
-_Noreturn void launch_on_host(bool terminal, const char *program, char *const *argv)
+static void get_ready(bool terminal, unsigned close_flags)
 {
-    /* Closed by the exec and not before it, for the program may be FD_ATTACH. */
-    if (!close_unknown(CLOSE_RANGE_CLOEXEC))
+    if (!close_unknown(close_flags))
         fail(MESSAGE_HOST_FAILED, STAGE_FDS);
     setsid();
     leave_keyring();
@@ -79,6 +79,22 @@ _Noreturn void launch_on_host(bool terminal, const char *program, char *const *a
     if (terminal && master < 0)
         fail(MESSAGE_HOST_FAILED, STAGE_TTY);
     send_host(master);
+    if (master >= 0)
+        close(master);
+}
+
+_Noreturn void launch_on_host(bool terminal, const char *program, char *const *argv)
+{
+    /* Closed by the exec and not before it, for the program may be FD_ATTACH. */
+    get_ready(terminal, CLOSE_RANGE_CLOEXEC);
     execve(program, argv, ENVIRONMENT);
     fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);
+}
+
+_Noreturn void attach_on_host(bool terminal, const char *path, const char *name, bool own_cgroup)
+{
+    get_ready(terminal, 0);
+    prctl(PR_SET_NAME, "lxc-attach");
+    environ = (char **)ENVIRONMENT;
+    attach(path, name, own_cgroup);
 }

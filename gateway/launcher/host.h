@@ -1,4 +1,4 @@
-/* Host mode: between the supervisor and lxc-attach, as the host's root. */
+/* Host mode: between the supervisor and the guest, as the host's root. */
 #ifndef LAUNCHER_HOST_H
 #define LAUNCHER_HOST_H
 
@@ -12,6 +12,10 @@ void leave_supervisor(void);
  * FD_FIRST_UNKNOWN on it inherits nothing. Nothing of a request is in `argv`. With `terminal` FD_TERMINAL becomes a pty's
  * slave, and the supervisor gets its master. */
 _Noreturn void launch_on_host(bool terminal, const char *program, char *const *argv);
+
+/* Goes on as lxc-attach (attach.h), with nothing open from FD_FIRST_UNKNOWN on: no exec closes it before the guest's root
+ * can look. */
+_Noreturn void attach_on_host(bool terminal, const char *path, const char *name, bool own_cgroup);
 
 /* Becomes `program`, in mounts of its own, or in those that FD_MOUNTS is. It dies with the supervisor, for what it changes
  * of the container (a lock, say) must not come after the next one has looked. */

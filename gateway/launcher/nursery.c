@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "attach.h"
 #include "host.h"
 #include "inspect.h"
 #include "protocol.h"
@@ -23,6 +25,8 @@ struct request {
     char bytes[REQUEST_MAX];
     char *words[REQUEST_MAX]; /* NULL-terminated, into bytes */
 };
+
+static const char *unloaded; /* why LXC's library could not be; NULL: it is */
 
 /* Every number that means something to a child is in use here, so what comes gets others. */
 static void fill_places(void)
@@ -44,6 +48,7 @@ static bool receive_request(struct request *request)
         .msg_control = &rights,
         .msg_controllen = CMSG_LEN(sizeof request->fds), /* its padding would be room for one more */
     };
+    memset(request->bytes, 0, sizeof request->bytes); /* who attaches is seen by its guest's root: only its own words */
     ssize_t size = recvmsg(REQUESTS, &message, MSG_CMSG_CLOEXEC);
     if (size <= 0)
         _exit(size < 0);
@@ -63,6 +68,13 @@ static bool receive_request(struct request *request)
     return count >= 2;
 }
 
+static _Noreturn void report_unloaded(void)
+{
+    dprintf(FD_STDERR, "%s\n", unloaded);
+    errno = ELIBACC;
+    fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);
+}
+
 /* The supervisor's child is born in the cgroup. Being moved there instead, by a write to cgroup.procs, takes a lock that
  * stands against every fork and exit on the node and waits for RCU. */
 static void give_birth(const struct request *request)
@@ -78,14 +90,19 @@ static void give_birth(const struct request *request)
     int error = errno;
     for (int number = 0; number < PLACES; number++)
         dup2(request->fds[number], number);
+    bool terminal = request->flags & REQUEST_TERMINAL;
     if (child == 0 && request->flags & REQUEST_INSPECT)
         inspect_guest(request->words + 2);
     if (child == 0 && request->flags & REQUEST_STOPPED)
         serve_stopped(request->words + 2);
     if (child == 0 && request->flags & (REQUEST_MOUNTS | REQUEST_IN_MOUNTS))
         run_in_mounts(request->flags & REQUEST_IN_MOUNTS, request->words[0], request->words + 1);
+    if (child == 0 && request->flags & REQUEST_ATTACH && !unloaded)
+        attach_on_host(terminal, request->words[0], request->words[1], own_cgroup);
+    if (child == 0 && request->flags & REQUEST_ATTACH)
+        report_unloaded();
     if (child == 0)
-        launch_on_host(request->flags & REQUEST_TERMINAL, request->words[0], request->words + 1);
+        launch_on_host(terminal, request->words[0], request->words + 1);
     errno = error;
     send_failure(MESSAGE_HOST_FAILED, STAGE_CGROUP);
     fill_places();
@@ -100,6 +117,7 @@ _Noreturn void keep_nursery(void)
     fill_places();
     leave_supervisor();
     setsid(); /* no key of a terminal ends it */
+    unloaded = load_lxc();
     for (;;) {
         if (receive_request(&request))
             give_birth(&request);

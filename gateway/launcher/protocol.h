@@ -45,6 +45,10 @@
  *   EOF                                             after 'G': the command runs; before: the spawn died on its way
  * Numbers are little-endian. A launcher that failed exits with LAUNCH_FAILED; only the message says why.
  *
+ * With REQUEST_ATTACH the child executes nothing on the node: it goes on in LXC's library as lxc-attach would, and is
+ * called lxc-attach here. EXE is the directory of LXC's containers, ARG0 the container's name. What the guest's root finds
+ * in such a process, besides the descriptors 0 to 6, is the nursery's memory, which holds this one request.
+ *
  * With REQUEST_INSPECT the child runs nothing. EXE and ARG0 have no meaning, the arguments behind them are up to
  * INSPECT_MAX questions: a path, or the name of a group. 6 is the /proc/PID of the guest's init, opened O_PATH; the child
  * enters its namespaces of users and mounts, and says on 4, in place of all else:
@@ -96,6 +100,7 @@ enum request_flag {
     REQUEST_MOUNTS = 8,
     REQUEST_IN_MOUNTS = 16,
     REQUEST_STOPPED = 32,
+    REQUEST_ATTACH = 64,
 };
 enum { REQUEST_MAX = 4096 };
 enum { INSPECT_MAX = 64, INSPECT_ANSWER = 40 };
@@ -122,7 +127,7 @@ enum stage {
                          another session's */
     STAGE_FDS = 7,    /* a descriptor is missing, or those in excess cannot be closed */
     STAGE_CGROUP = 8, /* errno of clone3 into the cgroup; ENOENT, ENODEV: it has been removed */
-    STAGE_ATTACH = 9, /* errno of execve of lxc-attach, or of giving it a session keyring */
+    STAGE_ATTACH = 9, /* errno of execve of lxc-attach, or of giving it a session keyring; ELIBACC: no liblxc */
     STAGE_ROOT = 10,  /* of entering mounts, or the root file system in them; ENOTDIR: nothing is mounted there */
 };
 

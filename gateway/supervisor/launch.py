@@ -1,5 +1,7 @@
 """Starts a command in a container: lxc-attach, with our launcher first in the guest, and a handshake between.
 
+lxc-attach is here what enters the container, be it the program of this name or LXC's library in a process of ours.
+
 Nothing of a request is in the environment or argv of any process on the host: the request travels in a sealed
 memfd that only the launcher reads, in the guest. `gateway/launcher/protocol.h` is the source of the descriptor
 numbers, messages and stages; `spec.h` of the spec's format.
@@ -22,7 +24,7 @@ from gateway.config import LxcConfig
 from gateway.exec.view import SpawnError
 from gateway.supervisor.nursery import Nursery
 from gateway.supervisor.programs import Images, Programs, sealed_memfd
-from gateway.supervisor.tools import LxcAttach, Tool
+from gateway.supervisor.tools import LibLxc, Tool
 
 STAGES = {
     1: "spec",
@@ -129,11 +131,14 @@ class Launcher:
     """Knows how to put a command into a guest."""
 
     def __init__(self, config: LxcConfig, tool: Tool | None = None) -> None:
-        """`tool` None: lxc-attach."""
-        self.tool = tool or LxcAttach(config)
-        self.programs = Programs(config, self.tool.program)
-        self.nursery = Nursery(sealed_memfd("pveg-nursery", config.launcher.read_bytes()))
+        """`tool` None: LXC's library. Raises ConfigError where that cannot be loaded."""
+        self.tool = tool or LibLxc(config)
+        self.programs = Programs(config, self.tool.program, library=self.tool.library)
+        self.nursery = Nursery(config.nursery.read_bytes())
+        if self.tool.library:
+            self.nursery.require_library()
         self.nursery.start()
+        self._lxc: object = None
 
     def launch(
         self,
@@ -152,8 +157,13 @@ class Launcher:
 
         Raises OSError when the node is out of descriptors or memory; nothing is left then.
         """
-        program = str(self.tool.program) if images.attach is None else f"/proc/self/fd/{_ATTACH_FD}"
-        attach = [program, *self.tool.arguments(vmid, own_cgroup=cgroup is not None)]
+        words = self.tool.arguments(vmid, own_cgroup=cgroup is not None)
+        if not self.tool.library:
+            words.insert(0, str(self.tool.program) if images.attach is None else f"/proc/self/fd/{_ATTACH_FD}")
+        elif images.stamp != self._lxc:
+            if self._lxc is not None:
+                self.nursery.start()  # LXC has been upgraded
+            self._lxc = images.stamp
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as child_side:
             memfd = sealed_memfd("pveg-spec", spec)
             child_side.callback(os.close, memfd)
@@ -179,7 +189,8 @@ class Launcher:
             held = [input_r, output, words_w, memfd, theirs.fileno(), images.launcher, errors]
             held.append(memfd if cgroup is None else cgroup)
             held.append(memfd if images.attach is None else images.attach)
-            self.nursery.bear(attach, held, own_cgroup=cgroup is not None, terminal=terminal is not None)
+            bear = self.nursery.attach if self.tool.library else self.nursery.bear
+            bear(words, held, own_cgroup=cgroup is not None, terminal=terminal is not None)
             undo.pop_all()
         return Launched(ours, stdin_end, stdout_end, stderr_end, words_r, terminal, self.tool)
 

@@ -1,4 +1,4 @@
-"""The launcher's resident half on the node, of which every launch is born: nothing as large as the supervisor forks.
+"""The small resident process on the node of which every launch is born: nothing as large as the supervisor forks.
 
 `gateway/launcher/protocol.h` has its requests. It ends when the supervisor does, by the end of its socket; a new image
 of the supervisor starts one of its own.
@@ -12,12 +12,16 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
+
+from gateway.errors import ConfigError
+from gateway.supervisor.programs import sealed_memfd
 
 log = logging.getLogger(__name__)
 
 _REQUESTS_FD = 3
-_OWN_CGROUP, _TERMINAL, _INSPECT, _MOUNTS, _IN_MOUNTS, _STOPPED = 1, 2, 4, 8, 16, 32
+_OWN_CGROUP, _TERMINAL, _INSPECT, _MOUNTS, _IN_MOUNTS, _STOPPED, _ATTACH = 1, 2, 4, 8, 16, 32, 64
 _MAX_BYTES = 4096
 _SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h
 _QUEUE_BYTES = 4 << 20
@@ -27,21 +31,32 @@ _QUEUE_BYTES = 4 << 20
 class Nursery:
     """Starts processes that are the supervisor's own children. If it dies, the next launch starts another one."""
 
-    def __init__(self, image: int) -> None:
-        """`image`: the launcher, a sealed memfd."""
-        self._image = image
+    def __init__(self, program: bytes) -> None:
+        """`program`: the nursery's file."""
+        self._program = program
         self._requests: socket.socket | None = None
 
+    def require_library(self) -> None:
+        """Raises ConfigError unless LXC's library can be loaded, as `attach` needs it. Takes as long as a fork."""
+        with self._image() as image:
+            command = [f"/proc/self/fd/{image}", "check"]
+            done = subprocess.run(command, pass_fds=[image], env={}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ConfigError(
+                f"LXC's library cannot be loaded: {done.stderr.strip()}; install lxc, or set exec.driver: lxc-attach"
+            )
+        log.info("containers are entered by LXC %s", done.stdout.strip())
+
     def start(self) -> None:
-        """Starts the process. Raises OSError."""
+        """Starts the process; one that there is already ends once it has done what it was asked. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, contextlib.ExitStack() as undo:
+        with theirs, self._image() as image, contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _QUEUE_BYTES)
             ours.setblocking(False)
             os.posix_spawn(
-                f"/proc/self/fd/{self._image}",
-                ["launcher", "nursery"],
+                f"/proc/self/fd/{image}",
+                ["nursery"],
                 {},
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), _REQUESTS_FD)],
             )
@@ -56,6 +71,10 @@ class Nursery:
         """
         self._ask(_OWN_CGROUP * own_cgroup + _TERMINAL * terminal, words, descriptors)
 
+    def attach(self, words: Sequence[str], descriptors: Sequence[int], *, own_cgroup: bool, terminal: bool) -> None:
+        """Asks for a process that enters a container by LXC's library: its directory, and its name. As `bear` else."""
+        self._ask(_ATTACH + _OWN_CGROUP * own_cgroup + _TERMINAL * terminal, words, descriptors)
+
     def inspect(self, questions: Sequence[str], descriptors: Sequence[int]) -> None:
         """Asks for a process that answers these about a guest, in a cgroup of its own. Raises as `bear` does."""
         self._ask(_OWN_CGROUP + _INSPECT, ["", "", *questions], descriptors)
@@ -67,6 +86,16 @@ class Nursery:
     def serve_stopped(self, words: Sequence[str], descriptors: Sequence[int]) -> None:
         """Asks for a process that serves the files of a container that does not run. Raises as `bear` does."""
         self._ask(_STOPPED, ["", "", *words], descriptors)
+
+    @contextlib.contextmanager
+    def _image(self) -> Iterator[int]:
+        """A memfd of its own for each process: the root of a privileged guest can take the right to run from the one
+        that it finds as /proc/PID/exe of who attaches to it."""
+        image = sealed_memfd("pveg-nursery", self._program)
+        try:
+            yield image
+        finally:
+            os.close(image)
 
     def close(self) -> None:
         """Ends it."""

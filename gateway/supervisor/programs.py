@@ -36,7 +36,7 @@ def sealed_memfd(name: str, content: bytes) -> int:
 
 @dataclass(frozen=True)
 class Images:
-    """What is run for one guest. `attach` None: by its path, for it is a script or a wrapper."""
+    """What is run for one guest. `attach` None: nothing, or by its path, for it is a script or a wrapper."""
 
     launcher: int
     attach: int | None
@@ -57,9 +57,10 @@ class Programs:
     root of an unprivileged guest they belong to nobody, and all those guests share one pair.
     """
 
-    def __init__(self, config: LxcConfig, attach: Path | None = None) -> None:
-        """`attach` None: lxc-attach."""
+    def __init__(self, config: LxcConfig, attach: Path | None = None, *, library: bool = False) -> None:
+        """`attach` None: lxc-attach. With LXC's `library` that file is not run, and only tells which LXC there is."""
         self._attach = attach or config.attach
+        self._library = library
         self._launcher = config.launcher.read_bytes()
         self._shared: Images | None = None
         self._own: dict[str, Images] = {}
@@ -87,7 +88,7 @@ class Programs:
             images.close()
 
     def _make(self, stamp: tuple[int, int, int]) -> Images:
-        attach = self._attach.read_bytes()
+        attach = b"" if self._library else self._attach.read_bytes()
         with contextlib.ExitStack() as undo:
             launcher = sealed_memfd("pveg-launcher", self._launcher)
             undo.callback(os.close, launcher)

@@ -25,6 +25,7 @@ def checks(config: Config) -> list[Check]:
         _check("nsdelegate", *_nsdelegate(config.lxc)),
         _tool(config),
         _executable("launcher", config.lxc.launcher, "run make, or set lxc.launcher"),
+        _executable("nursery", config.lxc.nursery, "run make, or set lxc.nursery"),
         _check("spool", os.access(config.spool.directory, os.W_OK), f"{config.spool.directory} cannot be written"),
     ]
 

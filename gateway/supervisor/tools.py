@@ -1,7 +1,8 @@
-"""The tools that bring the launcher into a container: lxc-attach, and Proxmox's own pct on top of it."""
+"""The tools that bring the launcher into a container: LXC's library, its program lxc-attach, Proxmox's own pct."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +19,11 @@ class Tool(Protocol):
 
     @property
     def program(self) -> Path:
-        """The file that is run on the node."""
+        """The file that is run on the node, or that has LXC's library beside it."""
+
+    @property
+    def library(self) -> bool:
+        """Whether no file is run, but the nursery's children enter by LXC's library."""
 
     @property
     def moves_command(self) -> bool:
@@ -29,17 +34,39 @@ class Tool(Protocol):
         """Whether it takes so long that a command's time limit begins with the command; else it begins before."""
 
     def arguments(self, vmid: int, *, own_cgroup: bool) -> list[str]:
-        """The argument list, its own name first. Nothing of a request is in it."""
+        """The argument list, its own name first; for the library LXC's directory of containers and the one's name.
+        Nothing of a request is in it."""
 
     def explain(self, words: str) -> SpawnError | None:
         """What it meant with its last words, if it has words for more than one reason."""
 
 
 @dataclass(frozen=True)
-class LxcAttach:
-    """lxc-attach itself."""
+class LibLxc:
+    """What lxc-attach is made of, without its start: that takes most of its time."""
 
     config: LxcConfig
+    library = True
+    moves_command = False
+    slow = False
+
+    @property
+    def program(self) -> Path:
+        return self.config.attach  # of the same package: a new one comes with a new library
+
+    def arguments(self, vmid: int, *, own_cgroup: bool) -> list[str]:
+        return [str(self.config.path), str(vmid)]
+
+    def explain(self, words: str) -> SpawnError | None:
+        return None
+
+
+@dataclass(frozen=True)
+class LxcAttach:
+    """lxc-attach itself, as a program: where the library of the node cannot be used."""
+
+    config: LxcConfig
+    library = False
     moves_command = False
     slow = False
 
@@ -63,6 +90,7 @@ class Pct:
     later. It leaves by Perl's `die`: its exit code says nothing that its words do not say better (PVE.md)."""
 
     config: LxcConfig
+    library = False
     moves_command = True
     slow = True
 
@@ -91,4 +119,5 @@ _PCT_SAYS = (
 
 def choose_tool(config: Config) -> Tool:
     """The tool that the configuration names."""
-    return Pct(config.lxc) if config.exec.driver == "pct" else LxcAttach(config.lxc)
+    tools: dict[str, Callable[[LxcConfig], Tool]] = {"liblxc": LibLxc, "lxc-attach": LxcAttach, "pct": Pct}
+    return tools[config.exec.driver](config.lxc)

@@ -27,12 +27,12 @@ IDLE_AFTER_SECONDS = 2.0
 
 _STATE = REPOSITORY / ".demo/bench"
 _REPORT = REPOSITORY / ".demo/bench.json"
-_LAUNCHER = REPOSITORY / "build/launcher"
+_PROGRAMS = [REPOSITORY / "build/launcher", REPOSITORY / "build/nursery"]
 
 
 def main() -> int:
-    if not _LAUNCHER.exists():
-        print("bench: there is no build/launcher: run `make launcher` first", file=sys.stderr)
+    if not all(path.exists() for path in _PROGRAMS):
+        print("bench: there is no build/launcher or build/nursery: run `make launcher` first", file=sys.stderr)
         return 2
     return run_alone(_STATE, run)
 

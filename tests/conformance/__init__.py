@@ -2,7 +2,7 @@
 
 | word | meaning |
 |---|---|
-| driver | how commands reach a guest: `lxc-attach`, `pct`, the QEMU guest agent (`drivers.py`) |
+| driver | how commands reach a guest: `liblxc`, `lxc-attach`, `pct`, the QEMU guest agent (`drivers.py`) |
 | way | how a client asks for an exec and gets what it did: JSON, NDJSON, SSE, WebSocket, detached (`ways.py`) |
 | ability | what a request may ask for and a driver may lack; lacking it, a driver refuses by name and runs nothing |
 

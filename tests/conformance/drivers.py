@@ -104,7 +104,8 @@ def _machine(stack: ExitStack) -> Guest:
 
 
 DRIVERS = (
-    Driver("lxc-attach", _container()),
+    Driver("liblxc", _container()),
+    Driver("lxc-attach", _container(exec={"driver": "lxc-attach"})),
     Driver("pct", _container(exec={"driver": "pct"})),
     Driver("agent", _machine, cannot=frozenset(Ability)),
 )

@@ -50,7 +50,9 @@ NODE = Recipe(
     fetched=_LIBRARIES,
     masked=("lxc.service", "lxc-net.service", "lxc-monitord.service"),
 )
-BUILD = Recipe("build", ("build-essential", "debhelper", "dh-python", "lintian", "musl-tools", *_LIBRARIES), on=NODE)
+BUILD = Recipe(
+    "build", ("build-essential", "debhelper", "dh-python", "lintian", "lxc-dev", "musl-tools", *_LIBRARIES), on=NODE
+)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ apt_install() {
 }
 
 command -v dpkg-query >/dev/null || fail "needs Debian 12 or 13 (there is no dpkg here)"
-install_missing ca-certificates curl e2fsprogs gcc libc6-dev musl-tools python3 python3-venv "$@"
+install_missing ca-certificates curl e2fsprogs gcc libc6-dev lxc-dev musl-tools python3 python3-venv "$@"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "needs Python 3.11 or later as python3"
 # shellcheck disable=SC2046  # one word a package
 install_missing $(python3 -m tests.pvesim packages)

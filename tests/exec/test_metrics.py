@@ -58,7 +58,7 @@ def test_every_worker_tells_of_all(gateway: Gateway, scrape: Callable[[], Scrape
         after = scrape()
         for name, labels in (
             ("http_requests_total", {"route": "/exec/{vmid}", "status": "200"}),
-            ("execs_total", {"driver": "lxc-attach", "reason": "exited"}),
+            ("execs_total", {"driver": "liblxc", "reason": "exited"}),
             ("exec_spawn_seconds_count", {}),
             ("exec_run_seconds_count", {}),
             ("exec_overhead_seconds_count", {}),
@@ -89,7 +89,7 @@ def test_a_reload_of_each_keeps_the_counts(gateway: Gateway, scrape: Callable[[]
     with contextlib.closing(gateway.api()) as api:
         exec_id = detach(api, GUEST, ["sleep", "600"])
     before = scrape()
-    assert before.value("execs_running", driver="lxc-attach") == 1
+    assert before.value("execs_running", driver="liblxc") == 1
     gateway.services.reload("supervisor")
     gateway.services.reload("web")
     with contextlib.closing(gateway.api()) as api:

@@ -35,7 +35,7 @@ def own_api(own: Gateway) -> Iterator[Api]:
 def nurseries(supervisor: int) -> list[int]:
     """The living children of a supervisor that are nurseries."""
     children = map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
-    return [pid for pid in children if command_line(pid) == b"launcher\0nursery\0"]
+    return [pid for pid in children if command_line(pid) == b"nursery\0"]
 
 
 def command_line(pid: int) -> bytes:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LAUNCHER = Path(os.environ.get("LAUNCHER", Path(__file__).parents[2] / "build" / "launcher"))
+NURSERY = LAUNCHER.with_name("nursery")
 STAGES = ("none", "spec", "user", "groups", "cwd", "exec", "tty", "fds", "cgroup", "attach")
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TTY = 1
 ATTACH_STDERR = 2
 REQUESTS = 3
-OWN_CGROUP, TERMINAL = 1, 2
+OWN_CGROUP, TERMINAL, LIBRARY = 1, 2, 64
 ATTACH = "/proc/self/fd/8"
 _ANSWER_SECONDS = 20
 _PR_SET_CHILD_SUBREAPER = 36
@@ -144,14 +145,14 @@ class Nursery:
     def start(cls, prepare: Callable[[], None] | None = None) -> "Nursery":
         """Forks one; `prepare` runs in the child first."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        image, theirs_fd = memfd(LAUNCHER.read_bytes()), high(theirs.detach())
+        image, theirs_fd = memfd(NURSERY.read_bytes(), "nursery"), high(theirs.detach())
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
                 os.dup2(theirs_fd, REQUESTS)
                 if prepare:
                     prepare()
-                os.execve(image, ["launcher", "nursery"], {"CANARY": "of the supervisor"})
+                os.execve(image, ["nursery"], {"CANARY": "of the supervisor"})
             os._exit(99)
         os.close(image)
         os.close(theirs_fd)
@@ -224,15 +225,17 @@ def bear(
     terminal: int | None = None,
     cgroup: int | None = None,
     attach: bytes | None = None,
+    library: bool = False,
 ) -> Launch:
     """Asks a nursery for a launch of `words`: the program, its name, its arguments. Its pid comes with a message.
 
-    `terminal`: the process in whose guest one is made. `attach` is the program that stands as `ATTACH`.
+    `terminal`: the process in whose guest one is made. `attach` is the program that stands as `ATTACH`. By LXC's
+    `library` the words are its directory of containers, and which one.
     """
     ends = Ends.make(spec, terminal=terminal)
     program = memfd(attach or b"no program", "attach")
     held = [*ends.theirs.values(), program if cgroup is None else cgroup, program]
-    flags = OWN_CGROUP * (cgroup is not None) + TERMINAL * (terminal is not None)
+    flags = OWN_CGROUP * (cgroup is not None) + TERMINAL * (terminal is not None) + LIBRARY * library
     request = bytes([flags]) + b"".join(os.fsencode(word) + b"\0" for word in words)
     socket.send_fds(nursery.requests, [request], held)
     ends.close_theirs()

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 
 from tests.launcher import harness
@@ -12,7 +13,17 @@ from tests.launcher.harness import Ended, Launch, Nursery, bear, finish
 from tests.pvesim import guests
 
 LXC_ATTACH = "/usr/bin/lxc-attach"
+CONTAINERS = "/var/lib/lxc"
 _number = itertools.count()
+
+
+class Way(Enum):
+    """Into a container: by LXC's library, as the supervisor goes by default; by lxc-attach, from a sealed memfd or
+    from its path."""
+
+    LIBRARY = "library"
+    MEMFD = "memfd"
+    PATH = "path"
 
 
 @contextmanager
@@ -20,13 +31,12 @@ def launched(
     vmid: int,
     spec: bytes,
     *,
-    sealed: bool = True,
+    way: Way = Way.LIBRARY,
     terminal: bool = False,
     prepare: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Launch, Path]]:
     """Sends a launcher into a guest, in a cgroup of its own; all that is left in it is killed at the end.
 
-    `sealed` lets lxc-attach run from a sealed memfd, as the supervisor does with a program; else from its path.
     `terminal` is for a spec that asks for one.
     """
     harness.adopt_orphans(True)
@@ -34,11 +44,13 @@ def launched(
     cgroup.mkdir()
     fd = harness.high(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
     process = harness.high(os.open(f"/proc/{guests.get(vmid).init_pid()}", os.O_PATH)) if terminal else None
-    words = [harness.ATTACH if sealed else LXC_ATTACH, "lxc-attach", "-n", str(vmid)]
+    words = [harness.ATTACH if way is Way.MEMFD else LXC_ATTACH, "lxc-attach", "-n", str(vmid)]
     words += ["--elevated-privileges=CGROUP", "--clear-env", "--", "/proc/self/fd/5"]
+    if way is Way.LIBRARY:
+        words = [CONTAINERS, str(vmid)]
     attach = Path(LXC_ATTACH).read_bytes()
     nursery = Nursery.start(prepare)
-    launch = bear(nursery, words, spec, cgroup=fd, attach=attach, terminal=process)
+    launch = bear(nursery, words, spec, cgroup=fd, attach=attach, terminal=process, library=way is Way.LIBRARY)
     os.close(fd)
     if process is not None:
         os.close(process)
@@ -51,9 +63,9 @@ def launched(
         harness.adopt_orphans(False)
 
 
-def run_in(vmid: int, spec: bytes, *, terminal: bool = False) -> Ended:
+def run_in(vmid: int, spec: bytes, *, terminal: bool = False, way: Way = Way.LIBRARY) -> Ended:
     """One command from spec to end, as the supervisor does it: lxc-attach is killed before 'G'."""
-    with launched(vmid, spec, terminal=terminal) as (launch, _):
+    with launched(vmid, spec, terminal=terminal, way=way) as (launch, _):
         attach = launch.receive().sender
         said = launch.receive()
         if said.kind != "R":

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.launcher import harness
-from tests.launcher.harness import LAUNCHER, Nursery, bear, finish
+from tests.launcher.harness import LAUNCHER, NURSERY, Nursery, bear, finish
 
 _KEYCTL = 250 if os.uname().machine == "x86_64" else 219
 _JOIN_SESSION_KEYRING, _SESSION_KEYRING = 1, -3
+_CLONE_NEWNS = 0x20000
 
 
 def cgroup_root() -> Path:
@@ -211,7 +212,34 @@ def test_keeps_nothing_of_a_launch(nursery: Nursery) -> None:
     assert os.getsid(nursery.pid) == nursery.pid
 
 
-@pytest.mark.parametrize("argv", [["host"], ["nursery", "x"], ["x"]])
+@pytest.mark.parametrize("argv", [[LAUNCHER, "nursery"], [LAUNCHER, "x"], [NURSERY, "check", "x"], [NURSERY, "x"]])
 def test_refuses_other_words(argv: list[str]) -> None:
     """A mode that it does not know is exit code 2."""
-    assert subprocess.run([LAUNCHER, *argv], check=False).returncode == 2
+    assert subprocess.run(argv, check=False).returncode == 2
+
+
+def test_says_which_lxc_it_has() -> None:
+    """The version of the library, which is lxc-attach's own; where it has none, why, with exit code 1."""
+    told = subprocess.run([NURSERY, "check"], capture_output=True, check=False)
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert told.stdout == subprocess.run(["lxc-attach", "--version"], capture_output=True, check=True).stdout
+    hidden = "mount --bind /dev/null $(ldconfig -p | sed -n 's/.*liblxc.so.1 .*=> //p') && exec \"$0\" check"
+    told = subprocess.run(["unshare", "-m", "sh", "-c", hidden, NURSERY], capture_output=True, check=False)
+    assert (told.returncode, told.stdout) == (1, b"")
+    assert b"liblxc.so.1" in told.stderr
+
+
+def test_tells_of_a_library_that_cannot_be_loaded() -> None:
+    """Stage `attach`, and why in words; other requests are served."""
+
+    def hide() -> None:
+        assert ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0
+        script = "mount --make-rprivate / && mount --bind /dev/null $(ldconfig -p | sed -n 's/.*liblxc.so.1 .*=> //p')"
+        assert os.system(script) == 0
+
+    nursery = Nursery.start(hide)
+    ended = finish(bear(nursery, ["/var/lib/lxc", "101"], library=True))
+    assert ended.failure == ("attach", errno.ELIBACC)
+    assert b"liblxc.so.1" in ended.attach_stderr
+    assert run(nursery, "/bin/true").code == 0
+    assert nursery.end() == 0

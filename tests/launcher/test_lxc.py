@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher.harness import build_spec
-from tests.launcher.into_guests import launched, run_in
+from tests.launcher.harness import PATH, Nursery, bear, build_spec, finish
+from tests.launcher.into_guests import Way, launched, run_in
 from tests.pvesim import guests
 
 pytestmark = pytest.mark.skipif(
@@ -63,31 +63,62 @@ def test_lets_the_user_reopen_its_streams(vmid: int) -> None:
 
 
 def test_runs_lxc_attach_as_it_is_given(vmid: int) -> None:
-    """From the sealed memfd lxc-attach goes on as that file; from its path it runs as a sealed copy that it made."""
-    for sealed, exe in ((True, "/memfd:attach (deleted)"), (False, "/memfd:lxc-attach (deleted)")):
-        with launched(vmid, build_spec(["true"]), sealed=sealed) as (launch, _):
+    """From the sealed memfd lxc-attach goes on as that file; from its path it runs as a sealed copy that it made. By
+    the library it is the nursery's own sealed memfd."""
+    exes = {Way.LIBRARY: "nursery", Way.MEMFD: "attach", Way.PATH: "lxc-attach"}
+    for way, exe in exes.items():
+        with launched(vmid, build_spec(["true"]), way=way) as (launch, _):
             attach = launch.receive().sender
             assert launch.receive().kind == "R"
-            assert os.readlink(f"/proc/{attach}/exe") == exe
-            assert Path(f"/proc/{attach}/cmdline").read_bytes().startswith(b"lxc-attach\0-n\0")
+            assert os.readlink(f"/proc/{attach}/exe") == f"/memfd:{exe} (deleted)"
+            named = Path(f"/proc/{attach}/cmdline").read_bytes()
+            assert named.startswith(b"nursery\0" if way is Way.LIBRARY else b"lxc-attach\0-n\0")
 
 
-@pytest.mark.parametrize("sealed", [True, False], ids=["memfd", "path"])
-def test_lets_nothing_else_into_the_guest(vmid: int, sealed: bool) -> None:
-    """Of what leaked out of the supervisor, its cgroup and its lxc-attach, lxc-attach and the guest hold nothing."""
+@pytest.mark.parametrize("way", list(Way), ids=lambda way: way.value)
+def test_lets_nothing_else_into_the_guest(vmid: int, way: Way) -> None:
+    """Of what leaked out of the supervisor, its cgroup, its lxc-attach and the nursery's socket neither the guest nor
+    lxc-attach holds anything."""
 
     def leak() -> None:
         stray = os.memfd_create("stray")
-        for number in (9, 30, 1000) if sealed else (8, 9, 30, 1000):
+        for number in (8, 9, 30, 1000) if way is Way.PATH else (9, 30, 1000):
             os.dup2(stray, number, inheritable=True)
 
-    with launched(vmid, build_spec(["true"]), sealed=sealed, prepare=leak) as (launch, cgroup):
+    with launched(vmid, build_spec(["true"]), way=way, prepare=leak) as (launch, cgroup):
         attach, command = launch.receive().sender, launch.receive().sender
         assert held(command).keys() == {0, 1, 2, 4, 6}
         of_lxc_attach = held(attach)
         assert of_lxc_attach.keys() >= set(range(7))
         own = [name for number, name in of_lxc_attach.items() if number > 6]
-        assert not [name for name in own if "memfd" in name or cgroup.name in name]
+        assert not [name for name in own if "memfd" in name or cgroup.name in name or name in nursery_holds()]
+
+
+@pytest.mark.parametrize("way", list(Way), ids=lambda way: way.value)
+def test_puts_it_where_lxc_attach_would(vmid: int, way: Way) -> None:
+    """Namespaces, confinement, capabilities, seccomp and limits of what runs are the same by each way in."""
+    script = "readlink /proc/$$/ns/*; grep -E '^(Cap|Seccomp|NoNewPrivs|Uid|Gid|Groups)' /proc/self/status; ulimit -a; "
+    script += "cat /proc/self/attr/current /proc/self/oom_score_adj 2>&1; umask; pwd; env | sort"
+    ended = run_in(vmid, build_spec(["sh", "-c", script], [PATH]), way=way)
+    assert ended.code in (0, 1)
+    assert ended.stdout == run_in(vmid, build_spec(["sh", "-c", script], [PATH]), way=Way.PATH).stdout
+
+
+def test_tells_of_a_guest_that_does_not_run() -> None:
+    """The library's words come on lxc-attach's stderr, and nothing else does."""
+    nursery = Nursery.start()
+    ended = finish(bear(nursery, ["/var/lib/lxc", "999"], build_spec(["true"]), library=True))
+    assert nursery.end() == 0
+    assert (ended.last.kind, ended.code) == ("H", 1)
+    assert b"Failed to get init pid" in ended.attach_stderr
+
+
+def nursery_holds() -> set[str]:
+    """What stands behind the descriptors of the nursery that serves us: its socket."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    (nursery,) = (pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "pveg-nursery\n")
+    (name,) = set(held(int(nursery)).values())
+    return {name}
 
 
 def held(pid: int) -> dict[int, str]:

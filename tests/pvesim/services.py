@@ -192,7 +192,11 @@ class Services:
             },
             "spool": {"directory": f"{self.spool}"},
             "pve": {"changes": f"{self.state}/changes"},
-            "lxc": {"launcher": f"{REPOSITORY}/build/launcher", "pct": f"{REPOSITORY}/tests/pvesim/pct.py"},
+            "lxc": {
+                "launcher": f"{REPOSITORY}/build/launcher",
+                "nursery": f"{REPOSITORY}/build/nursery",
+                "pct": f"{REPOSITORY}/tests/pvesim/pct.py",
+            },
         }
         for section, values in self._settings.items():
             chosen[section] = {**chosen.get(section, {}), **values}
