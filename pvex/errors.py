@@ -14,7 +14,7 @@ BROKEN_PIPE = 141
 EXIT_CODES = {
     "0": "done; of `exec`, `attach` and `logs -f` the command's own exit code",
     "1": "`run`: in some guest it was not 0; or a question was answered with no",
-    "2": "wrong use: unknown options, an unknown profile or name, nobody there to ask",
+    "2": "wrong use: unknown options, an unknown profile or name, no token, no UTF-8, nobody there to ask",
     "124": "the command was ended, for its time was over",
     "125": "pvex or the gateway failed: not reached, not trusted, refused, or the end is not known",
     "126, 127": "the command could not be started, or there is none",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import IO, Any
+from unicodedata import east_asian_width
 
 _COLOURS = {"running": "32", "active": "32", "stopped": "2", "ended": "2", "expired": "33", "revoked": "31"}
 _BAD = frozenset({"timeout", "cancelled", "spawn_failed", "gateway_lost", "container_stopped", "signaled", "unknown"})
@@ -73,8 +76,11 @@ def plain(value: Any) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """At most so many characters."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """At most so many columns of a terminal."""
+    if text.isascii():
+        return text if len(text) <= most else text[: most - 1] + "…"
+    ends = list(accumulate(2 if east_asian_width(char) in "WF" else 1 for char in text))
+    return text if ends[-1] <= most else text[: bisect_right(ends, most - 1)] + "…"
 
 
 def size(count: int | None) -> str | None:

@@ -179,11 +179,13 @@ def _verify(context: Context) -> None:
     count = 0
     while True:
         part = context.api.get("/audit/verify", {"after": after}, wait=60)
-        count += part["records"]
+        count += part["records"] or 0
         if not part["good"]:
             fault = part["fault"]
+            if fault is None:
+                raise ClientError("the log is not as it was written; where is told to a token with audit:read of all")
             raise ClientError(f"{fault['file']}, line {fault['line']}: {fault['wrong']}: {fault['detail']}")
         if part["next"] is None:
-            click.echo(f"{count} records are as they were written")
+            click.echo(f"{'all' if part['records'] is None else count} records are as they were written")
             return
         after = part["next"]

@@ -31,7 +31,8 @@ def lab(make_gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathF
     with running_api() as pve:
         access.store_token(token, "gateway@pve!pvex", SECRET, privileges=PRIVILEGES)
         gateway = make_gateway(
-            pve={"api": pve.url, "token_file": str(token), "agent_token_file": str(token), "pvesh": str(pve.pvesh)}
+            pve={"api": pve.url, "token_file": str(token), "agent_token_file": str(token), "pvesh": str(pve.pvesh)},
+            policy={"devices": ["/dev/null"]},
         )
         yield Pvex(gateway, home, gateway.token("lab", actions="all", guests="{}-{}".format(*LAB)))
         sweep(*LAB)

@@ -12,6 +12,7 @@ import pytest
 from pvex.api import Api
 from pvex.fleet import Fleet, Share
 from pvex.profile import Profile
+from pvex.show import cut
 from tests.exec.inside import new_mark
 from tests.pvex.client import Pvex
 
@@ -39,3 +40,12 @@ def test_what_begins_as_it_is_left_is_ended(pvex: Pvex) -> None:
         with pytest.raises(KeyboardInterrupt):
             fleet.run(2)
     assert [share.reason for share in (early, late)] == ["cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("abcdef", "abcdef"), ("abcdefg", "abcde…"), ("日本語", "日本語"), ("日本語テ", "日本…"), ("grüße-x", "grüße…")],
+)
+def test_a_line_fits(text: str, shown: str) -> None:
+    """Six columns of a terminal, of which some letters take two: a line that wraps would not be taken away again."""
+    assert cut(text, 6) == shown

@@ -126,12 +126,17 @@ def test_progress(lab: Pvex, guests: list[str], tmp_path: Path) -> None:
 def test_snapshots_and_the_end(lab: Pvex, guests: list[str]) -> None:
     """Taken, listed, gone back to; what cannot be undone wants a yes; then the guest is gone."""
     vmid = guests[1]
-    assert lab.lines("stop", "web2") == [vmid]
+    (upid,) = lab.lines("stop", "web2", "--wait", "0")
+    assert f'"upid": "{upid}"' in "\n".join(lab.lines("task", upid, "--wait", "30", "-o", "json"))
+    assert "TASK OK" in lab.lines("task", upid, "--log")
     assert lab.lines("snapshot", "create", "web2", "before") == ["before"]
     assert "before" in lab.lines("snapshot", "ls", "web2")[1]
+    assert complete(lab, "pvex snapshot rm web2 b") == ["plain,before"]
     assert lab.inside("snapshot", "rollback", "web2", "before").returncode == 2
     assert lab.lines("snapshot", "rollback", "web2", "before", "-y") == ["before"]
     assert lab.lines("snapshot", "rm", "web2", "before") == ["before"]
+    assert lab.lines("clone", "web2", "--vmid", "7708", "--name", "web3", "--full") == ["7708"]
+    assert lab.lines("rm", "-y", "7708") == ["7708"]
     done = lab.inside("rm", vmid)
     assert (done.returncode, b"say --yes" in done.stderr) == (2, True)
     with Screen(lab, "rm", vmid) as screen:
@@ -151,8 +156,13 @@ def test_trust(lab: Pvex) -> None:
     assert shown[0].startswith("ci (tk_") and shown[2].split()[:2] == ["exec:run", "7700"]
     token_id = shown[0].split("(")[1].split(")")[0]
     assert any(token_id in line for line in lab.lines("token", "ls"))
+    assert ["state", "active"] in [line.split() for line in lab.lines("token", "show", token_id)]
+    (newer,) = lab.lines("token", "rotate", token_id)
+    assert [lab.inside("ps", GATEWAY_TOKEN=one).returncode for one in (secret, newer)] == [125, 0]
+    assert complete(lab, f"pvex token rm {token_id[:-3]}") == [f"plain,{token_id}"]
     assert lab.lines("token", "revoke", "-y", token_id) == [token_id]
-    assert lab.inside("ps", GATEWAY_TOKEN=secret).returncode == 125
+    assert lab.inside("ps", GATEWAY_TOKEN=newer).returncode == 125
+    assert lab.lines("token", "rm", token_id) == [token_id]
 
 
 def test_audit(lab: Pvex, guests: list[str]) -> None:
@@ -160,24 +170,63 @@ def test_audit(lab: Pvex, guests: list[str]) -> None:
     lab.lines("exec", "web1", "--", "echo", "for-the-record")
     rows = lab.lines("audit", "--guest", "web1", "-n", "5")
     assert any("exec:intent" in row and "echo for-the-record" in row for row in rows)
+    assert lab.lines("audit", "--verify")[0].endswith("records are as they were written")
+
+
+def complete(lab: Pvex, words: str, shell: str = "bash", **environment: str) -> list[str]:
+    """What is offered for the last word."""
+    asked: dict[str, Any] = {
+        "_PVEX_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    return lab.inside(**{**asked, **environment}).stdout.decode().split()
 
 
 def test_completion(lab: Pvex, guests: list[str]) -> None:
     """Guests by vmid and name, from the gateway; without one nothing, and no words."""
 
-    def complete(words: str, shell: str = "bash", **environment: str) -> list[str]:
-        asked: dict[str, Any] = {
-            "_PVEX_COMPLETE": f"{shell}_complete",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(words.count(" ")),
-        }
-        return lab.inside(**{**asked, **environment}).stdout.decode().split()
-
-    assert complete("pvex exec 77") == [f"plain,{guests[0]}"]
-    assert complete("pvex start we") == ["plain,web1"]
-    assert complete("pvex exec 77", GATEWAY_URL="https://127.0.0.1:9") == []
+    assert complete(lab, f"pvex exec {guests[0]}") == [f"plain,{guests[0]}"]
+    assert complete(lab, "pvex start web1") == ["plain,web1"]
+    assert complete(lab, "pvex exec 77", GATEWAY_URL="https://127.0.0.1:9") == []
+    assert complete(lab, "pvex cp web1") == ["plain,web1:"]
+    assert complete(lab, "pvex cp ./we") == ["file,./we"] and complete(lab, "pvex cp none") == ["file,none"]
+    assert complete(lab, "pvex run -l t") == ["plain,tag=", "plain,type="]
+    (exec_id,) = lab.lines("exec", "-d", "web1", "--", "sleep", "600")
+    assert complete(lab, "pvex kill ex_") == [f"plain,{exec_id}"]
+    assert complete(lab, "pvex kill ex_", "zsh")[-3:] == [f"{guests[0]}", "sleep", "600"]
+    assert lab.lines("kill", exec_id) == [exec_id]
     for shell in ("bash", "zsh", "fish"):
         assert "_PVEX_COMPLETE" in "\n".join(lab.lines("completion", shell))
+
+
+def test_several_at_once(lab: Pvex, guests: list[str]) -> None:
+    """One that is refused is told by its name, and the others are done all the same; -o has them all."""
+    done = lab.inside("suspend", "web9", guests[0], "7709")
+    assert (done.returncode, done.stdout) == (2, f"{guests[0]}\n".encode())
+    first, second = done.stderr.decode().splitlines()
+    assert first.startswith("pvex: web9: no guest") and second.startswith("pvex: 7709: ") and "pvex ls" in second
+    done = lab.inside("resume", guests[0], "7709", "-o", "json")
+    assert (done.returncode, [one["vmid"] for one in json.loads(done.stdout)]) == (125, [int(guests[0])])
+
+
+def test_a_guest_is_shown(lab: Pvex, guests: list[str]) -> None:
+    """Its state, its addresses, its commands."""
+    assert json.loads("\n".join(lab.lines("show", "web1", "-o", "json")))["name"] == "web1"
+    assert lab.lines("ip", "web1")[0].split() == ["ADDRESS", "PREFIX", "INTERFACE", "MAC"]
+    (exec_id,) = lab.lines("exec", "-d", "web1", "--", "sh", "-c", "exit 3")
+    assert ["exit_code", "3"] in [line.split() for line in lab.lines("inspect", exec_id, "--wait", "10")]
+    assert any(TEMPLATE in line for line in lab.lines("templates"))
+
+
+def test_devices_of_a_guest(lab: Pvex, guests: list[str]) -> None:
+    """Given, listed, taken back; what node policy does not allow is refused."""
+    done = lab.inside("devices", "add", "web1", "/dev/null")
+    assert (done.returncode, done.stdout) == (0, b"dev0\n"), done
+    assert lab.lines("devices", "ls", "web1")[1].split()[:2] == ["dev0", "/dev/null"]
+    assert lab.lines("devices", "rm", "web1", "dev0") == ["dev0"]
+    done = lab.inside("devices", "add", "web1", "/dev/zero")
+    assert (done.returncode, b"[policy_refused]" in done.stderr) == (125, True)
 
 
 def test_devices(lab: Pvex) -> None:

@@ -98,6 +98,15 @@ def test_what_ends_at_once(pvex: Pvex, words: list[str], code: int) -> None:
         assert screen.end() == code
 
 
+def test_attach_to_what_has_no_terminal(pvex: Pvex) -> None:
+    """It takes no input: how to follow it instead, and it goes on."""
+    (exec_id,) = pvex.lines("exec", "-d", "101", "--", "sleep", new_mark())
+    with Screen(pvex, "attach", exec_id) as screen:
+        screen.until(f"`pvex logs -f {exec_id}` follows it")
+        assert screen.end() == 125
+    assert pvex.lines("kill", exec_id) == [exec_id]
+
+
 def test_no_terminal(pvex: Pvex) -> None:
     """-it without one is a wrong call; -t alone gives the command one, and ours stays as it is."""
     done = pvex("exec", "-it", "101", "--", "sh")

@@ -234,6 +234,16 @@ def test_a_cut(files: Pvex, site: Path, tmp_path: Path) -> None:
     assert 0 < len(came) < len(whole) and all(whole[name] == came[name] for name in came if name != b"d")
 
 
+@pytest.mark.parametrize("path", ["wide", "wide/zeros"])
+def test_a_reader_that_leaves(files: Pvex, path: str) -> None:
+    """`pvex cp GUEST:/PATH - | head -c 1` ends as any program before head does."""
+    shell(files, f"mkdir -p {ROOT}/wide; truncate -s 64M {ROOT}/wide/zeros")
+    with files.start("cp", f"101:{ROOT}/{path}", "-") as copying:
+        assert copying.stdout and copying.stdout.read(1)
+        copying.stdout.close()
+        assert copying.wait(20) == 141
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_somebody_leaves(files: Pvex, tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Ctrl-C, or TERM: nothing half-made is left, and it is told what there is."""
