@@ -10,11 +10,11 @@ from pathlib import Path
 from tests.pvesim import alone
 
 
-def run_alone(state: Path, run: Callable[[], int]) -> int:
-    """The exit code of `run` in a new node. Nothing is left of the node, nor of what stands in `state`."""
+def run_alone(state: Path, run: Callable[[], int], *, guests: str = "demo") -> int:
+    """The exit code of `run` in a new node with these guests. Nothing is left of it, nor of what is in `state`."""
     show_load()
     try:
-        return alone.run_program("bench", state, run)
+        return alone.run_program("bench", state, run, guests=guests)
     finally:
         shutil.rmtree(state, ignore_errors=True)
 

@@ -26,13 +26,13 @@ def work_in_node(state: Path, work: Callable[[], int], *, name: str = "pve1", gu
             node.clear(state)
 
 
-def run_program(program: str, state: Path, work: Callable[[], int]) -> int:
+def run_program(program: str, state: Path, work: Callable[[], int], *, guests: str = "demo") -> int:
     """The same for a program of ours, which says why it cannot: 2 then."""
     if os.geteuid() != 0:
         print(f"{program}: must run as root: it makes a node of namespaces and containers", file=sys.stderr)
         return 2
     try:
-        return work_in_node(state, work)
+        return work_in_node(state, work, guests=guests)
     except FAILURES as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
