@@ -10,14 +10,22 @@ from gateway.api.call import Call
 from gateway.api.services import Services
 from gateway.audit.record import Event
 from gateway.clientwatch import Watch
-from gateway.errors import ClientGone, GatewayError, InvalidRequest, PreconditionFailed
+from gateway.errors import ClientGone, DriverUnsupported, GatewayError, InvalidRequest, PreconditionFailed
 from gateway.errors_files import FileNotFound, FileRefused, FileTypeRefused, GuestDiskFull
 from gateway.files.channel import Channel
 from gateway.files.session import Session
 from gateway.supervisor.files_link import FilesLink
 
-_ANSWERS = (FileNotFound, FileRefused, FileTypeRefused, GuestDiskFull, InvalidRequest, PreconditionFailed)
-"""What a guest can answer that was told to make a change (files.failures)."""
+_ANSWERS = (
+    DriverUnsupported,
+    FileNotFound,
+    FileRefused,
+    FileTypeRefused,
+    GuestDiskFull,
+    InvalidRequest,
+    PreconditionFailed,
+)
+"""What a guest can answer that was told to make a change (files.failures): it was not made."""
 
 
 def show_name(name: bytes) -> tuple[str, str]:

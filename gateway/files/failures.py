@@ -7,6 +7,7 @@ import os
 
 from gateway.errors import FieldError, GatewayError, InvalidRequest, PreconditionFailed
 from gateway.errors_files import FileNotFound, FileRefused, FileTypeRefused, GuestDiskFull
+from gateway.files import machine
 from gateway.files.wire import Failure, FileType, Step
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -14,6 +15,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 def to_error(failure: Failure) -> GatewayError:
     """The error that a failure is. It names the errno, which a guest's root may have made up."""
+    if failure.step is Step.AGENT:
+        return machine.explain(failure.errno)
     name = errno.errorcode.get(failure.errno, str(failure.errno))
     words = os.strerror(failure.errno) if failure.errno in errno.errorcode else f"error {failure.errno}"
     if failure.errno in _FULL:

@@ -69,15 +69,17 @@ class Session:
             raise is_a(status.type)
 
     def accounts(self) -> Accounts:
-        """Who the guest's users and groups are. A file that cannot be read has nobody in it."""
+        """Who the guest's users and groups are. A file that cannot be read has nobody in it; an agent that does not
+        answer is another thing."""
         return Accounts.parse(self._small(b"/etc/passwd"), self._small(b"/etc/group"))
 
-    def begin_write(self, path: bytes) -> Status | None:
+    def begin_write(self, path: bytes, size: int = 0) -> Status | None:
         """Begins a new file at a path, which nobody sees before `commit`; what stands there, None if nothing does.
+        `size`: what it will have at least, where that is known.
 
         Raises FileTypeRefused for what is there and no regular file.
         """
-        status = expect(Status, self.ask(b"W", path))
+        status = expect(Status, self.ask(b"W", path, length=size))
         if not status.st_mode:
             return None
         if status.type is not FileType.FILE:
@@ -110,6 +112,8 @@ class Session:
 
     def _small(self, path: bytes) -> bytes:
         frame = self.ask(b"R", path, length=MAX_FILE)
+        if isinstance(frame, Failure) and frame.step is Step.AGENT:
+            raise to_error(frame)
         read = bytearray()
         for piece in self.content() if isinstance(frame, Status) else ():
             read += piece

@@ -45,6 +45,8 @@ class Step(IntEnum):
     OWNER = 3
     MODE = 4
     PLACE = 5
+    AGENT = 6
+    """Of no launcher: what stands in the place of the errno is a Cause (gateway.files.machine)."""
 
 
 class FileType(StrEnum):

@@ -110,7 +110,9 @@ class Supervisor:
         self.inspections = Inspections(self.loop, self.guests, services.launcher.nursery)
         pct = PctMounts(self.loop, config.lxc, services.launcher.nursery)
         self.roots = StoppedRoots(io, config, self.guests, pct)
-        self.files = FileSessions(io, config, services, self.guests, self.roots, places, self.trail)
+        self.files = FileSessions(
+            io, config, services, self.guests, self.roots, self.machines, self.questions, places, self.trail
+        )
         self.operations = Operations(
             ExecOperations(self.acceptance, execs, looking, following),
             ActingOperations(acting, looking, self.tickets),
@@ -147,6 +149,7 @@ class Supervisor:
             machine.close()
             self.machines.forget(machine)
             self.execs.died_with(machine)
+            self.files.died_with(machine)
 
         self.loop.io.add_reader(machine.pidfd, died)
 

@@ -11,17 +11,21 @@ from gateway import ulid
 from gateway.audit.record import Event
 from gateway.audit.unfinished import Unfinished, UnfinishedChanges
 from gateway.config import Config
-from gateway.errors import GatewayError, GuestNotFound, GuestUnsupported, NodeNotReady
+from gateway.errors import GatewayError, GuestNotFound, NodeNotReady
+from gateway.exec.agent import AgentAway
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.permit import within
 from gateway.supervisor import reexec
+from gateway.supervisor.agent_file_session import AgentFileSession
 from gateway.supervisor.audit_trail import AuditTrail, record_of
 from gateway.supervisor.bounds import Claim
 from gateway.supervisor.cgroup import Tree
 from gateway.supervisor.file_session import FileSession
 from gateway.supervisor.guests import Guests, Incarnation
+from gateway.supervisor.machines import Machine, Machines
 from gateway.supervisor.places import Places
+from gateway.supervisor.questions import Questions
 from gateway.supervisor.services import Services
 from gateway.supervisor.stopped_roots import StoppedRoots
 from gateway.supervisor.stopped_session import StoppedSession
@@ -32,11 +36,14 @@ EVENTS = frozenset({Event.FILE_READ, Event.FILE_WRITE, Event.FILE_DELETE})
 REASONS = frozenset({"ok", "failed", "client_gone", "unknown"})
 
 
+Session = FileSession | StoppedSession | AgentFileSession
+
+
 @dataclass
 class Held:
     """A session that the web has in hand: what it was recorded as, and what it takes of the node."""
 
-    session: FileSession | StoppedSession
+    session: Session
     claim: Claim
     intent: dict[str, Any]
     unfinished: Unfinished | None
@@ -53,6 +60,8 @@ class FileSessions:
         services: Services,
         guests: Guests,
         roots: StoppedRoots,
+        machines: Machines,
+        questions: Questions,
         places: Places,
         trail: AuditTrail,
     ) -> None:
@@ -62,6 +71,8 @@ class FileSessions:
         self._guests = guests
         self._roots = roots
         roots.on_started = self._started
+        self._machines = machines
+        self._questions = questions
         self._places = places
         self._trail = trail
         self._unfinished = UnfinishedChanges(config.pve.changes)
@@ -83,20 +94,21 @@ class FileSessions:
         reach = origin.read_guests if event is Event.FILE_READ else origin.write_guests
         if not within(vmid, reach):
             raise GuestNotFound.for_vmid(vmid)
-        if kind is not GuestKind.LXC:
-            raise GuestUnsupported("files of machines are not reached from here; run a command in it", vmid=vmid)
-        self._require(vmid, write=event is not Event.FILE_READ)
+        if kind is GuestKind.QEMU:
+            await self._check_agent(vmid)
+        else:
+            self._require(vmid, write=event is not Event.FILE_READ)
         claim = Claim(origin.token_id, vmid, most=origin.max_running)
         await self._places.take(claim, self._config.exec.queue_timeout)
         self._opening += 1
         try:
-            return await self._open(claim, self._record(event, vmid, origin, data))
+            return await self._open(claim, kind, self._record(event, vmid, origin, data))
         finally:
             self._opening -= 1
 
-    async def _open(self, claim: Claim, intent: dict[str, Any]) -> Held:
+    async def _open(self, claim: Claim, kind: GuestKind, intent: dict[str, Any]) -> Held:
         try:
-            held = await self._begin(claim, intent)
+            held = await self._begin(claim, kind, intent)
         except BaseException:
             self._places.give_back(claim)
             raise
@@ -127,8 +139,8 @@ class FileSessions:
             self._note(held, {"reason": "unknown"})
         held.session.end()
 
-    def died_with(self, guest: Incarnation) -> None:
-        """The guest is dead, and the kernel has ended all that was in it."""
+    def died_with(self, guest: Incarnation | Machine) -> None:
+        """The guest is dead, and all that was in it."""
         for held in list(self._held.values()):
             if held.session.guest is guest:
                 held.session.kill()
@@ -160,7 +172,12 @@ class FileSessions:
         root = self._roots.take_again(state["stopped"])
         return self._resume(state, StoppedSession.resume(self._services, state, root, self._gone), root.vmid)
 
-    def _resume(self, state: dict[str, Any], session: FileSession | StoppedSession, vmid: int) -> Held:
+    def resume_machine(self, state: dict[str, Any], machine: Machine) -> Held:
+        """The same in a virtual machine."""
+        session = AgentFileSession.resume(self._io, self._questions, state, machine, self._gone)
+        return self._resume(state, session, machine.vmid)
+
+    def _resume(self, state: dict[str, Any], session: Session, vmid: int) -> Held:
         claim = Claim(state["token_id"], vmid, most=state["most"])
         unfinished = state["unfinished"]
         if unfinished is not None:
@@ -169,14 +186,14 @@ class FileSessions:
         self._places.occupy(claim)
         return held
 
-    async def _begin(self, claim: Claim, intent: dict[str, Any]) -> Held:
+    async def _begin(self, claim: Claim, kind: GuestKind, intent: dict[str, Any]) -> Held:
         changes = intent["event"] != Event.FILE_READ
         unfinished = self._unfinished.begin(intent) if changes else None  # killed, web says that it is unknown
         await self._trail.commit(intent, unfinished)
         try:
             if self._stopped:
                 raise NodeNotReady("the supervisor is being stopped; try again", missing=["supervisor"], retry_after=1)
-            session = await self._make_session(claim.vmid, write=changes)
+            session = await self._make_session(claim.vmid, kind, write=changes)
             held = self._held[session.name] = Held(session, claim, intent, unfinished)
             try:
                 session.spawn(write=changes)
@@ -189,6 +206,14 @@ class FileSessions:
             raise
         return held
 
+    async def _check_agent(self, vmid: int) -> None:
+        """Raises GuestNotRunning, GuestAgentUnavailable, NodeNotReady."""
+        self._machines.require(vmid)
+        try:
+            await self._questions.ask(vmid, lambda agent: agent.check(vmid))
+        except AgentAway as away:
+            raise NodeNotReady(f"guest {vmid}'s agent: {away}; try again", missing=["resources"]) from away
+
     def _require(self, vmid: int, *, write: bool) -> None:
         """Raises GuestFrozen; for a container that does not run, why it may not be mounted."""
         if self._guests.current(vmid) is None:
@@ -196,9 +221,13 @@ class FileSessions:
         else:
             self._guests.find(vmid)
 
-    async def _make_session(self, vmid: int, *, write: bool) -> FileSession | StoppedSession:
+    async def _make_session(self, vmid: int, kind: GuestKind, *, write: bool) -> Session:
         """In the guest as it is now: it may have started, stopped or frozen meanwhile."""
         name = ulid.new("fs_")
+        if kind is GuestKind.QEMU:
+            limit = self._io.time() + self._config.exec.timeout_max
+            machine = self._machines.require(vmid)
+            return AgentFileSession(self._io, self._questions, name, machine, self._gone, limit)
         if self._guests.current(vmid) is None:
             return StoppedSession(self._services, name, await self._roots.take(vmid, write=write), self._gone)
         guest = self._guests.find(vmid)
@@ -212,7 +241,7 @@ class FileSessions:
             if isinstance(held.session, StoppedSession) and held.session.root.vmid == vmid:
                 held.session.kill()
 
-    def _gone(self, session: FileSession | StoppedSession) -> None:
+    def _gone(self, session: Session) -> None:
         held = self._held.pop(session.name)
         self._places.give_back(held.claim)
 

@@ -134,6 +134,10 @@ class _Successor:
         if "stopped" in entry:
             self.files[entry["connection"]] = self._supervisor.files.resume_stopped(entry)
             return
+        if entry.get("machine"):
+            machine = self._machines[entry["vmid"], entry["run"]]
+            self.files[entry["connection"]] = self._supervisor.files.resume_machine(reexec.take_all(entry), machine)
+            return
         guest = self._guests[entry["vmid"], entry["run"]]
         tree = guest.group.open(entry["name"])
         if tree is not None:

@@ -32,17 +32,21 @@ class Questions:
         self._open.set()
         self._asking = 0
 
-    async def ask(self, vmid: int, question: Callable[[Agent], T]) -> T:
+    async def ask(self, vmid: int, question: Callable[[Agent], T], *, begun: bool = False) -> T:
         """The answer. Raises what `question` raises, or AgentAway when it could not be asked.
 
-        Once asked, it is asked, whoever stops waiting for the answer.
+        Once asked, it is asked, whoever stops waiting for the answer. `begun`: it belongs to what must come to its end
+        before anything can be handed over, and so does not wait for `go_on`.
         """
         turn = self._turns.setdefault(vmid, _Turn())
         turn.takers += 1
         try:
-            async with turn.lock, self._places:
-                await self._open.wait()
-                return await self._in_thread(question)
+            while True:
+                if not begun:
+                    await self._open.wait()  # before its turn: others that need not wait for this have theirs
+                async with turn.lock, self._places:
+                    if begun or self._open.is_set():
+                        return await self._in_thread(question)
         finally:
             turn.takers -= 1
             if not turn.takers:

@@ -105,6 +105,7 @@ def _descriptors(state: dict[str, Any]) -> list[int]:
     found += [connection["fd"] for connection in state["connections"]]
     found += [held["unfinished"]["fd"] for held in state["files"] if held["unfinished"] is not None]
     found += [change["fd"] for change in state["changes"].values()]
+    found += [fd for held in state["files"] for fd in held.get("fds", {}).values()]
     return [fd for fd in (*found, state["lock"], state["listener"]) if fd is not None]
 
 

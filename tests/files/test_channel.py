@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.errors import ClientGone, GatewayError
+from gateway.errors import ClientGone, GatewayError, GuestAgentUnavailable
 from gateway.errors_files import GuestFilesFailed, GuestFilesStalled
 from gateway.files.accounts import Accounts
 from gateway.files.channel import Channel
@@ -57,6 +57,8 @@ def frame(kind: str, body: bytes = b"", length: int | None = None) -> bytes:
     return struct.pack("<II", ord(kind), len(body) if length is None else length) + body
 
 
+AGENT_GONE = struct.pack("<II", 1, 6)
+"""As an error: of an agent that is away (wire.Step.AGENT, machine.Cause.AWAY)."""
 STATUS = struct.pack("<IIIIQQQQ", 0o100644, 0, 0, 0, 5, 1, 1, 10**18)
 
 LIES = {
@@ -108,6 +110,14 @@ def test_an_unknown_errno_is_told(guest: Guest) -> None:
     with pytest.raises(GatewayError) as told:
         guest.says(frame("E", struct.pack("<II", 123456, 0))).look(b"/x")
     assert told.value.code == "file_refused"
+
+
+def test_an_agent_that_is_away_is_not_a_guest_without_users(guest: Guest) -> None:
+    """Who a machine's users are is not known while its agent does not answer; a cause that does not exist is a lie."""
+    with pytest.raises(GuestAgentUnavailable):
+        guest.says(frame("E", AGENT_GONE)).accounts()
+    with pytest.raises(GuestFilesFailed):
+        guest.says(frame("E", struct.pack("<II", 99, 6))).look(b"/x")
 
 
 def test_silence_and_its_end(guest: Guest) -> None:

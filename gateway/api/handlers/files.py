@@ -112,7 +112,7 @@ def write_file(services: Services, call: Call) -> Reply:
         accounts = session.accounts()
         uid = find_owner(query.user, accounts.users, "user")
         gid = find_owner(query.group, accounts.groups, "group")
-        old = session.begin_write(query.path)
+        old = session.begin_write(query.path, _announced(call))
         if old is not None and exclusive:
             raise exists()
         digest, size = hashlib.sha256(), 0
@@ -149,6 +149,12 @@ def write_file(services: Services, call: Call) -> Reply:
         "modified": stands["modified"],
     }
     return Reply(written, status=201 if old is None else 200, headers={"ETag": etag(status)})
+
+
+def _announced(call: Call) -> int:
+    """How large the body says it is; 0 where it does not."""
+    said: str = call.environ.get("CONTENT_LENGTH") or ""
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 19 else 0
 
 
 def delete_file(services: Services, call: Call) -> Reply:

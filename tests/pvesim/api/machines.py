@@ -79,7 +79,9 @@ class Machine:
     def set_quirks(self, **quirks: Any) -> None:
         """What its agent does wrong from now on; none given: nothing.
 
-        `away`: it answers nothing. `mute`: the names of agent commands that it carries out and never answers.
+        `away`: it answers nothing. `mute`: the names of agent commands that it carries out and never answers;
+        `where`: only those that have this in them. `slow`:
+        seconds that it takes for each. `says`: members that it tells of every command's end instead of the true ones.
         """
         new = self.pidfile.with_suffix(".quirks.new")
         new.write_text(json.dumps(quirks))

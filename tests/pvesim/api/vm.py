@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -74,11 +75,16 @@ class Agent:
         name = asked["execute"]
         if name == "guest-sync-delimited":
             return b"\xff" + _line({"return": asked["arguments"]["id"]})
+        time.sleep(quirks.get("slow", 0))
         try:
-            said = _line({"return": self._commands[name](asked["arguments"])})
+            told = self._commands[name](asked["arguments"])
+            if name == "guest-exec-status" and told["exited"]:
+                told |= quirks.get("says", {})
+            said = _line({"return": told})
         except AgentError as error:
             said = _line({"error": {"class": "GenericError", "desc": str(error)}})
-        return b"" if name in quirks.get("mute", ()) else said
+        muted = name in quirks.get("mute", ()) and quirks.get("where", "") in json.dumps(asked)
+        return b"" if muted else said
 
     def _interface(self) -> dict[str, Any]:
         """The one network that a VM has on paper, with the address that cloud-init was told, or one by DHCP."""
