@@ -193,7 +193,7 @@ class StoppedRoots:
     async def _mount(self, root: Root) -> None:
         vmid = root.vmid
         if not self._is_ours(vmid):
-            self._mark(vmid)
+            await asyncio.to_thread(self._mark, vmid)
         said = await self._pct.mount(vmid)
         root.mounts = said.mounts if said.mounts is not None else -1
         if said.exit_code != 0:
