@@ -48,8 +48,11 @@ static int copy_tree(const char *path, bool may_write)
         .attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | (may_write ? 0 : MOUNT_ATTR_RDONLY),
         .propagation = MS_PRIVATE,
     };
-    int tree = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
-    if (tree < 0 || !is_mounted(tree) ||
+    int place = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (place < 0 || !is_mounted(place))
+        return -1;
+    int tree = (int)syscall(SYS_open_tree, place, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | AT_EMPTY_PATH);
+    if (tree < 0 ||
         syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes))
         return -1;
     return tree;

@@ -13,6 +13,7 @@ _MAX_BYTES = 1 << 20  # pmxcfs
 _MAX_RANGES = 64
 _LINE = re.compile(r"([a-z][a-z0-9._]*)[ \t]*[:=][ \t]*(\S.*)")
 _RANGE = re.compile(r"([ug])\s+([0-9]{1,10})\s+([0-9]{1,10})\s+([0-9]{1,10})\s*")
+_TRUE = frozenset({"1", "on", "yes", "true"})  # PVE::JSONSchema, parse_boolean
 _PRIVILEGED = "0 0 4294967295\n"
 _UNPRIVILEGED = "0 100000 65536\n"
 
@@ -42,12 +43,12 @@ def read_container_config(etc: Path, node: str, vmid: int) -> ContainerConfig:
     lines = (_LINE.fullmatch(line.rstrip()) for line in _main_section(text))
     pairs = [(str(found[1]), str(found[2])) for found in lines if found is not None]
     options = dict(pairs)
-    unprivileged = options.get("unprivileged", "0") == "1"
+    unprivileged = options.get("unprivileged", "0").lower() in _TRUE
     ranges = [value for name, value in pairs if name == "lxc.idmap"]
     default = _UNPRIVILEGED if unprivileged else _PRIVILEGED  # PVE::LXC, parse_id_maps
     return ContainerConfig(
         options.get("lock"),
-        options.get("template", "0") == "1",
+        options.get("template", "0").lower() in _TRUE,
         _map_of("u", ranges, vmid) if ranges else default,
         _map_of("g", ranges, vmid) if ranges else default,
     )

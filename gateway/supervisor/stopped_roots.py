@@ -193,7 +193,7 @@ class StoppedRoots:
     async def _mount(self, root: Root) -> None:
         vmid = root.vmid
         if not self._is_ours(vmid):
-            self._mark(vmid)
+            await asyncio.to_thread(self._mark, vmid)
         said = await self._pct.mount(vmid)
         root.mounts = said.mounts if said.mounts is not None else -1
         if said.exit_code != 0:
@@ -203,6 +203,15 @@ class StoppedRoots:
 
     async def _keep(self, root: Root) -> None:
         """Until nobody needs it, or the container runs: the lock stops no start (PVE: lxc-pve-prestart-hook)."""
+        try:
+            await self._until_unneeded(root)
+        except Exception:
+            log.exception("the files of guest %d are not looked after any more", root.vmid)
+            self.on_started(root.vmid)
+        root.leaving = True
+        await self._let_go(root)
+
+    async def _until_unneeded(self, root: Root) -> None:
         idle_since: float | None = None
         while not root.wanted_off or root.users:
             if self._guests.seems_to_run(root.vmid):
@@ -210,13 +219,11 @@ class StoppedRoots:
                 self.on_started(root.vmid)
             idle_since = None if root.users else idle_since or self._io.time()
             if idle_since is not None and self._io.time() - idle_since >= LINGER_SECONDS:
-                break
+                return
             root.changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await root.changed.wait()
-        root.leaving = True
-        await self._let_go(root)
 
     async def _let_go(self, root: Root) -> None:
         try:

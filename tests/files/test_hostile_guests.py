@@ -287,7 +287,7 @@ def test_a_frozen_and_a_stopped_guest(files: Api, spoilt: Guest) -> None:
     assert [answer.code for answer in answers] == ["guest_frozen", "guest_frozen"]
     spoilt.stop()
     try:
-        assert files.get(url(spoilt.vmid, "/root/frozen")).body == b"old"
+        until(lambda: files.get(url(spoilt.vmid, "/root/frozen")).body == b"old", why="it has stopped")
         assert not spoilt.cgroup.exists()
     finally:
         spoilt.start()

@@ -83,7 +83,7 @@ def lock_of(guest: Guest) -> str | None:
 
 def until_free(guest: Guest, gateway: Gateway) -> None:
     """Nothing of ours is in the guest, and no lock on it."""
-    until(lambda: lock_of(guest) is None, why="its lock is taken off", within=20)
+    until(lambda: lock_of(guest) is None, why="its lock is taken off")
     until(lambda: not sessions(guest, gateway), why="nothing of ours is in it")
     mark = gateway.spool / "mounted" / str(guest.vmid)
     until(lambda: not mark.exists(), why="nothing of ours is left of it")
@@ -105,6 +105,7 @@ def options(guest: Guest, text: str) -> Iterator[None]:
 def half_put(files: Api, guest: Guest, gateway: Gateway) -> Iterator[Any]:
     """An upload to /root/ends, half of which is on its way; before it stood `old` there."""
     assert put(files, guest.vmid, "/root/ends", b"old").status in (200, 201)
+    until(lambda: not sessions(guest, gateway))
     with contextlib.closing(begin_put(files, guest.vmid, "/root/ends", SIZE)) as sock:
         sock.sendall(DATA[:HALF])
         until(lambda: sessions(guest, gateway), why="the upload is under way")
@@ -339,8 +340,8 @@ def test_what_a_killed_supervisor_left_is_taken_off_only_if_it_is_ours(
     files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct
 ) -> None:
     """An administrator who has unlocked the guest meanwhile, and mounted it himself, keeps what he has."""
-    assert read(files, guest, "/root").status == 200
-    gateway.services.kill("supervisor")
+    with half_put(files, guest, gateway):
+        gateway.services.kill("supervisor")
     assert lock_of(guest) == "mounted"
     logged.run("unmount", str(guest.vmid))
     logged.run("mount", str(guest.vmid))
@@ -389,5 +390,5 @@ def test_a_container_that_is_started_meanwhile(gateway: Gateway, guest: Guest) -
             assert files.run(guest.vmid, ["cat", "/root/ends"])["stdout"] == "old"
         finally:
             guest.stop(kill=True)
-    assert read(files, guest).body == b"old"
+    until(lambda: read(files, guest).body == b"old", why="it has stopped")
     files.close()

@@ -80,7 +80,8 @@ def test_what_serves_has_nothing_of_the_node(files: Api, stopped: Guest, gateway
         else:
             sock = undo.enter_context(contextlib.closing(begin_put(files, stopped.vmid, "/root/held", SIZE)))
             sock.sendall(DATA[: SIZE // 2])
-        (process,) = until(lambda: sessions(stopped, gateway))
+        until(lambda: len(sessions(stopped, gateway)) == 1, why="what served before has ended")
+        (process,) = sessions(stopped, gateway)
         until(lambda: all(not os.readlink(fd).startswith("socket:") for fd in (process / "fd").iterdir()))
         mounts = [line.split() for line in (process / "mountinfo").read_text().splitlines()]
         assert [mount[4] for mount in mounts] == ["/"]
