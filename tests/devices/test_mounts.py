@@ -13,6 +13,7 @@ from gateway.api.handlers.mounts import compare_directory
 from gateway.errors import InvalidRequest
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
+from tests.exec.waiting import until
 from tests.guests import made
 from tests.guests.conftest import PRIVILEGES, SECRET, TOKEN_ID
 from tests.pvesim import config
@@ -70,6 +71,7 @@ def test_directory_of_the_node(
     again = mount(api, FIRST, path="/srv/shared", source=str(shared), read_only=True).json()
     assert (again["keys"], again["audit_id"]) == (["mp0"], None)
     assert mount(api, FIRST, path="/srv/shared", source=str(shared)).code == "already_given"
+    until(lambda: len(gateway.records(audit_id=told["audit_id"])) == 2, why="its outcome is recorded")
     events = [record["event"] for record in gateway.records(audit_id=told["audit_id"])]
     assert events == ["guest:root-config", "guest:outcome"]
 

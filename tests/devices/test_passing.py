@@ -15,6 +15,7 @@ import pytest
 from tests.devices.made import make_node
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
+from tests.exec.waiting import until
 from tests.guests.conftest import PRIVILEGES, SECRET, TOKEN_ID
 from tests.pvesim import config
 from tests.pvesim.api import access
@@ -111,6 +112,7 @@ def test_given_used_and_taken_back(
     assert gone["restart_needed"] is False and gone["upid"].split(":")[5] == "vzreboot"
     assert listed(api, FIRST) == {}
     assert api.run(FIRST, ["ls", card])["exit_code"] != 0
+    until(lambda: len(gateway.records(audit_id=tun["audit_id"])) == 2, why="its outcome is recorded")
     records = gateway.records(audit_id=tun["audit_id"])
     assert [record["event"] for record in records] == ["guest:root-config", "guest:outcome"]
     assert records[0]["data"]["options"] == {"dev0": "/dev/net/tun,mode=0666"}

@@ -324,6 +324,7 @@ def test_stop_lets_nothing_begin_that_was_about_to(api: Api, narrow: Gateway, la
     assert not ran(mark)
     records = [record for record in narrow.records() if mark in str(record.get("data"))]
     (intent,) = records
+    until(lambda: len(narrow.records(exec_id=intent["exec_id"])) >= 2, why="it is taken back")
     events = [record["event"] for record in narrow.records(exec_id=intent["exec_id"])]
     assert events == ["exec:intent", "exec:aborted"]
 

@@ -75,8 +75,7 @@ def test_a_reload_is_not_noticed(files: Api, gateway: Gateway, upload: ssl.SSLSo
     assert files.get(url(101, "/root/ends")).body == DATA[:SIZE]
     until(lambda: not sessions(guests.get(101), gateway))
     assert outcome_of(gateway, "/root/ends-read", "file:read")["bytes"] == len(DATA)
-    wrote = gateway.records(event="file:outcome")
-    assert SIZE in [record["data"].get("bytes") for record in wrote]
+    until(lambda: SIZE in [record["data"].get("bytes") for record in gateway.records(event="file:outcome")])
 
 
 def test_places_are_counted(files: Api, gateway: Gateway, upload: ssl.SSLSocket) -> None:

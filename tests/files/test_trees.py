@@ -208,9 +208,8 @@ def test_one_intent_and_one_outcome(files: Api, empty: int, gateway: Gateway) ->
     bad = archive((entry("c"), b"content-0815"), (entry("/d"), b"content-0815"))
     ids = [send(files, empty, "/root/tree", data).json()["audit_id"]]
     send(files, empty, "/root/tree", bad)
-    until(lambda: len(gateway.records(event="file:outcome")) >= 2)
-    outcomes = gateway.records(event="file:outcome")
-    good = [record["data"] for record in outcomes if record["audit_id"] == ids[0]]
+    outcomes = until(lambda: gateway.records(event="file:outcome", audit_id=ids[0]))
+    good = [record["data"] for record in outcomes]
     sha256 = hashlib.sha256(data).hexdigest()
     assert good == [{"reason": "ok", "entries": 2, "kept": 0, "bytes": len(data), "sha256": sha256}]
     until(lambda: gateway.records(event="file:outcome")[-1]["data"].get("code") == "tar_refused")

@@ -191,7 +191,7 @@ def test_vmid_taken_in_between(api: Api, gateway: Gateway, pve: PveProcess, reco
     answer = create(api)
     assert answer.status == 201, answer.body
     assert answer.json()["vmid"] == FIRST + 1
-    assert gateway.records(event="guest:aborted", vmid=FIRST)
+    until(lambda: gateway.records(event="guest:aborted", vmid=FIRST))
     taken = create(api, vmid=FIRST + 1)
     assert (taken.status, taken.code) == (409, "guest_exists")
     assert FIRST + 1 in known()

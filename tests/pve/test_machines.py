@@ -331,10 +331,11 @@ def test_waiting_command_is_cancelled(make_gateway: Callable[..., Gateway], pve:
 def test_leaving_client_ends_nothing(api: Api, gateway: Gateway, tmp_path: Any) -> None:
     """A client that goes away cannot take its command along; its end is remembered."""
     mark = tmp_path / "mark"
-    with api.begin(VMID, {"command": f"sleep 0.7; touch {mark}", "labels": {"gone": "1"}}):
-        until(lambda: api.get(f"/execs?vmid={VMID}&label=gone=1").json()["execs"])
+    label = new_mark()
+    with api.begin(VMID, {"command": f"sleep 0.7; touch {mark}", "labels": {"gone": label}}):
+        until(lambda: api.get(f"/execs?vmid={VMID}&label=gone={label}").json()["execs"])
     until(mark.exists)
-    view = api.get(f"/execs?vmid={VMID}&label=gone=1").json()["execs"][0]
+    view = api.get(f"/execs?vmid={VMID}&label=gone={label}").json()["execs"][0]
     assert ended(api, view["id"])["reason"] == "exited"
 
 
