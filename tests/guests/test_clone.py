@@ -102,8 +102,8 @@ def test_parallel_clones_of_one_template(api: Api) -> None:
 
 
 def begin_and_queue(api: Api, other: Api, pve: PveProcess) -> tuple[list[Answer], list[threading.Thread]]:
-    """A clone that takes its time, and a second one of the same source, by `other`, that has been let in and waits."""
-    pve.faults.add("stall", "copy", seconds=3, times=1)
+    """A clone that goes on until faults are cleared; a second one of its source, by `other`, that waits for it."""
+    pve.faults.add("stall", "copy", seconds=60, times=1)
     answers: list[Answer] = []
     threads = [threading.Thread(target=lambda: answers.append(clone(api, SOURCE, vmid=7255)))]
     threads[0].start()
@@ -121,6 +121,7 @@ def test_policy_is_asked_again_after_the_queue(api: Api, pve: PveProcess) -> Non
     path = config.pve_path(SOURCE)
     text = path.read_text()
     path.write_text(f"{text.rstrip()}\ndev0: /dev/kmsg\n")
+    pve.faults.clear()
     for thread in threads:
         thread.join()
     path.write_text(path.read_text().replace("dev0: /dev/kmsg\n", ""))
@@ -134,6 +135,7 @@ def test_token_is_asked_again_after_the_queue(api: Api, gateway: Gateway, pve: P
     other = gateway.api(text)
     answers, threads = begin_and_queue(api, other, pve)
     root(gateway.tokens()).revoke(text.split(".")[0].removeprefix("pveg_"))  # by a command it takes its time
+    pve.faults.clear()
     for thread in threads:
         thread.join()
     other.close()

@@ -32,6 +32,7 @@ COMMANDS = {"audit": "audit-writer", "supervisor": "supervise", "web": "serve"}
 
 _CLUSTER_CA = Path("/etc/pve/pve-root-ca.pem")
 _START_SECONDS = 30.0  # a busy two-core CI machine; half a second on an idle one
+_COMMAND_SECONDS = 120.0  # `setup` starts pvesh a dozen times: more than 30 s where ten suites share two cores
 _STOP_SECONDS = 40.0  # a web service waits 30 s for what it has begun
 _POLL_SECONDS = 0.005
 _LONGEST_SOCKET_PATH = 107  # sun_path holds 108 bytes, the last one NUL (unix(7))
@@ -166,7 +167,7 @@ class Services:
         done = subprocess.run(
             self._command_line(*arguments),
             check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=self._full_environment(),
-            timeout=_START_SECONDS,
+            timeout=_COMMAND_SECONDS,
         )  # fmt: skip
         if done.returncode:
             raise ServicesError(f"pve-exec-gateway {arguments[0]} failed: {done.stderr.strip()}")

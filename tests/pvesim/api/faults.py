@@ -12,7 +12,7 @@ a test through `Api.faults`, others by `PUT /sim/faults` with the same JSON.
 | `drop` | the connection closes without an answer, after the request has been carried out |
 | `task` | a task of the type `path` fails with `text`, before it does anything |
 | `stall` | a task of the type `path` waits `seconds` before it does anything; one whose step is called `path`, \
-`unpack` (create, restore) or `copy` (clone, snapshot), waits before that |
+`unpack` (create, restore) or `copy` (clone, snapshot), waits before that; nothing waits on when faults are cleared |
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from typing import Any
 
 from tests.pvesim.api.failure import die
 
+_POLL_SECONDS = 0.02
 REQUEST_FAULTS = ("slow", "late", "status", "garbage", "drop")
 
 
@@ -94,7 +95,9 @@ class Faults:
         """A task has come to a step that may be told to wait."""
         rule = self.take(("stall",), step)
         if rule:
-            time.sleep(rule["seconds"])
+            ends = time.monotonic() + rule["seconds"]
+            while time.monotonic() < ends and self._read():
+                time.sleep(_POLL_SECONDS)
 
     def is_full(self, storage: str) -> bool:
         return storage in self._read().get("full", ())
