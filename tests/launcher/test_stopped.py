@@ -13,19 +13,16 @@ import pytest
 
 from gateway.supervisor.launch import Message, receive
 from gateway.supervisor.nursery import Nursery
-from gateway.supervisor.programs import sealed_memfd
-from tests.launcher.harness import LAUNCHER
+from tests.launcher.harness import NURSERY
 
 MAP = "0 100000 65536\n"
 
 
 @pytest.fixture
 def nursery(node: None) -> Iterator[Nursery]:
-    image = sealed_memfd("test-nursery", LAUNCHER.read_bytes())
-    made = Nursery(image)
+    made = Nursery(NURSERY.read_bytes())
     yield made
     made.close()
-    os.close(image)
 
 
 @pytest.fixture
