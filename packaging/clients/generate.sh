@@ -25,7 +25,9 @@ $python/bin/openapi-generator-cli batch --threads 2 $configuration/python.yaml $
     cat $log >&2
     exit 1
 }
+# What it makes beside the clients is for repositories of their own.
+find $into/python -mindepth 1 -maxdepth 1 ! -name pve_exec ! -name pyproject.toml ! -name README.md -exec rm -rf {} +
+find $into/go -mindepth 1 ! -name '*.go' -delete
 cp $configuration/go.mod $into/go
-rm -rf $into/go/api
 cp $configuration/typescript.mjs $into/typescript
 node $into/typescript/typescript.mjs openapi/openapi.yaml $into/typescript/pve-exec.d.ts
