@@ -85,6 +85,8 @@ def _told_by_tests(said: str) -> Iterator[str]:
     """What autopkgtest's output holds of the tests themselves, and their results."""
     inside = False
     for line in said.splitlines():
+        if line.endswith(" summary"):
+            return
         if line.startswith("autopkgtest ["):
             inside = line.endswith("[-----------------------")
         elif inside or re.match(r"\S+ +(PASS|FAIL|SKIP)\b", line):
