@@ -103,7 +103,7 @@ class AgentExecution:
             return agent.start(vmid, argv, stdin)
 
         try:
-            self._pid = await self._questions.ask(vmid, start)
+            self._pid = await self._questions.ask(vmid, start, begun=True)  # on its way it cannot be handed over
         except AgentRefused as refusal:
             self._failed({"stage": "exec", "errno": refusal.errno, "message": str(refusal)})
         except AgentAway as away:

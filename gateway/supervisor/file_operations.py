@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.audit.record import Event
+from gateway.errors_files import GuestFilesFailed
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.supervisor.asked import Table, member
@@ -32,7 +33,11 @@ class FileOperations:
         if event not in EVENTS or connection.holds is not None:
             raise ProtocolError("no such event of files, or not now")
         held = await self._files.open(member(header, "vmid", int), kind, event, member(header, "data", dict), origin)
-        connection.holds, connection.rights = held, held.session.give_pipes()
+        pipes = held.session.give_pipes()
+        if not pipes:
+            self._files.end(held, {"reason": "failed"})
+            raise GuestFilesFailed("our process in the guest was ended as it began; send the request again")
+        connection.holds, connection.rights = held, pipes
         connection.request = None
         return {"audit_id": held.intent["audit_id"]}, ()
 

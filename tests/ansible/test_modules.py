@@ -48,7 +48,7 @@ EVERYDAY: list[dict[str, Any]] = [
 
 def test_everyday_tasks(plays: Plays, gateway: Gateway) -> None:
     """More than twenty of them over one connection; files arrive whole in both directions, exit codes and streams as
-    they are, and the token is in nothing that -vvvv prints, and in no command line."""
+    they are, and the token is in nothing that -vvvv prints."""
     data = random.Random(6).randbytes(300_000)
     (plays.directory / "empty").touch()
     (plays.directory / "binary").write_bytes(data)
