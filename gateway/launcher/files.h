@@ -68,6 +68,7 @@ enum files_step {
     FILES_OWNER = 3,  /* EINVAL: the guest does not map that uid or gid */
     FILES_MODE = 4,
     FILES_PLACE = 5, /* it could not be given its name: EEXIST with FILES_EXCLUSIVE */
+    FILES_AGENT = 6, /* never a launcher's: the supervisor's, which speaks this for machines by their agents */
 };
 
 struct files_request {
