@@ -82,12 +82,14 @@ def serve(path: Path, config: Config) -> None:
 @configured
 def supervise(config: Config, check: bool) -> None:
     """Own and run the commands (the unit pve-exec-gateway-supervisor). SIGHUP: become the program now installed."""
+    from gateway.supervisor.launch import require_programs
     from gateway.supervisor.process import run
     from gateway.supervisor.reexec import check_version
 
     log_to_manager()
     if check:
         check_version()
+        require_programs(config)
     else:
         run(config, lambda observe: guest_agents(config, observe))
 

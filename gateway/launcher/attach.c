@@ -7,9 +7,11 @@
 
 #include <dlfcn.h>
 #include <errno.h> /* which LXC_ATTACH_OPTIONS_DEFAULT uses */
+#include <link.h>
 #include <lxc/attach_options.h>
 #include <lxc/lxccontainer.h>
 #include <stddef.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,17 +25,35 @@ static struct {
     typeof(lxc_get_version) *get_version;
     typeof(lxc_log_init) *log_init;
     typeof(lxc_container_new) *container_new;
+    struct link_map *place; /* NULL: not loaded */
+    struct stat file;
 } lxc;
 
 const char *load_lxc(void)
 {
+    struct link_map *place;
+    if (lxc.place)
+        return NULL;
     void *library = dlopen("liblxc.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!library)
+    if (!library || dlinfo(library, RTLD_DI_LINKMAP, &place))
         return dlerror();
     lxc.get_version = dlsym(library, "lxc_get_version");
     lxc.log_init = dlsym(library, "lxc_log_init");
     lxc.container_new = dlsym(library, "lxc_container_new");
-    return lxc.get_version && lxc.log_init && lxc.container_new ? NULL : "liblxc.so.1: it is older than LXC 2.1";
+    if (!lxc.get_version || !lxc.log_init || !lxc.container_new)
+        return "liblxc.so.1: it is older than LXC 2.1";
+    if (stat(place->l_name, &lxc.file))
+        return "liblxc.so.1: it has just been removed";
+    lxc.place = place;
+    return NULL;
+}
+
+bool lxc_replaced(void)
+{
+    struct stat now;
+    return lxc.place && !stat(lxc.place->l_name, &now) &&
+           (now.st_dev != lxc.file.st_dev || now.st_ino != lxc.file.st_ino || now.st_size != lxc.file.st_size ||
+            now.st_mtim.tv_sec != lxc.file.st_mtim.tv_sec || now.st_mtim.tv_nsec != lxc.file.st_mtim.tv_nsec);
 }
 
 const char *lxc_version(void)

@@ -4,8 +4,11 @@
 
 #include <stdbool.h>
 
-/* Loads liblxc.so.1, once, for all that are born of this process; NULL, or why it cannot. */
+/* Loads liblxc.so.1, unless it is, for all that are born of this process from now on; NULL, or why it cannot. */
 const char *load_lxc(void);
+
+/* Whether another file stands in the place of the one that is loaded, as when LXC has been upgraded. */
+bool lxc_replaced(void);
 
 /* LXC's version; only once it is loaded. */
 const char *lxc_version(void);

@@ -1,12 +1,15 @@
-/* Owns the nursery: for each request one child of the supervisor, and nothing kept of it. */
+/* Owns the nursery: for each request one child of the supervisor, and nothing kept of it; and which LXC it has. */
 #include "nursery.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,6 +21,8 @@
 
 enum { PLACES = FD_ATTACH + 1, REQUESTS = PLACES };
 
+static const char OWN_IMAGE[] = "/proc/self/exe";
+
 struct request {
     int fds[PLACES]; /* by their numbers in the child */
     size_t fd_count;
@@ -25,8 +30,6 @@ struct request {
     char bytes[REQUEST_MAX];
     char *words[REQUEST_MAX]; /* NULL-terminated, into bytes */
 };
-
-static const char *unloaded; /* why LXC's library could not be; NULL: it is */
 
 /* Every number that means something to a child is in use here, so what comes gets others. */
 static void fill_places(void)
@@ -68,9 +71,9 @@ static bool receive_request(struct request *request)
     return count >= 2;
 }
 
-static _Noreturn void report_unloaded(void)
+static _Noreturn void report_unloaded(const char *why)
 {
-    dprintf(FD_STDERR, "%s\n", unloaded);
+    dprintf(FD_STDERR, "%s\n", why);
     errno = ELIBACC;
     fail(MESSAGE_HOST_FAILED, STAGE_ATTACH);
 }
@@ -80,6 +83,7 @@ static _Noreturn void report_unloaded(void)
 static void give_birth(const struct request *request)
 {
     bool own_cgroup = request->flags & REQUEST_OWN_CGROUP;
+    const char *unloaded = request->flags & REQUEST_ATTACH ? load_lxc() : NULL;
     struct clone_args how = {
         .flags = CLONE_PARENT | (own_cgroup ? CLONE_INTO_CGROUP : 0),
         .cgroup = own_cgroup ? (unsigned)request->fds[FD_CGROUP] : 0,
@@ -100,7 +104,7 @@ static void give_birth(const struct request *request)
     if (child == 0 && request->flags & REQUEST_ATTACH && !unloaded)
         attach_on_host(terminal, request->words[0], request->words[1], own_cgroup);
     if (child == 0 && request->flags & REQUEST_ATTACH)
-        report_unloaded();
+        report_unloaded(unloaded);
     if (child == 0)
         launch_on_host(terminal, request->words[0], request->words + 1);
     errno = error;
@@ -108,17 +112,34 @@ static void give_birth(const struct request *request)
     fill_places();
 }
 
+/* An upgraded LXC is loaded by a new image of this program, with the requests that wait in the socket. Returns only where
+ * that cannot be: then LXC stays what it was. The mode is set anew, for a privileged guest's root can have changed it. */
+static void start_anew(void)
+{
+    char *const arguments[] = {"nursery", NULL}, *const environment[] = {NULL};
+    chmod(OWN_IMAGE, 0555);
+    execve(OWN_IMAGE, arguments, environment);
+}
+
 _Noreturn void keep_nursery(void)
 {
     static struct request request;
+    struct pollfd requests = {.fd = REQUESTS, .events = POLLIN};
 
     if (dup3(FD_REQUESTS, REQUESTS, O_CLOEXEC) < 0 || syscall(SYS_close_range, REQUESTS + 1, ~0u, 0))
         _exit(LAUNCH_FAILED);
     fill_places();
     leave_supervisor();
     setsid(); /* no key of a terminal ends it */
-    unloaded = load_lxc();
+    /* A child that is on its way into an unprivileged guest is in its namespaces, and still the host's uid 0, for a while:
+     * its root could trace it, and with it write what belongs to that (/proc/sys). Now nobody can who has no CAP_SYS_PTRACE
+     * on the node, until it executes the launcher. */
+    prctl(PR_SET_DUMPABLE, 0);
+    load_lxc();
     for (;;) {
+        poll(&requests, 1, -1);
+        if (lxc_replaced())
+            start_anew();
         if (receive_request(&request))
             give_birth(&request);
         for (size_t i = 0; i < request.fd_count; i++)

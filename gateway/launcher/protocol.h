@@ -46,8 +46,10 @@
  * Numbers are little-endian. A launcher that failed exits with LAUNCH_FAILED; only the message says why.
  *
  * With REQUEST_ATTACH the child executes nothing on the node: it goes on in LXC's library as lxc-attach would, and is
- * called lxc-attach here. EXE is the directory of LXC's containers, ARG0 the container's name. What the guest's root finds
- * in such a process, besides the descriptors 0 to 6, is the nursery's memory, which holds this one request.
+ * called lxc-attach here. EXE is the directory of LXC's containers, ARG0 the container's name. What a privileged guest's
+ * root finds in such a process, besides the descriptors 0 to 6, is the nursery's memory, which holds this one request, and
+ * where in memory things are: that is the same in every child. An unprivileged one's may not look. Where another file has
+ * taken the place of LXC's library the nursery becomes a new image of itself, before it takes the next request.
  *
  * With REQUEST_INSPECT the child runs nothing. EXE and ARG0 have no meaning, the arguments behind them are up to
  * INSPECT_MAX questions: a path, or the name of a group. 6 is the /proc/PID of the guest's init, opened O_PATH; the child

@@ -61,6 +61,7 @@ int open_terminal(void)
         fchown(slave, multiplexer.st_uid, own.st_gid ? own.st_gid : multiplexer.st_gid) ||
         dup2(slave, FD_TERMINAL) < 0)
         return -1;
+    close(slave);
     return master;
 }
 

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gateway.config import LxcConfig
+from gateway.config import Config, LxcConfig
+from gateway.errors import ConfigError
 from gateway.exec.view import SpawnError
 from gateway.supervisor.nursery import Nursery
 from gateway.supervisor.programs import Images, Programs, sealed_memfd
-from gateway.supervisor.tools import LibLxc, Tool
+from gateway.supervisor.tools import LibLxc, Tool, choose_tool
 
 STAGES = {
     1: "spec",
@@ -74,6 +75,16 @@ def reserve_low_descriptors() -> None:
         os.dup2(null, number, inheritable=False)
     if null not in _LOW_FDS:
         os.close(null)
+
+
+def require_programs(config: Config) -> None:
+    """Raises ConfigError where no command could begin: without our own programs, or without LXC's library where that
+    enters containers."""
+    for key, path in (("launcher", config.lxc.launcher), ("nursery", config.lxc.nursery)):
+        if not os.access(path, os.X_OK):
+            raise ConfigError(f"{path} cannot be run; run make, or set lxc.{key}")
+    if choose_tool(config).library:
+        Nursery(config.lxc.nursery.read_bytes()).require_library()
 
 
 def build_spec(
@@ -131,14 +142,11 @@ class Launcher:
     """Knows how to put a command into a guest."""
 
     def __init__(self, config: LxcConfig, tool: Tool | None = None) -> None:
-        """`tool` None: LXC's library. Raises ConfigError where that cannot be loaded."""
+        """`tool` None: LXC's library."""
         self.tool = tool or LibLxc(config)
         self.programs = Programs(config, self.tool.program, library=self.tool.library)
         self.nursery = Nursery(config.nursery.read_bytes())
-        if self.tool.library:
-            self.nursery.require_library()
         self.nursery.start()
-        self._lxc: object = None
 
     def launch(
         self,
@@ -160,10 +168,6 @@ class Launcher:
         words = self.tool.arguments(vmid, own_cgroup=cgroup is not None)
         if not self.tool.library:
             words.insert(0, str(self.tool.program) if images.attach is None else f"/proc/self/fd/{_ATTACH_FD}")
-        elif images.stamp != self._lxc:
-            if self._lxc is not None:
-                self.nursery.start()  # LXC has been upgraded
-            self._lxc = images.stamp
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as child_side:
             memfd = sealed_memfd("pveg-spec", spec)
             child_side.callback(os.close, memfd)

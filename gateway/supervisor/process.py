@@ -18,7 +18,7 @@ from gateway.memory import return_large_blocks
 from gateway.notify import ALIVE, READY, alive_every, notify, reloading
 from gateway.supervisor import handover, readiness, reexec
 from gateway.supervisor.assembly import MakeAgent, Supervisor
-from gateway.supervisor.launch import reserve_low_descriptors
+from gateway.supervisor.launch import require_programs, reserve_low_descriptors
 from gateway.supervisor.server import bind
 from gateway.supervisor.signals import Signals
 from gateway.supervisor.stopping import stopping
@@ -44,6 +44,8 @@ async def _main(config: Config, make_agent: MakeAgent) -> int:
     return_large_blocks()
     readiness.require_pure_v2(config.lxc)
     state = reexec.inherited_state()
+    if state is None:  # else it has been seen to (`--check`), and what has gone since stops new commands alone
+        require_programs(config)
     reserve_low_descriptors()
     _raise_descriptor_limit()
     lock = reexec.take(state["lock"]) if state else _lock(config.spool.directory)

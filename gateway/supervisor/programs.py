@@ -40,8 +40,8 @@ class Images:
 
     launcher: int
     attach: int | None
-    stamp: tuple[int, int, int]
-    """Which version of lxc-attach on the disk this is."""
+    stamp: tuple[int, int, int] | None
+    """Which version of lxc-attach on the disk this is. None: LXC's library enters; the nursery sees to its version."""
 
     def close(self) -> None:
         for fd in (self.launcher, self.attach):
@@ -58,7 +58,7 @@ class Programs:
     """
 
     def __init__(self, config: LxcConfig, attach: Path | None = None, *, library: bool = False) -> None:
-        """`attach` None: lxc-attach. With LXC's `library` that file is not run, and only tells which LXC there is."""
+        """`attach` None: lxc-attach. With LXC's `library` no such file is looked at."""
         self._attach = attach or config.attach
         self._library = library
         self._launcher = config.launcher.read_bytes()
@@ -67,8 +67,10 @@ class Programs:
 
     def images(self, run: str, *, privileged: bool) -> Images:
         """The images for the guest's run (its incarnation's key). Raises OSError when there is no room for them."""
-        status = os.stat(self._attach)
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        stamp = None
+        if not self._library:
+            status = os.stat(self._attach)
+            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         known = self._own.get(run) if privileged else self._shared
         if known is not None and known.stamp == stamp:
             return known
@@ -87,7 +89,7 @@ class Programs:
         if images is not None:
             images.close()
 
-    def _make(self, stamp: tuple[int, int, int]) -> Images:
+    def _make(self, stamp: tuple[int, int, int] | None) -> Images:
         attach = b"" if self._library else self._attach.read_bytes()
         with contextlib.ExitStack() as undo:
             launcher = sealed_memfd("pveg-launcher", self._launcher)

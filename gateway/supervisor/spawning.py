@@ -115,6 +115,8 @@ class Spawn:
         elif message.error is not None and self.error is None and not self.running:
             self.error = message.error
             if not self._attached:
+                if words := self._attach_words():
+                    log.warning("%s: cannot be started: %s", self._name, words.strip())
                 self._fail()
         elif message.kind in (b"", UNHEARD):
             self._close_status()

@@ -19,7 +19,7 @@ class Tool(Protocol):
 
     @property
     def program(self) -> Path:
-        """The file that is run on the node, or that has LXC's library beside it."""
+        """The file that is run on the node; with the library only named in what is logged."""
 
     @property
     def library(self) -> bool:
@@ -52,7 +52,7 @@ class LibLxc:
 
     @property
     def program(self) -> Path:
-        return self.config.attach  # of the same package: a new one comes with a new library
+        return self.config.attach
 
     def arguments(self, vmid: int, *, own_cgroup: bool) -> list[str]:
         return [str(self.config.path), str(vmid)]

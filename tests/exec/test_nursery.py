@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
+from tests.launcher.harness import lxc_library
 from tests.pvesim import guests
 
 
@@ -79,6 +81,18 @@ def test_a_launch_that_comes_late_is_nobodys(own: Gateway, own_api: Api) -> None
     os.kill(nursery, signal.SIGCONT)
     assert own_api.run(101, ["echo", "on"])["stdout"] == "on\n"
     assert not (guests.get(101).rootfs / "late").exists()
+
+
+def test_a_lost_library_is_told(own: Gateway, own_api: Api) -> None:
+    """While LXC's library is gone an exec ends as `spawn_failed`, and the log says why; once it is back they go on."""
+    subprocess.run(["mount", "--bind", "/dev/null", lxc_library()], check=True)
+    try:
+        result = own_api.run(101, ["true"])
+    finally:
+        subprocess.run(["umount", "-l", lxc_library()], check=True)
+    assert (result["reason"], result["spawn_error"]["errno"]) == ("spawn_failed", "ELIBACC")
+    assert "cannot be started: /" in own.log("supervisor")
+    assert own_api.run(101, ["echo", "on"])["stdout"] == "on\n"
 
 
 def test_a_signal_waits_for_the_command(own: Gateway, own_api: Api) -> None:

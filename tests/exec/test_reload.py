@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.exec.streams import detach
 from tests.exec.test_hostile_guests import begin_reload, image, reloading
 from tests.exec.test_nursery import nurseries
 from tests.exec.waiting import until
+from tests.launcher.harness import lxc_library
 from tests.pvesim import guests
 from tests.pvesim.services import REPOSITORY
 
@@ -93,6 +95,20 @@ def test_program_of_another_state_version_is_not_become(gateway: Gateway) -> Non
         environment = {"PATH": os.defpath, "PYTHONPATH": str(REPOSITORY), "PVE_EXEC_GATEWAY_STATE_VERSION": version}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd="/")
         assert (done.returncode != 0, "restart the service" in done.stderr) == (code != 0, code != 0), done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["--check"]], ids=["start", "reload"])
+def test_starts_with_lxc_alone(gateway: Gateway, words: list[str]) -> None:
+    """Without LXC's library a supervisor does not start and no running one becomes a new image: both say why."""
+    command = [sys.executable, "-m", "gateway", "--config", str(gateway.services.config), "supervise", *words]
+    hidden = f"mount --bind /dev/null {lxc_library()} && exec {shlex.join(command)}"
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", hidden], env=environment, capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert done.returncode == 2, done.stderr
+    assert "liblxc.so.1" in done.stderr
+    assert "exec.driver" in done.stderr
 
 
 def test_storm_of_reloads(api: Api, gateway: Gateway) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -277,6 +278,13 @@ def run(spec: bytes, *, root: Path | None = None, prepare: Callable[[], None] | 
     if launch.receive().kind == "R":
         launch.go()
     return finish(launch)
+
+
+def lxc_library() -> str:
+    """The path of the node's LXC library."""
+    libraries = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout.splitlines()
+    (path,) = (line.rpartition(" => ")[2] for line in libraries if line.strip().startswith("liblxc.so.1 "))
+    return path
 
 
 def adopt_orphans(adopt: bool) -> None:

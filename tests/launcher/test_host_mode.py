@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.launcher import harness
-from tests.launcher.harness import LAUNCHER, NURSERY, Nursery, bear, finish
+from tests.launcher.harness import LAUNCHER, NURSERY, Nursery, bear, finish, lxc_library
 
 _KEYCTL = 250 if os.uname().machine == "x86_64" else 219
 _JOIN_SESSION_KEYRING, _SESSION_KEYRING = 1, -3
@@ -223,23 +224,44 @@ def test_says_which_lxc_it_has() -> None:
     told = subprocess.run([NURSERY, "check"], capture_output=True, check=False)
     assert (told.returncode, told.stderr) == (0, b"")
     assert told.stdout == subprocess.run(["lxc-attach", "--version"], capture_output=True, check=True).stdout
-    hidden = "mount --bind /dev/null $(ldconfig -p | sed -n 's/.*liblxc.so.1 .*=> //p') && exec \"$0\" check"
-    told = subprocess.run(["unshare", "-m", "sh", "-c", hidden, NURSERY], capture_output=True, check=False)
+    hidden = f"mount --bind /dev/null {lxc_library()} && exec {NURSERY} check"
+    told = subprocess.run(["unshare", "-m", "sh", "-c", hidden], capture_output=True, check=False)
     assert (told.returncode, told.stdout) == (1, b"")
     assert b"liblxc.so.1" in told.stderr
 
 
 def test_tells_of_a_library_that_cannot_be_loaded() -> None:
-    """Stage `attach`, and why in words; other requests are served."""
-
-    def hide() -> None:
-        assert ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0
-        script = "mount --make-rprivate / && mount --bind /dev/null $(ldconfig -p | sed -n 's/.*liblxc.so.1 .*=> //p')"
-        assert os.system(script) == 0
-
-    nursery = Nursery.start(hide)
-    ended = finish(bear(nursery, ["/var/lib/lxc", "101"], library=True))
+    """Stage `attach`, and why in words; other requests are served. Once it is there, it is used."""
+    nursery = Nursery.start(lambda: in_mounts_of_its_own(f"mount --bind /dev/null {lxc_library()}"))
+    ended = finish(bear(nursery, ["/var/lib/lxc", "999"], library=True))
     assert ended.failure == ("attach", errno.ELIBACC)
     assert b"liblxc.so.1" in ended.attach_stderr
     assert run(nursery, "/bin/true").code == 0
+    subprocess.run(["nsenter", "-m", "-t", str(nursery.pid), "umount", lxc_library()], check=True)
+    ended = finish(bear(nursery, ["/var/lib/lxc", "999"], library=True))
+    assert b"Failed to get init pid" in ended.attach_stderr
     assert nursery.end() == 0
+
+
+def test_loads_an_upgraded_library(tmp_path: Path) -> None:
+    """The first launch after an upgrade of LXC goes by the new library, and requests that wait meanwhile are served,
+    even if a guest's root has taken the nursery's image the right to run. It is still the same process."""
+    new = shutil.copy(lxc_library(), tmp_path / "liblxc.so.1")
+    nursery = Nursery.start(lambda: in_mounts_of_its_own("true"))
+    assert run(nursery, "/bin/true").code == 0
+    os.chmod(f"/proc/{nursery.pid}/exe", 0)
+    os.kill(nursery.pid, signal.SIGSTOP)
+    waiting = [bear(nursery, ["/var/lib/lxc", "999"], library=True) for _ in range(20)]
+    subprocess.run(["nsenter", "-m", "-t", str(nursery.pid), "mount", "--bind", new, lxc_library()], check=True)
+    os.kill(nursery.pid, signal.SIGCONT)
+    assert all(b"Failed to get init pid" in finish(launch).attach_stderr for launch in waiting)
+    loaded = Path(f"/proc/{nursery.pid}/map_files").iterdir()
+    assert os.stat(new).st_ino in {path.stat().st_ino for path in loaded}
+    assert Path(f"/proc/{nursery.pid}/comm").read_text() == "pveg-nursery\n"
+    assert nursery.end() == 0
+
+
+def in_mounts_of_its_own(script: str) -> None:
+    """Gives this process mounts of its own, and changes them by a script."""
+    assert ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0
+    assert os.system(f"mount --make-rprivate / && {script}") == 0

@@ -1,18 +1,23 @@
 """The whole way, host mode, lxc-attach and guest mode, into real containers of a simulated node."""
 
+import ctypes
 import errno
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.launcher.harness import PATH, Nursery, bear, build_spec, finish
+from tests.launcher.harness import PATH, TTY, Nursery, bear, build_spec, finish
 from tests.launcher.into_guests import Way, launched, run_in
 from tests.pvesim import guests
+
+UNPRIVILEGED = 104
+_PR_CAPBSET_DROP, _CAP_SYS_PTRACE = 24, 19
 
 pytestmark = pytest.mark.skipif(
     not Path("/etc/pve/.members").exists(), reason="runs inside a node of tests/pvesim, which has the containers"
@@ -92,6 +97,30 @@ def test_lets_nothing_else_into_the_guest(vmid: int, way: Way) -> None:
         assert of_lxc_attach.keys() >= set(range(7))
         own = [name for number, name in of_lxc_attach.items() if number > 6]
         assert not [name for name in own if "memfd" in name or cgroup.name in name or name in nursery_holds()]
+
+
+def test_lets_nothing_of_a_terminal_into_the_guest_but_itself(vmid: int) -> None:
+    """Who attaches has the terminal once, as 6."""
+    with launched(vmid, build_spec(["true"], flags=TTY), terminal=True) as (launch, _):
+        attach = launch.receive().sender
+        assert launch.receive().kind == "R"
+        assert [number for number, name in held(attach).items() if name.startswith("/dev/p")] == [6]
+
+
+def test_cannot_be_traced_on_its_way() -> None:
+    """Who attaches by the library can be traced only with the capability to do so on the node, not by who has its user
+    and all of its capabilities: so an unprivileged guest's root cannot, either. He could trace lxc-attach."""
+
+    def drop() -> None:
+        assert ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_SYS_PTRACE, 0, 0, 0) == 0
+
+    for way, traceable in ((Way.LIBRARY, False), (Way.MEMFD, True)):
+        with launched(UNPRIVILEGED, build_spec(["true"]), way=way, prepare=drop) as (launch, _):
+            attach = launch.receive().sender
+            assert launch.receive().kind == "R"
+            look = ["setpriv", "--bounding-set=-sys_ptrace", "readlink", f"/proc/{attach}/exe"]
+            done = subprocess.run(look, capture_output=True, check=False)
+            assert (done.returncode == 0) == traceable, done.stderr
 
 
 @pytest.mark.parametrize("way", list(Way), ids=lambda way: way.value)
