@@ -94,8 +94,8 @@ def test_a_good_node_is_good(patient: Patient) -> None:
     assert [finding for finding in found.values() if finding["verdict"] == "failed"] == []
     assert (code, told["status"]) == (0, "ok")
     assert found.keys() == {
-        "cgroup_v2", "nsdelegate", "lxc_attach", "launcher", "nursery", "spool", "pmxcfs", "quorum", "certificate", "supervisor",
-        "audit", "audit_chain", "clock", "tokens", "web", "pve_token", "pve_agent_token", *NAMES,
+        "cgroup_v2", "nsdelegate", "lxc_attach", "launcher", "nursery", "spool", "pmxcfs", "quorum", "certificate",
+        "supervisor", "audit", "audit_chain", "clock", "tokens", "web", "pve_token", "pve_agent_token", *NAMES,
     }  # fmt: skip
     doubtful = {"guest_cgroup"}  # a machine that delegates no controller to its nodes is told so
     assert all(found[name]["verdict"] == "ok" for name in NAMES if name not in doubtful), found
