@@ -12,7 +12,7 @@ import pytest
 
 from gateway.pve.access import SUPERVISOR, USER, WEB
 
-_PVESH = '''#!{python}
+_PVESH = '''#!/usr/bin/python3
 """Access control of PVE, as much as setup asks for, in a file beside it."""
 import json, sys
 from pathlib import Path
@@ -72,7 +72,7 @@ class Node:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.pvesh = directory / "pvesh"
-        self.pvesh.write_text(_PVESH.format(python=sys.executable, user=USER))
+        self.pvesh.write_text(_PVESH.format(user=USER))
         self.pvesh.chmod(0o755)
         self.set(roles={"Administrator": "Sys.Audit"}, users=["root@pam"], tokens=[], acl=[])
         self.web, self.agent = directory / "etc/pve.token", directory / "etc/pve-agent.token"
