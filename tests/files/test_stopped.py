@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -39,7 +40,7 @@ class LoggedPct:
         self._before = directory / "pct.before"
         self._before.write_text("")
         self._before.chmod(0o755)
-        real = f'exec {sys.executable} -I {pct.__file__} "$@"'
+        real = f'exec {shlex.quote(sys.executable)} -I {shlex.quote(str(pct.__file__))} "$@"'
         self.program.write_text(f'#!/bin/sh\necho "$@" >> {self._log}\n. {self._before}\n{real}\n')
         self.program.chmod(0o755)
 
