@@ -169,14 +169,14 @@ def test_a_cut_upload_changes_nothing(files: Api, any_vmid: int, gateway: Gatewa
 def test_a_download_whose_client_leaves(files: Api, gateway: Gateway) -> None:
     """The launcher of a download ends with its client, and the record says that it left."""
     guest = guests.get(101)
-    shell(101, "dd if=/dev/zero of=/root/left-alone bs=1048576 count=1 seek=255 2>/dev/null")
+    shell(101, "dd if=/dev/zero of=/root/left bs=1048576 count=1 seek=255 2>/dev/null")
     connection = files.connect()
-    connection.request("GET", url(101, "/root/left-alone"), headers={"Authorization": f"Bearer {files.token}"})
+    connection.request("GET", url(101, "/root/left"), headers={"Authorization": f"Bearer {files.token}"})
     connection.getresponse().read(1 << 20)
     assert sessions(guest, gateway)
     connection.close()
     until(lambda: not sessions(guest, gateway), why="nothing of it runs")
-    asked = [record for record in gateway.records(event="file:read") if record["data"]["path"] == "/root/left-alone"][-1]
+    asked = [record for record in gateway.records(event="file:read") if record["data"]["path"] == "/root/left"][-1]
     (ended,) = until(lambda: gateway.records(event="file:outcome", audit_id=asked["audit_id"]))
     assert ended["data"]["reason"] == "client_gone"
 
