@@ -25,7 +25,15 @@ from typing import IO
 ROOT = Path(__file__).parents[1]
 PARTS = {
     "execs": ("tests/chaos", "tests/conformance", "tests/exec", "tests/fuzz"),
-    "guests": ("tests/cluster", "tests/guests", "tests/pve", "tests/pvesim"),
+    "guests": (
+        "tests/ansible",
+        "tests/cluster",
+        "tests/devices",
+        "tests/files",
+        "tests/guests",
+        "tests/pve",
+        "tests/pvesim",
+    ),
 }
 """Directories of the parts but the last, which has the rest."""
 _SOME_FAILED, _NOTHING_CHOSEN = 1, 5  # pytest's exit codes
