@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -224,7 +225,7 @@ def test_says_which_lxc_it_has() -> None:
     told = subprocess.run([NURSERY, "check"], capture_output=True, check=False)
     assert (told.returncode, told.stderr) == (0, b"")
     assert told.stdout == subprocess.run(["lxc-attach", "--version"], capture_output=True, check=True).stdout
-    hidden = f"mount --bind /dev/null {lxc_library()} && exec {NURSERY} check"
+    hidden = f"mount --bind /dev/null {lxc_library()} && exec {shlex.quote(str(NURSERY))} check"
     told = subprocess.run(["unshare", "-m", "sh", "-c", hidden], capture_output=True, check=False)
     assert (told.returncode, told.stdout) == (1, b"")
     assert b"liblxc.so.1" in told.stderr
