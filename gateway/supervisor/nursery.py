@@ -45,7 +45,7 @@ class Nursery:
             raise ConfigError(
                 f"LXC's library cannot be loaded: {done.stderr.strip()}; install lxc, or set exec.driver: lxc-attach"
             )
-        log.info("containers are entered by LXC %s", done.stdout.strip())
+        log.debug("containers are entered by LXC %s", done.stdout.strip())
 
     def start(self) -> None:
         """Starts the process; one that there is already ends once it has done what it was asked. Raises OSError."""
