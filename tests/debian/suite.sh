@@ -10,7 +10,6 @@ libraries=$(sed -n 's/^ \(python3-[a-z-]*\) (.*/\1/p' debian/control | sort -u)
 apt-get -qq -y --no-install-recommends install make python3-venv $libraries >/dev/null
 [ -x .venv/bin/python ] || python3 -m venv --system-site-packages .venv
 .venv/bin/pip freeze >.venv/debian.txt
-export PIP_CONSTRAINT="$PWD/.venv/debian.txt"
-make .venv/installed-dev
+PIP_CONSTRAINT="$PWD/.venv/debian.txt" make .venv/installed-dev
 .venv/bin/pip list -v | grep -F /usr/lib/python3/
 exec make test "$@"
