@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[1]
 PARTS = {
     "execs": ("tests/chaos", "tests/conformance", "tests/exec", "tests/fuzz"),
     "guests": (
-        "tests/ansible",
         "tests/cluster",
         "tests/devices",
         "tests/files",
