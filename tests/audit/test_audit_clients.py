@@ -363,6 +363,7 @@ def test_what_was_answered_too_late_is_taken_back(settings: AuditSettings, event
     async def story(client: AsyncAuditClient) -> None:
         with pytest.raises(AuditUnavailable):
             await client.commit(record, timeout=0.1)
+        await happens(lambda: slow.requests)
         slow.answer(0)
         await happens(lambda: len(slow.requests) == 2)
         slow.answer(1)
