@@ -42,46 +42,40 @@ class Tool(Protocol):
 
 
 @dataclass(frozen=True)
-class LibLxc:
-    """What lxc-attach is made of, without its start: that takes most of its time."""
+class _Lxc:
+    """LXC's own way in, whatever it is called by."""
 
     config: LxcConfig
-    library = True
     moves_command = False
     slow = False
 
     @property
     def program(self) -> Path:
         return self.config.attach
-
-    def arguments(self, vmid: int, *, own_cgroup: bool) -> list[str]:
-        return [str(self.config.path), str(vmid)]
 
     def explain(self, words: str) -> SpawnError | None:
         return None
 
 
-@dataclass(frozen=True)
-class LxcAttach:
+class LibLxc(_Lxc):
+    """What lxc-attach is made of, without its start: that takes most of its time."""
+
+    library = True
+
+    def arguments(self, vmid: int, *, own_cgroup: bool) -> list[str]:
+        return [str(self.config.path), str(vmid)]
+
+
+class LxcAttach(_Lxc):
     """lxc-attach itself, as a program: where the library of the node cannot be used."""
 
-    config: LxcConfig
     library = False
-    moves_command = False
-    slow = False
-
-    @property
-    def program(self) -> Path:
-        return self.config.attach
 
     def arguments(self, vmid: int, *, own_cgroup: bool) -> list[str]:
         # With `=`: `-e CGROUP` would elevate everything, and run a program of that name.
         elevated = ["--elevated-privileges=CGROUP"] if own_cgroup else []
         place = ["-P", str(self.config.path), "-n", str(vmid)]
         return ["lxc-attach", *place, *elevated, "--clear-env", "--", _LAUNCHER]
-
-    def explain(self, words: str) -> SpawnError | None:
-        return None
 
 
 @dataclass(frozen=True)
