@@ -43,7 +43,7 @@ from gateway.pve.freezer import Freezer
 from gateway.pve.guests import GuestMap
 from gateway.pve.pools import PoolFile
 from gateway.pve.service import Pve, connect
-from gateway.supervisor.client import SupervisorClient
+from gateway.supervisor.link.client import SupervisorClient
 from gateway.web.codes import EDGE_CODES
 
 if TYPE_CHECKING:

@@ -82,9 +82,9 @@ def serve(path: Path, config: Config) -> None:
 @configured
 def supervise(config: Config, check: bool) -> None:
     """Own and run the commands (the unit pve-exec-gateway-supervisor). SIGHUP: become the program now installed."""
-    from gateway.supervisor.launch import require_programs
+    from gateway.supervisor.kernel.reexec import check_version
+    from gateway.supervisor.launching.launch import require_programs
     from gateway.supervisor.process import run
-    from gateway.supervisor.reexec import check_version
 
     log_to_manager()
     if check:

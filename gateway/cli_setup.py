@@ -21,7 +21,7 @@ def setup(config: Config, dry: bool) -> None:
     """Make PVE's user, roles and API tokens for the gateway. Run as root; again after an upgrade, or a lost token."""
     from gateway.pve.access import SUPERVISOR, WEB, Access
     from gateway.pve.client import PveApi
-    from gateway.supervisor.pvesh import call_at_once
+    from gateway.supervisor.changes.pvesh import call_at_once
 
     def pvesh(arguments: Sequence[str]) -> Any:
         said = call_at_once(config.pve.pvesh, arguments)

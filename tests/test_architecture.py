@@ -49,7 +49,7 @@ ALLOWED = {
         "guests",
         "policy",
         "pve",
-        "supervisor.client",
+        "supervisor.link",
         "web.codes",
     },
     "api": {
@@ -70,10 +70,7 @@ ALLOWED = {
         "web.disconnect",
         "web.live",
         "web.safe",
-        "supervisor.calling",
-        "supervisor.client",
-        "supervisor.feed",
-        "supervisor.files_link",
+        "supervisor.link",
         "supervisor.readiness",
     },
     "auth": {"auth", "exec", "audit.record"},
@@ -90,7 +87,7 @@ ALLOWED = {
         "exec",
         "metrics",
         "pve",
-        "supervisor.client",
+        "supervisor.link",
         "supervisor.readiness",
     },
     "exec": {"exec", "config"},
@@ -120,6 +117,21 @@ ALLOWED = {
     "rates": set(),
     "ulid": set(),
     "notify": set(),
+}
+# The supervisor's rooms, each with those that stand below it: it may import them and what they may.
+SUPERVISOR = {
+    "kernel": set(),
+    "limits": set(),
+    "link": set(),
+    "guests": {"kernel"},
+    "output": set(),
+    "launching": {"guests"},
+    "spool": {"limits", "output"},
+    "agent": {"launching", "output"},
+    "execs": {"agent", "spool"},
+    "files": {"execs"},
+    "changes": {"execs"},
+    "operations": {"changes", "files", "link"},
 }
 ONLY = {
     "flask": {"api.pipeline", "app"},
@@ -168,6 +180,20 @@ def test_imports_run_one_way(name: str) -> None:
         if imported.split(".")[0] == "gateway" and imported not in SHARED:
             target = imported.removeprefix("gateway.")
             assert any(is_in(target, place) for place in ALLOWED[layer]), f"{name} imports {imported}"
+
+
+def below(room: str) -> set[str]:
+    """The rooms that a room of the supervisor may import."""
+    return SUPERVISOR[room].union(*(below(lower) for lower in SUPERVISOR[room]))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.count(".") > 2 and ".supervisor." in name))
+def test_rooms_of_the_supervisor_stand_on_each_other(name: str) -> None:
+    """Each imports itself and the rooms below it; what wires them together stands above them all."""
+    room = name.split(".")[2]
+    for imported in imports(MODULES[name]):
+        if imported.startswith("gateway.supervisor."):
+            assert imported.split(".")[2] in {room, *below(room)}, f"{name} imports {imported}"
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -14,7 +14,7 @@ from gateway.errors import ClientGone, DriverUnsupported, GatewayError, InvalidR
 from gateway.errors_files import FileNotFound, FileRefused, FileTypeRefused, GuestDiskFull
 from gateway.files.channel import Channel
 from gateway.files.session import Session
-from gateway.supervisor.files_link import FilesLink
+from gateway.supervisor.link.files import FilesLink
 
 _ANSWERS = (
     DriverUnsupported,

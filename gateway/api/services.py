@@ -31,9 +31,9 @@ from gateway.pve.freezer import Freezer
 from gateway.pve.guests import GuestMap
 from gateway.pve.pools import PoolFile
 from gateway.pve.service import Pve
-from gateway.supervisor.calling import Decide
-from gateway.supervisor.feed import Feed
-from gateway.supervisor.files_link import FilesLink
+from gateway.supervisor.link.calling import Decide
+from gateway.supervisor.link.feed import Feed
+from gateway.supervisor.link.files import FilesLink
 
 Stream = Literal["stdout", "stderr"]
 

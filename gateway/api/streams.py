@@ -13,7 +13,7 @@ from gateway.api.services import Services
 from gateway.errors import GatewayError, OutputDropped, Overloaded, SupervisorUnavailable
 from gateway.exec.reply import EventBatch, OutputEvent, OutputSlice
 from gateway.exec.view import ExecView, State
-from gateway.supervisor.feed import Answer, Feed
+from gateway.supervisor.link.feed import Answer, Feed
 from gateway.web.live import Live, has_room
 
 HEARTBEAT_SECONDS = 4.0

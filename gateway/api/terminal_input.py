@@ -16,7 +16,7 @@ from gateway.errors import (
     SupervisorUnavailable,
 )
 from gateway.exec.reply import StdinReply
-from gateway.supervisor.feed import Feed
+from gateway.supervisor.link.feed import Feed
 
 WINDOW = 1 << 20
 """How much input may wait; with more of it the client is not read."""

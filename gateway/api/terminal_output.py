@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.errors import FieldError, InvalidRequest, RangeNotSatisfiable
 from gateway.exec.reply import EventBatch
-from gateway.supervisor.feed import Feed
+from gateway.supervisor.link.feed import Feed
 
 PIECE = 256 << 10
 """Bytes asked for at once: a turn on the thread that all streams share stays short."""

@@ -17,8 +17,8 @@ from gateway.clientwatch import Watch
 from gateway.errors import ClientGone, GatewayError, InternalError
 from gateway.exec.origin import Origin
 from gateway.exec.view import ExecView
-from gateway.supervisor.calling import Decide
-from gateway.supervisor.feed import Feed
+from gateway.supervisor.link.calling import Decide
+from gateway.supervisor.link.feed import Feed
 from gateway.web.disconnect import ClientConnection, Ready
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from gateway.doctor.finding import Finding
 from gateway.doctor.scrub import Scrubber, as_json
 from gateway.errors import GatewayError
 from gateway.pve.guests import GuestMap
-from gateway.supervisor.client import SupervisorClient
+from gateway.supervisor.link.client import SupervisorClient
 
 PACKAGES = ("flask", "gunicorn", "itsdangerous", "prometheus-client", "proxmoxer", "pydantic", "PyYAML", "requests")
 _DEBIAN = frozenset(

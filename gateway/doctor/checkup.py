@@ -10,7 +10,7 @@ from gateway.config import Config
 from gateway.doctor import access, guest, node, services
 from gateway.doctor.finding import Check, Finding, examine
 from gateway.pve.guests import GuestMap
-from gateway.supervisor.client import SupervisorClient
+from gateway.supervisor.link.client import SupervisorClient
 
 
 def check_all(config: Config, tokens: TokenStore, vmid: int | None) -> Iterator[Finding]:

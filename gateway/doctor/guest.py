@@ -22,7 +22,7 @@ from gateway.exec.permit import Permit
 from gateway.exec.reply import RunReply
 from gateway.exec.view import Reason
 from gateway.pve.guests import GuestMap
-from gateway.supervisor.client import SupervisorClient
+from gateway.supervisor.link.client import SupervisorClient
 
 NAMES = ("guest_attach", "guest_kill", "guest_cgroup", "guest_freezer", "guest_audit")
 

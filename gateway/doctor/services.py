@@ -18,7 +18,7 @@ from gateway.auth.tokens import TokenStore
 from gateway.config import Config
 from gateway.doctor.finding import Finding, bad, doubtful, good
 from gateway.errors import GatewayError
-from gateway.supervisor.client import SupervisorClient
+from gateway.supervisor.link.client import SupervisorClient
 
 _WEB_SECONDS = 5.0
 _NEARLY_FULL = 0.8

@@ -1,5 +1,5 @@
 /* The wire between the supervisor and the launcher: descriptors, messages, stages. Python's side reads the same
- * numbers in gateway/supervisor/launch.py; this file is the source.
+ * numbers in gateway/supervisor/launching/launch.py; this file is the source.
  *
  * The nursery is one process of the supervisor's for as long as that lives. Its descriptor 3 is an AF_UNIX SOCK_SEQPACKET
  * socket, each message a request: a byte of REQUEST_* flags, then words, each ended by NUL: EXE, ARG0, ARG... With it come

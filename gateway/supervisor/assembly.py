@@ -17,44 +17,44 @@ from gateway.errors import SpoolFull
 from gateway.exec.agent import Agent
 from gateway.exec.order import GuestKind, Order
 from gateway.supervisor import readiness
-from gateway.supervisor.acceptance import Acceptance
-from gateway.supervisor.acting import Acting
-from gateway.supervisor.acting_operations import ActingOperations
-from gateway.supervisor.announced import Announced
-from gateway.supervisor.audit_trail import AuditTrail
-from gateway.supervisor.cgroup import ExecGroup
-from gateway.supervisor.drivers import AgentDriver, ContainerDriver, Driver
-from gateway.supervisor.exec_operations import ExecOperations
-from gateway.supervisor.execs import Execs
-from gateway.supervisor.figures import Figures
-from gateway.supervisor.file_operations import FileOperations
-from gateway.supervisor.file_sessions import FileSessions
-from gateway.supervisor.following import Following
-from gateway.supervisor.guest_operations import GuestOperations
-from gateway.supervisor.guests import Guests, Incarnation
-from gateway.supervisor.idempotency import IdempotencyKeys, key_of
-from gateway.supervisor.inspection import Inspections
-from gateway.supervisor.launch import Launcher
-from gateway.supervisor.looking import Looking
-from gateway.supervisor.loop import Loop
-from gateway.supervisor.machines import Machine, Machines
-from gateway.supervisor.memory import Memory
-from gateway.supervisor.operations import Operations
-from gateway.supervisor.pauses import Pauses
-from gateway.supervisor.pct_mounts import PctMounts
-from gateway.supervisor.places import Places
-from gateway.supervisor.pvesh import Pvesh
-from gateway.supervisor.questions import Questions
-from gateway.supervisor.reboot import find_lost, note_boot, rebooted
-from gateway.supervisor.recovery import recover
-from gateway.supervisor.root_changes import RootChanges
-from gateway.supervisor.server import Server
-from gateway.supervisor.services import Services
-from gateway.supervisor.spool import Spool
-from gateway.supervisor.stopped_roots import StoppedRoots
-from gateway.supervisor.survivors import reopen_pipes
-from gateway.supervisor.tickets import Tickets
-from gateway.supervisor.tools import choose_tool
+from gateway.supervisor.agent.questions import Questions
+from gateway.supervisor.changes.announced import Announced
+from gateway.supervisor.changes.pauses import Pauses
+from gateway.supervisor.changes.pvesh import Pvesh
+from gateway.supervisor.changes.root_changes import RootChanges
+from gateway.supervisor.execs.acceptance import Acceptance
+from gateway.supervisor.execs.acting import Acting
+from gateway.supervisor.execs.audit_trail import AuditTrail
+from gateway.supervisor.execs.drivers import AgentDriver, ContainerDriver, Driver
+from gateway.supervisor.execs.figures import Figures
+from gateway.supervisor.execs.following import Following
+from gateway.supervisor.execs.looking import Looking
+from gateway.supervisor.execs.reboot import find_lost, note_boot, rebooted
+from gateway.supervisor.execs.recovery import recover
+from gateway.supervisor.execs.registry import Execs
+from gateway.supervisor.execs.survivors import reopen_pipes
+from gateway.supervisor.files.pct_mounts import PctMounts
+from gateway.supervisor.files.sessions import FileSessions
+from gateway.supervisor.files.stopped_roots import StoppedRoots
+from gateway.supervisor.guests.containers import Guests, Incarnation
+from gateway.supervisor.guests.machines import Machine, Machines
+from gateway.supervisor.kernel.cgroup import ExecGroup
+from gateway.supervisor.kernel.loop import Loop
+from gateway.supervisor.launching.inspection import Inspections
+from gateway.supervisor.launching.launch import Launcher
+from gateway.supervisor.launching.services import Services
+from gateway.supervisor.launching.tools import choose_tool
+from gateway.supervisor.limits.memory import Memory
+from gateway.supervisor.limits.places import Places
+from gateway.supervisor.operations.acting import ActingOperations
+from gateway.supervisor.operations.execs import ExecOperations
+from gateway.supervisor.operations.files import FileOperations
+from gateway.supervisor.operations.guests import GuestOperations
+from gateway.supervisor.operations.server import Server
+from gateway.supervisor.operations.table import Operations
+from gateway.supervisor.operations.tickets import Tickets
+from gateway.supervisor.spool.idempotency import IdempotencyKeys, key_of
+from gateway.supervisor.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 

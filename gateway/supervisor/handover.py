@@ -15,20 +15,20 @@ from typing import Any
 from gateway.audit.unfinished import Unfinished
 from gateway.exec.order import GuestKind, Order
 from gateway.exec.spec import Placement
-from gateway.supervisor import reexec
-from gateway.supervisor.agent_execution import AgentExecution
-from gateway.supervisor.agent_survivor import AgentSurvivor
+from gateway.supervisor.agent.execution import AgentExecution
+from gateway.supervisor.agent.survivor import AgentSurvivor
 from gateway.supervisor.assembly import Supervisor
-from gateway.supervisor.cgroup import Tree
-from gateway.supervisor.descendants import Descendants
-from gateway.supervisor.execs import claim_of
-from gateway.supervisor.execution import Execution
-from gateway.supervisor.file_sessions import Held
-from gateway.supervisor.guests import Incarnation
-from gateway.supervisor.machines import Machine
-from gateway.supervisor.running import Running
-from gateway.supervisor.server import Connection
-from gateway.supervisor.streams import Streams
+from gateway.supervisor.execs.execution import Execution
+from gateway.supervisor.execs.registry import claim_of
+from gateway.supervisor.execs.running import Running
+from gateway.supervisor.files.sessions import Held
+from gateway.supervisor.guests.containers import Incarnation
+from gateway.supervisor.guests.machines import Machine
+from gateway.supervisor.kernel import reexec
+from gateway.supervisor.kernel.cgroup import Tree
+from gateway.supervisor.kernel.descendants import Descendants
+from gateway.supervisor.operations.server import Connection
+from gateway.supervisor.output.streams import Streams
 
 log = logging.getLogger(__name__)
 

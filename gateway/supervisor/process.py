@@ -16,12 +16,13 @@ from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.memory import return_large_blocks
 from gateway.notify import ALIVE, READY, alive_every, notify, reloading
-from gateway.supervisor import handover, readiness, reexec
+from gateway.supervisor import handover, readiness
 from gateway.supervisor.assembly import MakeAgent, Supervisor
-from gateway.supervisor.launch import require_programs, reserve_low_descriptors
-from gateway.supervisor.server import bind
-from gateway.supervisor.signals import Signals
-from gateway.supervisor.stopping import stopping
+from gateway.supervisor.kernel import reexec
+from gateway.supervisor.kernel.signals import Signals
+from gateway.supervisor.launching.launch import require_programs, reserve_low_descriptors
+from gateway.supervisor.limits.stopping import stopping
+from gateway.supervisor.operations.server import bind
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 from gateway.errors import ExecEnded, GatewayError, NotATerminal, StdinClosed, StdinOffset
 from gateway.exec.origin import Origin
 from gateway.exec.view import ExecView
-from gateway.supervisor.feed import Feed
-from gateway.supervisor.protocol import PREFIX, decode_header, encode, frame_size, split
+from gateway.supervisor.link.feed import Feed
+from gateway.supervisor.link.protocol import PREFIX, decode_header, encode, frame_size, split
 
 Reply = tuple[dict[str, Any], list[bytes]]
 

@@ -36,10 +36,10 @@ from gateway.exec.spec import ExecSpec
 from gateway.exec.view import ExecView, StreamCount
 from gateway.histogram import SHORT, Histogram
 from gateway.policy.root import RootChange
-from gateway.supervisor.calling import Decide
-from gateway.supervisor.feed import Feed
-from gateway.supervisor.figures import Figures
-from gateway.supervisor.files_link import FilesLink
+from gateway.supervisor.execs.figures import Figures
+from gateway.supervisor.link.calling import Decide
+from gateway.supervisor.link.feed import Feed
+from gateway.supervisor.link.files import FilesLink
 from tests.auth.changes import issue_token
 from tests.contract import check_reply
 

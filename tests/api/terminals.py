@@ -21,8 +21,8 @@ from gateway.api.terminal_start import Opening, Session
 from gateway.errors import GatewayError
 from gateway.exec.origin import Origin
 from gateway.exec.permit import Permit
-from gateway.supervisor.feed import Feed
-from gateway.supervisor.protocol import PREFIX, decode_header, encode, frame_size, split
+from gateway.supervisor.link.feed import Feed
+from gateway.supervisor.link.protocol import PREFIX, decode_header, encode, frame_size, split
 from gateway.web.live import Live
 
 from .fakes import make_view

@@ -11,7 +11,7 @@ from gateway.errors import SupervisorUnavailable
 from gateway.exec.ending import Ending
 from gateway.exec.order import GuestKind
 from gateway.exec.view import Reason
-from gateway.supervisor.figures import Figures
+from gateway.supervisor.execs.figures import Figures
 
 from .fakes import Api
 from .metrics import PREFIX, Scrape, lint

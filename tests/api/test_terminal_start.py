@@ -20,8 +20,8 @@ from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, GuestNotRunning, SupervisorUnavailable, TooManyExecs
 from gateway.exec.origin import Origin
 from gateway.exec.reply import Started
-from gateway.supervisor.calling import Decide
-from gateway.supervisor.feed import Feed
+from gateway.supervisor.link.calling import Decide
+from gateway.supervisor.link.feed import Feed
 from gateway.web.live import Live
 
 from .fake_exec import FakeExec

@@ -30,7 +30,7 @@ from gateway.auth.grants import Grant
 from gateway.auth.last_used import LastUsed
 from gateway.auth.tokens import TokenStore
 from gateway.exec.spec import ExecSpec
-from gateway.supervisor.audit_trail import AuditTrail
+from gateway.supervisor.execs.audit_trail import AuditTrail
 from tests.audit.live import Writer, keys_of, limits, make_settings
 from tests.bench.figures import percentile
 from tests.bench.machine import show_load

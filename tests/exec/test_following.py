@@ -24,8 +24,8 @@ from gateway.exec.origin import Origin
 from gateway.exec.permit import Permit
 from gateway.exec.reply import EventBatch, GapEvent, OutputEvent, StdinReply
 from gateway.pve.guests import GuestMap
-from gateway.supervisor.client import SupervisorClient
-from gateway.supervisor.feed import Answer, Feed
+from gateway.supervisor.link.client import SupervisorClient
+from gateway.supervisor.link.feed import Answer, Feed
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
 

@@ -271,7 +271,7 @@ def test_storm_of_siblings_holds_nobody_up(hostile: MakeGuest, api: Api, unprivi
 
 REAP = """
 import asyncio, os
-from gateway.supervisor.children import Children
+from gateway.supervisor.kernel.children import Children
 
 CHILDREN = 150
 

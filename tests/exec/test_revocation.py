@@ -29,8 +29,8 @@ from gateway.exec.origin import Origin
 from gateway.exec.permit import Permit
 from gateway.exec.reply import RunReply
 from gateway.pve.guests import GuestMap
-from gateway.supervisor.calling import Decide
-from gateway.supervisor.client import SupervisorClient
+from gateway.supervisor.link.calling import Decide
+from gateway.supervisor.link.client import SupervisorClient
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, ended, kill_all, labelled, living, new_mark

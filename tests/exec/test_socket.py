@@ -17,7 +17,7 @@ import pytest
 
 from gateway.exec.origin import Origin
 from gateway.exec.permit import Permit
-from gateway.supervisor.protocol import CLIENT_LEFT
+from gateway.supervisor.link.protocol import CLIENT_LEFT
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import exec_cgroups, new_mark

@@ -44,12 +44,12 @@ from gateway.files.wire import (
     parse,
     request,
 )
-from gateway.supervisor import agent_upload
-from gateway.supervisor.agent_commands import AgentCommands, CommandFailed
-from gateway.supervisor.agent_files import AgentFiles
-from gateway.supervisor.agent_scripts import BEGIN_WRITE, DROP, PIECE_OUT, read_status
-from gateway.supervisor.machines import Machine
-from gateway.supervisor.questions import Questions
+from gateway.supervisor.agent import upload as agent_upload
+from gateway.supervisor.agent.commands import AgentCommands, CommandFailed
+from gateway.supervisor.agent.files import AgentFiles
+from gateway.supervisor.agent.questions import Questions
+from gateway.supervisor.agent.scripts import BEGIN_WRITE, DROP, PIECE_OUT, read_status
+from gateway.supervisor.guests.machines import Machine
 
 T = TypeVar("T")
 Says = Callable[[list[str], bytes], AgentResult | Exception | None]

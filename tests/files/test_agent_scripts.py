@@ -14,8 +14,8 @@ import pytest
 
 from gateway.files.machine import Cause
 from gateway.files.wire import Failure, FileType, Step
-from gateway.supervisor import agent_scripts as scripts
-from gateway.supervisor.agent_scripts import escape, read_failure, read_place, read_status
+from gateway.supervisor.agent import scripts
+from gateway.supervisor.agent.scripts import escape, read_failure, read_place, read_status
 
 Run = Callable[..., bytes | Failure]
 BOB = 1234

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.supervisor.pvesh import call_at_once
+from gateway.supervisor.changes.pvesh import call_at_once
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until

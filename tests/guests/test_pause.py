@@ -13,7 +13,7 @@ import pytest
 from gateway.config import load
 from gateway.errors import GuestNotFound, NodeNotReady
 from gateway.exec.origin import Origin
-from gateway.supervisor.client import SupervisorClient
+from gateway.supervisor.link.client import SupervisorClient
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, new_mark

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.supervisor.launch import Message, receive
-from gateway.supervisor.nursery import Nursery
+from gateway.supervisor.launching.launch import Message, receive
+from gateway.supervisor.launching.nursery import Nursery
 from tests.launcher.harness import NURSERY
 
 MAP = "0 100000 65536\n"

@@ -13,7 +13,7 @@ from prometheus_client import Metric
 
 from gateway.histogram import SHORT, Histogram
 from gateway.metrics import families
-from gateway.supervisor.figures import Figures
+from gateway.supervisor.execs.figures import Figures
 from tests.api.metrics import PROMTOOL
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ from gateway.pve.ids import Upid
 from gateway.pve.models import GuestRef
 from gateway.pve.service import Pve
 from gateway.pve.tasks import Task
-from gateway.supervisor.pvesh import call_at_once
+from gateway.supervisor.changes.pvesh import call_at_once
 from tests.pvesim import pmxcfs
 from tests.pvesim.api.process import Api
 

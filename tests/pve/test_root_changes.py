@@ -31,8 +31,8 @@ from gateway.errors import (
 from gateway.exec.origin import Origin
 from gateway.policy.root import RootChange
 from gateway.pve.root import Again, change_as_root
-from gateway.supervisor.client import SupervisorClient
-from gateway.supervisor.pvesh import Said, call_at_once
+from gateway.supervisor.changes.pvesh import Said, call_at_once
+from gateway.supervisor.link.client import SupervisorClient
 from tests.exec.gateways import Gateway
 from tests.exec.sockets import connect, socket_of
 from tests.exec.waiting import until

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import GatewayError, SupervisorUnavailable
-from gateway.supervisor.calling import Caller
-from gateway.supervisor.protocol import FrameReader, ProtocolError, encode
+from gateway.supervisor.link.calling import Caller
+from gateway.supervisor.link.protocol import FrameReader, ProtocolError, encode
 
 ERROR = {"error": {"code": "internal_error", "detail": "it failed", "evidence": {}}}
 ANSWERS: dict[str, dict[str, Any]] = {"works": {"ok": {"on": 0}}, "fails": ERROR, "nonsense": {"what": 1}}

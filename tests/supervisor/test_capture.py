@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from gateway.exec.spec import Keep
 from gateway.exec.text import decode_output
-from gateway.supervisor.capture import Capture, FileRoom, MemoryRoom, Room
-from gateway.supervisor.digest import Sha256
-from gateway.supervisor.layout import Layout
+from gateway.supervisor.output.capture import Capture, FileRoom, MemoryRoom, Room
+from gateway.supervisor.output.digest import Sha256
+from gateway.supervisor.output.layout import Layout
 
 pieces = st.lists(st.binary(max_size=40), max_size=12)
 limits = st.integers(0, 60)

@@ -11,7 +11,7 @@ import pytest
 from gateway.audit.keys import Redactor
 from gateway.errors import IdempotencyConflict
 from gateway.exec.spec import ExecSpec
-from gateway.supervisor.idempotency import IdempotencyKeys, Reservation, Used, fingerprint
+from gateway.supervisor.spool.idempotency import IdempotencyKeys, Reservation, Used, fingerprint
 
 HASH = Redactor(b"k" * 32).hash
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.supervisor.journal import Journal, Place
+from gateway.supervisor.spool.journal import Journal, Place
 
 
 def contents(directory: Path) -> list[object]:

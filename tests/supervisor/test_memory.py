@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import TooManyExecs
-from gateway.supervisor.memory import Memory
+from gateway.supervisor.limits.memory import Memory
 
 
 def test_sum_is_bounded() -> None:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from gateway.supervisor.pipes import PipeReader
+from gateway.supervisor.output.pipes import PipeReader
 
 WIDE = 1 << 20
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.errors import TooManyExecs
-from gateway.supervisor.bounds import Claim
-from gateway.supervisor.places import Places, Turn, Withdrawn
+from gateway.supervisor.limits.bounds import Claim
+from gateway.supervisor.limits.places import Places, Turn, Withdrawn
 
 A, B = Claim("a", 101), Claim("b", 101)
 ALONE = Claim("a", 101, exclusive=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import LxcConfig
-from gateway.supervisor.programs import Programs, sealed_memfd
+from gateway.supervisor.launching.programs import Programs, sealed_memfd
 
 ELF = b"\x7fELF and more"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.supervisor.protocol import PREFIX, ProtocolError, decode_header, encode, frame_size, split
+from gateway.supervisor.link.protocol import PREFIX, ProtocolError, decode_header, encode, frame_size, split
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"])),

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from gateway.exec.agent import Agent, AgentAway
-from gateway.supervisor.questions import Questions
+from gateway.supervisor.agent.questions import Questions
 
 
 def test_node_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:

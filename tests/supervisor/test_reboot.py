@@ -23,9 +23,9 @@ from gateway.exec.limits import Limits
 from gateway.exec.order import Order
 from gateway.exec.spec import Background, ExecSpec, Keep, OnDisconnect, OnLimit, Placement
 from gateway.exec.view import Reason, StreamCount
-from gateway.supervisor.audit_trail import AuditTrail
-from gateway.supervisor.reboot import find_lost, note_boot, rebooted
-from gateway.supervisor.spool import Spool
+from gateway.supervisor.execs.audit_trail import AuditTrail
+from gateway.supervisor.execs.reboot import find_lost, note_boot, rebooted
+from gateway.supervisor.spool.spool import Spool
 from tests.audit.live import limits
 
 KEYS = AuditKeys(b"k" * 32)

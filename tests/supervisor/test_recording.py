@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from gateway.errors import OutputDropped
 from gateway.exec.spec import Keep
-from gateway.supervisor import interleaving
-from gateway.supervisor.capture import Capture, MemoryRoom
-from gateway.supervisor.interleaving import STREAMS, Interleaving
-from gateway.supervisor.layout import Layout
-from gateway.supervisor.recording import Recording
+from gateway.supervisor.output import interleaving
+from gateway.supervisor.output.capture import Capture, MemoryRoom
+from gateway.supervisor.output.interleaving import STREAMS, Interleaving
+from gateway.supervisor.output.layout import Layout
+from gateway.supervisor.output.recording import Recording
 
 chunks = st.lists(st.tuples(st.sampled_from((0, 1)), st.binary(min_size=1, max_size=20)), max_size=30)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 
-from gateway.supervisor.signals import Signals
+from gateway.supervisor.kernel.signals import Signals
 from tests.pvesim.services import REPOSITORY
 
 

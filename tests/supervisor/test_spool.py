@@ -21,11 +21,11 @@ from gateway.exec.limits import Limits
 from gateway.exec.order import Order
 from gateway.exec.spec import Background, Keep, OnDisconnect, OnLimit, Placement
 from gateway.exec.view import Reason
-from gateway.supervisor.capture import Capture
-from gateway.supervisor.interleaving import STREAMS
-from gateway.supervisor.layout import Layout
-from gateway.supervisor.spool import Spool
-from gateway.supervisor.streams import Streams
+from gateway.supervisor.output.capture import Capture
+from gateway.supervisor.output.interleaving import STREAMS
+from gateway.supervisor.output.layout import Layout
+from gateway.supervisor.output.streams import Streams
+from gateway.supervisor.spool.spool import Spool
 
 
 def make_order(**changes: Any) -> Order:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gateway.errors import StdinBlocked, StdinClosed, StdinOffset, WriterTaken
-from gateway.supervisor.stdin import QUEUE_BYTES, Stdin
+from gateway.supervisor.output.stdin import QUEUE_BYTES, Stdin
 
 Body = Callable[[Stdin, int], Awaitable[None]]
 

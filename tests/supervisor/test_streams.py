@@ -7,11 +7,11 @@ import os
 
 import pytest
 
-from gateway.supervisor import interleaving, streams
-from gateway.supervisor.capture import Capture, MemoryRoom
-from gateway.supervisor.interleaving import STREAMS
-from gateway.supervisor.layout import Layout
-from gateway.supervisor.streams import Streams
+from gateway.supervisor.output import interleaving, streams
+from gateway.supervisor.output.capture import Capture, MemoryRoom
+from gateway.supervisor.output.interleaving import STREAMS
+from gateway.supervisor.output.layout import Layout
+from gateway.supervisor.output.streams import Streams
 
 
 async def turns(count: int = 20) -> None:

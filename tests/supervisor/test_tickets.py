@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.errors import TooManyRequests
-from gateway.supervisor.tickets import LIFETIME, Tickets
+from gateway.supervisor.operations.tickets import LIFETIME, Tickets
 
 PATH = "/exec/101/terminal"
 DATA = {"origin": {"token_id": "tk_1"}}

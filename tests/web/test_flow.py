@@ -16,8 +16,8 @@ from gateway.api.streams import PIECE, OutputStream
 from gateway.errors import ClientGone
 from gateway.exec.origin import Origin
 from gateway.exec.permit import Permit
-from gateway.supervisor.feed import Feed
-from gateway.supervisor.protocol import FrameReader, ProtocolError, encode
+from gateway.supervisor.link.feed import Feed
+from gateway.supervisor.link.protocol import FrameReader, ProtocolError, encode
 from gateway.web import pump as pump_module
 from gateway.web import tcp
 from gateway.web.connection import Connection, Next

@@ -1,0 +1,1 @@
+"""Execs from their acceptance to the end of their memory."""

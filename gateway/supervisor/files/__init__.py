@@ -1,0 +1,1 @@
+"""Sessions of files: in running and stopped containers, and in virtual machines."""

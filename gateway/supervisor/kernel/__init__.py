@@ -1,0 +1,1 @@
+"""What the supervisor asks of the kernel: events, children, signals, cgroups, /proc, another image of itself."""

@@ -1,0 +1,1 @@
+"""A command's streams: read, kept, counted, followed, fed."""
