@@ -16,6 +16,7 @@ from tests.pvesim.api import access, archives, storages, tasks
 from tests.pvesim.api.client import Pve
 from tests.pvesim.api.process import running_api
 from tests.pvesim.api.roles import EVERY_PRIVILEGE
+from tests.pvesim.api.upid import Upid
 from tests.pvesim.conftest import LXC, QEMU, remove_guests
 
 VMIDS = range(7400, 7420)
@@ -36,6 +37,8 @@ _OF_RANGE = frozenset(
 )
 _IDLE_SECONDS = 60.0
 _AT_ONCE = 4
+_PATIENT = {"qmshutdown", "vzshutdown", "qmreboot", "vzreboot"}
+"""Tasks that wait for a guest as long as they were told to: up to an hour."""
 
 
 class Stock:
@@ -67,7 +70,12 @@ class Stock:
 
     def clear(self) -> None:
         """None of them is left, nor a backup or volume of theirs, nor what was downloaded."""
-        until(self._is_idle, within=_IDLE_SECONDS, why="the end of PVE's tasks about the guests of the fuzz")
+        for task in self._running():
+            if task.type in _PATIENT:
+                tasks.stop(task)
+        with contextlib.suppress(AssertionError):
+            until(lambda: not self._running(), within=_IDLE_SECONDS)
+        assert not (left := self._running()), f"PVE's tasks about the guests of the fuzz: {', '.join(map(str, left))}"
         with contextlib.suppress(AssertionError):
             until(self._is_empty, within=_IDLE_SECONDS)
         assert not made.known() & set(VMIDS), self._why
@@ -75,8 +83,8 @@ class Stock:
         for storage in ("local", "shared"):
             (storages.find(storage).place("vztmpl") / DOWNLOADED).unlink(missing_ok=True)
 
-    def _is_idle(self) -> bool:
-        return not any(tasks.is_running(task) for task in tasks.every_task() if task.id in map(str, VMIDS))
+    def _running(self) -> list[Upid]:
+        return [task for task in tasks.every_task() if task.id in map(str, VMIDS) and tasks.is_running(task)]
 
     def _is_empty(self) -> bool:
         """Again until it holds: a base goes after its linked clones, and the gateway may end what it has begun."""
