@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.supervisor.launching.launch import Message, receive
+from gateway.supervisor.launching.handshake import Message, receive
 from gateway.supervisor.launching.nursery import Nursery
 from tests.launcher.harness import NURSERY
 

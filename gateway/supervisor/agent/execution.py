@@ -29,7 +29,7 @@ from gateway.exec.view import Reason, SpawnError
 from gateway.supervisor.agent.questions import Questions
 from gateway.supervisor.agent.survivor import AgentSurvivor
 from gateway.supervisor.guests.machines import Machine
-from gateway.supervisor.launching.launch import failed_exit_code, spawn_error
+from gateway.supervisor.launching.handshake import failed_exit_code, spawn_error
 from gateway.supervisor.output.streams import Streams
 
 _FIRST_PAUSE = 0.05

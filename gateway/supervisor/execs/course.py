@@ -10,7 +10,7 @@ from gateway.exec.ending import Ending, exit_code_of, timestamp
 from gateway.exec.order import Order
 from gateway.exec.spec import TtySpec
 from gateway.exec.view import OutputCounts, Reason, SpawnError, Usage
-from gateway.supervisor.launching.launch import failed_exit_code
+from gateway.supervisor.launching.handshake import failed_exit_code
 
 
 class Phase(StrEnum):

@@ -22,7 +22,8 @@ from gateway.supervisor.guests.containers import Incarnation
 from gateway.supervisor.kernel.cgroup import Tree
 from gateway.supervisor.kernel.descendants import Descendants
 from gateway.supervisor.kernel.timers import Timers
-from gateway.supervisor.launching.launch import LAUNCH_FAILED, Terminal, spawn_error
+from gateway.supervisor.launching.handshake import LAUNCH_FAILED, spawn_error
+from gateway.supervisor.launching.launch import Terminal
 from gateway.supervisor.launching.services import Services
 from gateway.supervisor.launching.spawning import Spawn, attach_failed
 from gateway.supervisor.output.streams import Streams

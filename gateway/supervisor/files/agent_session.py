@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from gateway.files.wire import WireError
 from gateway.supervisor.agent.commands import AgentCommands, CommandFailed
 from gateway.supervisor.agent.files import AgentFiles
 from gateway.supervisor.agent.questions import Questions
-from gateway.supervisor.files.session import PIPE_BYTES
+from gateway.supervisor.files.web_pipes import WebPipes
 from gateway.supervisor.guests.machines import Machine
 
 log = logging.getLogger(__name__)
@@ -41,6 +40,7 @@ class AgentFileSession:
         """It ends at `limit`, by the loop's clock, in any case."""
         self.name = name
         self.guest = machine
+        self.pipes = WebPipes()
         self.started: asyncio.Future[None] = io.create_future()
         self.started.set_result(None)
         self._io = io
@@ -49,7 +49,6 @@ class AgentFileSession:
         self._questions = questions
         self._files = AgentFiles(self._commands, write=False)
         self._reading = self._writing = -1
-        self._pipes: list[int] = []
         self._life: asyncio.Task[None] | None = None
         self._waits: asyncio.Future[None] | None = None
         self._ending = False
@@ -64,21 +63,13 @@ class AgentFileSession:
                 undo.callback(os.close, fd)
             self._reading, asked = os.pipe2(flags)
             undo.pop_all()
-        for fd in (answers, asked):
-            with contextlib.suppress(OSError):  # then it is slower
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._pipes = [answers, asked]
+        self.pipes.take(answers, asked)
         self._files = AgentFiles(self._commands, write=write)
         self._life = self._io.create_task(self._live())
 
     def give_up(self) -> None:
         """It could not be begun: there is nothing to wait for."""
         self._limit.cancel()
-
-    def give_pipes(self) -> list[int]:
-        """Where to read and to write, non-blocking; the taker's to close."""
-        pipes, self._pipes = self._pipes, []
-        return pipes
 
     # ---- its life
 
@@ -97,7 +88,7 @@ class AgentFileSession:
 
     def _close(self) -> None:
         self._ending = True
-        self._close_pipes()
+        self.pipes.close()
         for fd in (self._reading, self._writing):
             if fd >= 0:
                 os.close(fd)
@@ -159,7 +150,7 @@ class AgentFileSession:
     def end(self) -> None:
         """Its pipes are closed: it ends when the command that it is at has ended."""
         self._ending = True
-        self._close_pipes()
+        self.pipes.close()
         self._wake()
 
     def kill(self) -> None:
@@ -167,10 +158,6 @@ class AgentFileSession:
         self.end()
         if self._life is not None and not self.guest.alive():
             self._life.cancel()
-
-    def _close_pipes(self) -> None:
-        for fd in self.give_pipes():
-            os.close(fd)
 
     # ---- handing over to the next image of this program
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gateway.config import LxcConfig
 from gateway.supervisor.kernel.loop import Loop
-from gateway.supervisor.launching.launch import Message, receive
+from gateway.supervisor.launching.handshake import Message, open_status, receive
 from gateway.supervisor.launching.nursery import Nursery
 from gateway.supervisor.launching.tool_output import ToolOutput
 
@@ -78,26 +78,20 @@ class PctMounts:
     async def _run(self, verb: str, vmid: int, mounts: int | None) -> PctSaid:
         program = str(self._config.pct)
         with contextlib.ExitStack() as held:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            held.callback(ours.close)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            ours.setblocking(False)
-            said_r, said_w = os.pipe2(os.O_CLOEXEC)
-            nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            words = ToolOutput(self._loop.io, said_r, _MAX_WORDS)
-            held.callback(words.close)
-            with theirs:
-                place = theirs.fileno()
+            with contextlib.ExitStack() as child_side:
+                ours, place = open_status(held, child_side)
+                said_r, said_w = os.pipe2(os.O_CLOEXEC)
+                child_side.callback(os.close, said_w)
+                words = ToolOutput(self._loop.io, said_r, _MAX_WORDS)
+                held.callback(words.close)
+                nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                child_side.callback(os.close, nothing)
                 given = place if mounts is None else mounts
-                try:
-                    self._nursery.bear_in_mounts(
-                        [program, "pct", verb, str(vmid)],
-                        [nothing, said_w, said_w, place, place, place, given, place, place],
-                        given=mounts is not None,
-                    )
-                finally:
-                    os.close(said_w)
-                    os.close(nothing)
+                self._nursery.bear_in_mounts(
+                    [program, "pct", verb, str(vmid)],
+                    [nothing, said_w, said_w, place, place, place, given, place, place],
+                    given=mounts is not None,
+                )
             return await _Run(self._loop, ours).attend(words)
 
 

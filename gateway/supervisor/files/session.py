@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
-import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
 from gateway.errors import GatewayError, GuestNotRunning, NodeNotReady
 from gateway.exec.view import SpawnError
+from gateway.supervisor.files.web_pipes import WebPipes
 from gateway.supervisor.guests.containers import Incarnation
 from gateway.supervisor.kernel.cgroup import Tree
 from gateway.supervisor.launching.launch import Launched, build_spec
 from gateway.supervisor.launching.services import Services
 from gateway.supervisor.launching.spawning import Spawn, attach_failed
 
-log = logging.getLogger(__name__)
-
-PIPE_BYTES = 512 << 10
 _LEAVE_SECONDS = 1.0
 """How long it may take to remove what it has not finished, once its pipes are closed."""
 _LOOK_SECONDS = 0.05
@@ -35,13 +31,13 @@ class FileSession:
         """It is killed after exec.timeout_max seconds in any case."""
         self.name = name
         self.guest = guest
+        self.pipes = WebPipes()
         self.started: asyncio.Future[None] = services.loop.io.create_future()
         self._services = services
         self._io = services.loop.io
         self._tree = tree
         self._gone = gone
         self._spawn: Spawn | None = None
-        self._pipes: list[int] = []
         self._ending = False
         self._over = False
         self._pid: int | None = None
@@ -70,17 +66,7 @@ class FileSession:
     def _take_pipes(self, launched: Launched) -> None:
         assert launched.stdin is not None and launched.stdout is not None and launched.stderr is not None
         os.close(launched.stderr)
-        self._pipes = [launched.stdout, launched.stdin]
-        for fd in self._pipes:
-            try:
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            except OSError as exc:  # then it is slower
-                log.warning("%s: its pipes stay small: %s", self.name, exc.strerror)
-
-    def give_pipes(self) -> list[int]:
-        """Where to read and to write, non-blocking; the taker's to close."""
-        pipes, self._pipes = self._pipes, []
-        return pipes
+        self.pipes.take(launched.stdout, launched.stdin)
 
     # ---- told by its spawn
 
@@ -160,7 +146,7 @@ class FileSession:
         """Its pipes are closed: it ends by itself, or is killed a second later."""
         if not self._ending:
             self._ending = True
-            self._close_pipes()
+            self.pipes.close()
             if self._tree.populated():
                 self._io.call_later(_LEAVE_SECONDS, self.kill)
                 self._io.call_later(_LOOK_SECONDS, self._look)
@@ -172,7 +158,7 @@ class FileSession:
         self._ending = True
         if self._over:
             return
-        self._close_pipes()
+        self.pipes.close()
         self._tree.kill()
         if self._spawn is not None:
             self._spawn.kill_attach()
@@ -195,10 +181,6 @@ class FileSession:
         self.started.exception()  # retrieved, whoever still waits
         self._tree.close()
         self._gone(self)
-
-    def _close_pipes(self) -> None:
-        for fd in self.give_pipes():
-            os.close(fd)
 
 
 def _not_started(guest: Incarnation, error: SpawnError | None) -> GatewayError:

@@ -5,24 +5,20 @@ until nothing of it is left. It has no cgroup: it is one process, which starts n
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import logging
 import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 from gateway.errors import NodeNotReady
 from gateway.exec.view import SpawnError
 from gateway.supervisor.files.stopped_roots import Root
-from gateway.supervisor.launching.launch import Message, receive, send_go
+from gateway.supervisor.files.web_pipes import WebPipes
+from gateway.supervisor.launching.handshake import Message, open_pipe, open_status, receive, send_go
 from gateway.supervisor.launching.services import Services
 
-log = logging.getLogger(__name__)
-
-_PIPE_BYTES = 512 << 10
 _LEAVE_SECONDS = 1.0
 
 
@@ -34,12 +30,12 @@ class StoppedSession:
         self.name = name
         self.root = root
         self.guest = None
+        self.pipes = WebPipes()
         self.started: asyncio.Future[None] = services.loop.io.create_future()
         self._loop = services.loop
         self._nursery = services.launcher.nursery
         self._gone = gone
         self._status: socket.socket | None = None
-        self._pipes: list[int] = []
         self._pid: int | None = None
         self._ready = False
         self._error: SpawnError | None = None
@@ -51,28 +47,18 @@ class StoppedSession:
         """Has it born. Raises OSError when the node is out of something."""
         config = self.root.config
         with ExitStack() as undo, ExitStack() as child_side:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(ours.close)
-            child_side.callback(theirs.close)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            ours.setblocking(False)
-            requests_r, requests_w = os.pipe2(os.O_CLOEXEC)
-            child_side.callback(os.close, requests_r)
-            undo.callback(os.close, requests_w)
-            answers_r, answers_w = os.pipe2(os.O_CLOEXEC)
-            undo.callback(os.close, answers_r)
-            child_side.callback(os.close, answers_w)
+            ours, place = open_status(undo, child_side)
+            requests_r, requests_w = open_pipe(child_side, undo)
+            answers_r, answers_w = open_pipe(undo, child_side)
             for end in (answers_r, requests_w):
                 os.set_blocking(end, False)
-                with suppress(OSError):  # then it is slower
-                    fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-            place = theirs.fileno()
             self._nursery.serve_stopped(
                 [str(self.root.path), config.uid_map, config.gid_map, "write" if write else "read"],
                 [requests_r, answers_w, answers_w, place, place, place, self.root.mounts, place, place],
             )
             undo.pop_all()
-        self._status, self._pipes = ours, [answers_r, requests_w]
+        self._status = ours
+        self.pipes.take(answers_r, requests_w)
         self._loop.children.before_unknown(self, self._read_all)
         self._loop.io.add_reader(ours.fileno(), self._read)
 
@@ -81,11 +67,6 @@ class StoppedSession:
         self._over = True
         self._limit.cancel()
         self.root.give_back()
-
-    def give_pipes(self) -> list[int]:
-        """Where to read and to write, non-blocking; the taker's to close."""
-        pipes, self._pipes = self._pipes, []
-        return pipes
 
     # ---- what it says
 
@@ -130,7 +111,7 @@ class StoppedSession:
         self._over = True
         self._limit.cancel()
         self._close_status()
-        self._close_pipes()
+        self.pipes.close()
         if not self.started.done():
             words = self._error["message"] if self._error is not None else "the launcher ended before it began"
             vmid = self.root.vmid
@@ -171,13 +152,13 @@ class StoppedSession:
         """Its pipes are closed: it ends by itself, or is killed a second later."""
         if not self._ending:
             self._ending = True
-            self._close_pipes()
+            self.pipes.close()
             self._loop.io.call_later(_LEAVE_SECONDS, self.kill)
 
     def kill(self) -> None:
         """Ends it now; one that is still being born, when it has a number."""
         self._ending = True
-        self._close_pipes()
+        self.pipes.close()
         if not self._over and self._pid is not None and self._loop.children.owns(self._pid):
             os.kill(self._pid, signal.SIGKILL)
 
@@ -187,7 +168,3 @@ class StoppedSession:
             self._loop.io.remove_reader(self._status.fileno())
             self._status.close()
             self._status = None
-
-    def _close_pipes(self) -> None:
-        for fd in self.give_pipes():
-            os.close(fd)

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from gateway.exec.view import SpawnError
 from gateway.supervisor.kernel.loop import Loop
-from gateway.supervisor.launching.launch import UNHEARD, Launched, Message, receive, send_go, spawn_error, unheard
+from gateway.supervisor.launching.handshake import UNHEARD, Message, receive, send_go, spawn_error, unheard
+from gateway.supervisor.launching.launch import Launched
 
 log = logging.getLogger(__name__)
 

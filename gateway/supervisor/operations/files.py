@@ -33,7 +33,7 @@ class FileOperations:
         if event not in EVENTS or connection.holds is not None:
             raise ProtocolError("no such event of files, or not now")
         held = await self._files.open(member(header, "vmid", int), kind, event, member(header, "data", dict), origin)
-        pipes = held.session.give_pipes()
+        pipes = held.session.pipes.give()
         if not pipes:
             self._files.end(held, {"reason": "failed"})
             raise GuestFilesFailed("our process in the guest was ended as it began; send the request again")

@@ -56,7 +56,10 @@ def pause(store: Store, paused: bool) -> None:
 
 def is_paused(store: Store) -> bool:
     pid = find_pid(store)
-    return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    try:
+        return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except FileNotFoundError:  # it has ended meanwhile
+        return False
 
 
 def _wait(pid: int, seconds: float) -> None:
