@@ -55,12 +55,8 @@ def made(node: None) -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(made: Machine) -> Iterator[Machine]:
-    """A running machine whose agent does nothing wrong until it is told to."""
-    made.set_quirks()
-    if not made.runs():
-        made.start()
-    yield made
-    made.set_quirks()
+    with machines.at_its_best(made):
+        yield made
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ import pytest
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
+from tests.files.archives import entry
 from tests.files.paths import url
 from tests.files.test_ends import SIZE
 from tests.files.test_files import DATA, put
 from tests.files.test_hostile_guests import begin_put, leftovers, sessions
-from tests.files.test_trees import archive, entry, fetch, send
+from tests.files.test_trees import archive, fetch, send
 from tests.pvesim import config
 from tests.pvesim.guests import Guest
 

@@ -13,21 +13,13 @@ import pytest
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
+from tests.files.archives import MTIME, entry
 from tests.files.paths import url
 from tests.files.test_files import shell
 from tests.files.test_hostile_guests import leftovers
 from tests.pvesim import guests
 
 TAR = "application/x-tar"
-MTIME = 1_700_000_000
-
-
-def entry(name: str, kind: bytes = tarfile.REGTYPE, **more: Any) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.mtime, info.mode = kind, MTIME, 0o755 if kind == tarfile.DIRTYPE else 0o644
-    for field, value in more.items():
-        setattr(info, field, value)
-    return info
 
 
 def archive(*entries: tuple[tarfile.TarInfo, bytes] | tarfile.TarInfo, kind: int = tarfile.PAX_FORMAT) -> bytes:

@@ -64,9 +64,6 @@ def shared_machine(node: None) -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(shared_machine: Machine) -> Iterator[Machine]:
-    """A running machine, vmid 301, whose agent does nothing wrong until it is told to."""
-    shared_machine.set_quirks()
-    if not shared_machine.runs():
-        shared_machine.start()
-    yield shared_machine
-    shared_machine.set_quirks()
+    """vmid 301."""
+    with machines.at_its_best(shared_machine):
+        yield shared_machine

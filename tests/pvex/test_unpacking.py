@@ -8,23 +8,12 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pvex.errors import ClientError, Cut
 from pvex.unpacking import Unpacker
-
-MTIME = 1_700_000_000
-
-
-def entry(name: str, kind: bytes = tarfile.REGTYPE, **more: Any) -> tarfile.TarInfo:
-    """Of an archive as the gateway makes them."""
-    info = tarfile.TarInfo(name)
-    info.type, info.mtime, info.mode = kind, MTIME, 0o755 if kind == tarfile.DIRTYPE else 0o644
-    for field, value in more.items():
-        setattr(info, field, value)
-    return info
+from tests.files.archives import MTIME, entry
 
 
 def archive(*entries: tarfile.TarInfo, end: bool = True) -> bytes:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,13 @@ def create(vmid: int, *, agent: bool = True, start: bool = True) -> Machine:
     if start:
         machine.start()
     return machine
+
+
+@contextlib.contextmanager
+def at_its_best(machine: Machine) -> Iterator[Machine]:
+    """It runs, and its agent does nothing wrong, until it is told to; after that neither."""
+    machine.set_quirks()
+    if not machine.runs():
+        machine.start()
+    yield machine
+    machine.set_quirks()
