@@ -27,7 +27,7 @@ from gateway.supervisor.guests.machines import Machine
 from gateway.supervisor.kernel import reexec
 from gateway.supervisor.kernel.cgroup import Tree
 from gateway.supervisor.kernel.descendants import Descendants
-from gateway.supervisor.operations.server import Connection
+from gateway.supervisor.operations.connection import Connection
 from gateway.supervisor.output.streams import Streams
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from gateway.supervisor.execs.acting import Acting
 from gateway.supervisor.execs.looking import Looking
 from gateway.supervisor.link.protocol import ProtocolError
 from gateway.supervisor.operations.asked import Table, member, natural
+from gateway.supervisor.operations.connection import Connection, Reply
 from gateway.supervisor.operations.execs import guest_of
-from gateway.supervisor.operations.server import Connection, Reply
 from gateway.supervisor.operations.tickets import Tickets
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from gateway.errors import TokenStoreError
 from gateway.exec.origin import Origin
 from gateway.supervisor.link.protocol import ProtocolError
-from gateway.supervisor.operations.server import Connection, Reply
+from gateway.supervisor.operations.connection import Connection, Reply
 
 Handler = Callable[[Connection, dict[str, Any], list[bytes], Origin], Awaitable[Reply]]
 Table = Mapping[str, Handler]

@@ -16,7 +16,7 @@ from gateway.supervisor.execs.queued import Attempt, Begun
 from gateway.supervisor.execs.registry import Execs
 from gateway.supervisor.link.protocol import ProtocolError
 from gateway.supervisor.operations.asked import Table, decide_again, member, natural, optional
-from gateway.supervisor.operations.server import Connection, Reply
+from gateway.supervisor.operations.connection import Connection, Reply
 
 _MAX_WAIT = 60.0
 _MAX_LISTED = 1000

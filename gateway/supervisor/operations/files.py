@@ -11,7 +11,7 @@ from gateway.exec.origin import Origin
 from gateway.supervisor.files.sessions import EVENTS, REASONS, FileSessions, Held
 from gateway.supervisor.link.protocol import ProtocolError
 from gateway.supervisor.operations.asked import Table, member
-from gateway.supervisor.operations.server import Connection, Reply
+from gateway.supervisor.operations.connection import Connection, Reply
 
 
 class FileOperations:

@@ -12,7 +12,7 @@ from gateway.supervisor.changes.root_changes import RootChanges
 from gateway.supervisor.launching.inspection import MAX_QUESTIONS, Inspections, is_question
 from gateway.supervisor.link.protocol import ProtocolError
 from gateway.supervisor.operations.asked import Table, decide_again, member
-from gateway.supervisor.operations.server import Connection, Reply
+from gateway.supervisor.operations.connection import Connection, Reply
 
 
 class GuestOperations:

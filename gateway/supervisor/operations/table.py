@@ -11,10 +11,10 @@ from gateway.exec.origin import Origin
 from gateway.supervisor.link.protocol import ProtocolError
 from gateway.supervisor.operations.acting import ActingOperations
 from gateway.supervisor.operations.asked import Table
+from gateway.supervisor.operations.connection import Connection, Reply
 from gateway.supervisor.operations.execs import ExecOperations
 from gateway.supervisor.operations.files import FileOperations
 from gateway.supervisor.operations.guests import GuestOperations
-from gateway.supervisor.operations.server import Connection, Reply
 
 log = logging.getLogger(__name__)
 
