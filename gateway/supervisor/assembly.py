@@ -235,6 +235,6 @@ class Supervisor:
 
     def look_after(self) -> None:
         """Looks at what runs, again and again: an end that could not be seen is noticed so."""
+        self.loop.io.call_later(_LOOK_SECONDS, self.look_after)
         for execution in list(self.execs.running.values()):
             execution.look_after()
-        self.loop.io.call_later(_LOOK_SECONDS, self.look_after)

@@ -150,9 +150,10 @@ class _Successor:
             log.exception("cannot go on with something of the image before this one")
 
     def _guest(self, entry: State) -> None:
-        guest = Incarnation.from_state(reexec.take_all(entry), self._supervisor.config.lxc)
+        guests = self._supervisor.guests
+        guest = Incarnation.from_state(reexec.take_all(entry), self._supervisor.config.lxc, guests.spare)
         self._guests[guest.vmid, guest.key] = guest
-        self._supervisor.guests.adopt(guest)
+        guests.adopt(guest)
 
     def _machine(self, entry: State) -> None:
         machine = Machine.from_state(reexec.take_all(entry))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 import click
@@ -182,7 +183,8 @@ def confirm(yes: bool, question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("that cannot be undone, and nobody can be asked: say --yes")
-    click.confirm(question, abort=True, err=True)
+    with redirect_stdout(sys.stderr):  # click 8.1, which Debian 13 has, puts the question's last space there
+        click.confirm(question, abort=True, err=True)
 
 
 def tell_work(context: Context, answer: dict[str, Any], done: str) -> None:

@@ -23,7 +23,7 @@ NDJSON, SSE, BYTES = "application/x-ndjson", "text/event-stream", "application/o
 def tell(to: Recorder, pve: PveProcess) -> None:
     """All of it. It makes guests of FIRST to LAST and leaves some of them; MACHINE is there, and runs."""
     tell_of_making(to)
-    tell_of_commands(to)
+    exec_id = tell_of_commands(to)
     tell_of_running_execs(to)
     tell_of_terminals(to)
     tell_of_files(to)
@@ -33,7 +33,7 @@ def tell(to: Recorder, pve: PveProcess) -> None:
     tell_of_tasks(to, pve)
     tell_of_the_end(to)
     tell_of_tokens(to)
-    tell_of_the_service(to)
+    tell_of_the_service(to, exec_id)
 
 
 def tell_of_making(to: Recorder) -> None:
@@ -48,8 +48,8 @@ def tell_of_making(to: Recorder) -> None:
     to.ask("POST", "/guests?wait=60", again, name="taken", says="The vmid is somebody's", expect=409)
 
 
-def tell_of_commands(to: Recorder) -> None:
-    """Commands whose result is waited for, streamed, or fetched."""
+def tell_of_commands(to: Recorder) -> str:
+    """Commands whose result is waited for, streamed, or fetched; the id of the last."""
     run, base = f"/exec/{WEB}", {"command": ["uname", "-s"]}
     to.ask("POST", run, base, says="An argument list: no shell reads it")
     shell = {"command": "echo $GREETING; ls /nowhere", "env": {"GREETING": "hello"}, "timeout": 30}
@@ -75,7 +75,8 @@ def tell_of_commands(to: Recorder) -> None:
     begun = to.ask("POST", run, job, name="detached", says="Started; it runs on by itself", headers=detach, expect=202)
     to.ask("POST", run, {"command": []}, name="invalid", says="What is wrong, field by field", expect=422)
     to.ask("POST", "/exec/999999", base, name="no_guest", says="No such guest, or none of the token's", expect=404)
-    path = f"/execs/{begun['id']}"
+    exec_id: str = begun["id"]
+    path = f"/execs/{exec_id}"
     to.ask("GET", f"{path}?wait=30", says="When it has ended, or after 30 s")
     to.ask("GET", "/execs?label=job%3Dbackup&limit=10", says="Those with a label")
     to.ask("GET", f"{path}/stdout", says="All of it")
@@ -89,6 +90,7 @@ def tell_of_commands(to: Recorder) -> None:
     to.ask("DELETE", path, name="ended", says="It has ended already", expect=409)
     nobody = "/execs/ex_00000000000000000000000000"
     to.ask("GET", nobody, name="no_exec", says="No such exec, or another token's", expect=404)
+    return exec_id
 
 
 def tell_of_running_execs(to: Recorder) -> None:
@@ -281,9 +283,9 @@ def tell_of_tokens(to: Recorder) -> None:
     to.ask("DELETE", path, says="Its last state")
 
 
-def tell_of_the_service(to: Recorder) -> None:
+def tell_of_the_service(to: Recorder, exec_id: str) -> None:
     """The audit log, and what monitors ask for."""
-    to.ask("GET", "/audit?event=exec:outcome&limit=1", says="The newest end of a command")
+    to.ask("GET", f"/audit?exec_id={exec_id}", says="What one command was, and how it ended")
     to.ask("GET", "/audit/verify", says="As it was written")
     to.ask("GET", "/metrics", says="All that is counted")
     to.ask("GET", "/health/live", says="The web process answers")

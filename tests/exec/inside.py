@@ -60,7 +60,7 @@ def begun(api: Api, label: str, mark: str | None = None) -> str:
 def ended(api: Api, exec_id: str, within: float = 25) -> dict[str, Any]:
     """The exec once it has ended."""
     view: dict[str, Any] = api.get(f"/execs/{exec_id}?wait={within}").json()
-    assert view["state"] == "ended", view
+    assert view.get("state") == "ended", view
     return view
 
 

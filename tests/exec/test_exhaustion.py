@@ -10,13 +10,14 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
-from tests.exec.inside import begun, ended, exec_cgroups, kill_all, new_mark
+from tests.exec.inside import begun, ended, exec_cgroups, kill_all, living, new_mark
 from tests.exec.sockets import connect, socket_of
 from tests.exec.streams import detach
 from tests.exec.waiting import until
@@ -120,19 +121,14 @@ def test_little_free_space_costs_the_oldest_results_first(
 
 
 def test_out_of_descriptors_at_every_step(api: Api, gateway: Gateway) -> None:
-    """With 1 to 24 descriptors left: a result or a problem, never a hang; then all is as it was."""
+    """With 0 to 24 descriptors left: a result or a problem, never a hang; then all is as it was."""
     api.run(101, ["true"])
     pid = gateway.services.pid("supervisor")
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    used = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
-    count = len(os.listdir(f"/proc/{pid}/fd"))
+    number = len(os.listdir(f"/proc/{pid}/fd"))
     seen = set()
-    for left in range(1, 25):
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + left, before[1]))
-        try:
+    for left in range(25):
+        with descriptors_left(pid, left):
             answer = api.post(101, {"command": ["true"], "timeout": 5, "queue_timeout": 0}, timeout=20)
-        finally:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         seen.add(answer.status)
         assert answer.status in (200, 409, 503, 507), (left, answer.body[:500])
         if answer.status == 200:
@@ -142,7 +138,7 @@ def test_out_of_descriptors_at_every_step(api: Api, gateway: Gateway) -> None:
         assert api.run(101, ["true"], queue_timeout=0)["reason"] == "exited"
     assert api.get("/execs?state=running").json()["execs"] == []
     until(lambda: not exec_cgroups(101), why="no cgroup is left")
-    until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= count + 1, why="descriptors are back")
+    until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= number + 1, why="descriptors are back")
     intents = {record["audit_id"] for record in gateway.records(event="exec:intent")}
 
     def settled() -> bool:
@@ -150,6 +146,39 @@ def test_out_of_descriptors_at_every_step(api: Api, gateway: Gateway) -> None:
         return intents <= {record["audit_id"] for record in ends}
 
     until(settled, why="every intent has its outcome or was taken back")
+
+
+@pytest.mark.parametrize("background", ["wait", "detach"])
+def test_time_limit_holds_without_descriptors(api: Api, gateway: Gateway, background: str) -> None:
+    """What does not listen to TERM is ended when its time is over, with no descriptor left; that its end cannot be
+    read meanwhile is told, too."""
+    mark = new_mark()
+    script = f"trap '' TERM; while :; do sleep {mark}; done & while :; do sleep {mark}; done"
+    exec_id = detach(api, 101, script, timeout=2, kill_grace=0.2, background=background)
+    until(lambda: len(living(mark, alone=True)) == 2, why="both of it run")
+    assert api.get(f"/execs/{exec_id}").json()["state"] == "running"  # the web keeps the connection that this made
+    pid = gateway.services.pid("supervisor")
+    with descriptors_left(pid, 0):
+        until(lambda: gateway.records(exec_id=exec_id, event="exec:outcome"), why="it has ended")
+        assert not living(mark) and not exec_cgroups(101)
+    with descriptors_left(pid, 0):  # those of the exec have come back meanwhile
+        assert api.get(f"/execs/{exec_id}").code == "supervisor_unavailable"
+    assert ended(api, exec_id)["reason"] == "timeout"
+
+
+def test_survivors_are_let_go_of_when_there_is_a_descriptor(api: Api, gateway: Gateway) -> None:
+    """The end of a command whose survivors cannot be watched, for want of a descriptor, is told when there is one."""
+    mark = new_mark()
+    exec_id = detach(api, 101, f"sleep {mark} & read line", stdin_open=True)
+    headers = {"Content-Type": "application/octet-stream"}
+    said = gateway.log("supervisor").count("cannot end it yet")
+    assert api.get(f"/execs/{exec_id}").json()["state"] == "running"  # the web keeps the connection that this made
+    with descriptors_left(gateway.services.pid("supervisor"), 0):
+        answer = api.request("PUT", f"/execs/{exec_id}/stdin?offset=0", raw=b"go on\n", headers=headers)
+        assert answer.status in (200, 204), (answer.body, gateway.log("supervisor")[-3000:])
+        until(lambda: gateway.log("supervisor").count("cannot end it yet") > said, why="it has ended")
+    assert ended(api, exec_id)["survivors"] == 1
+    kill_all(mark)
 
 
 def test_peers_wait_for_a_descriptor(api: Api, gateway: Gateway) -> None:
@@ -175,6 +204,19 @@ def test_peers_wait_for_a_descriptor(api: Api, gateway: Gateway) -> None:
         last.sendall(struct.pack(">II", 15, 0) + b'{"op":"health"}')
         assert b'"ok"' in last.recv(65536)
     assert api.run(101, ["true"])["reason"] == "exited"
+
+
+@contextlib.contextmanager
+def descriptors_left(pid: int, left: int) -> Iterator[None]:
+    """The process can open so many files more: the numbers that it has free below its limit."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
+    limit = next(islice((number for number in count() if number not in used), left, None))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 def cpu_seconds(pid: int) -> float:

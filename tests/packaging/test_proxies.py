@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import ssl
 from collections.abc import Callable, Iterator
 from http.client import HTTPSConnection
 from typing import Any
@@ -18,6 +17,7 @@ from tests.exec.waiting import until
 from tests.exec.websocket import Session
 from tests.files.paths import url
 from tests.packaging.proxies import CADDY, NGINX, Kind, find, running
+from tests.pvesim.services import make_client_context
 
 GUEST = 101
 PIECE = bytes(range(256)) * 4096
@@ -141,7 +141,7 @@ def test_a_client_that_leaves(api: Api) -> None:
 
 def test_who_asks_is_the_client(api: Api, gateway: Gateway) -> None:
     """The audit log names the client's own address: not the proxy's, and not what the client says of itself."""
-    context = ssl.create_default_context(cafile=str(gateway.services.ca))
+    context = make_client_context(gateway.services.ca)
     connection = HTTPSConnection("127.0.0.1", api.port, context=context, source_address=("127.0.0.9", 0))
     headers = {
         "Authorization": f"Bearer {api.token}",

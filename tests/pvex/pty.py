@@ -10,15 +10,23 @@ import struct
 import subprocess
 import termios
 import time
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from tests.pvex.client import Pvex
 
 
 class Screen:
-    """pvex in a terminal of its own; what it shows is waited for."""
+    """pvex in a terminal of its own; what it shows is waited for. `stdout`: a file that its output goes to instead."""
 
-    def __init__(self, pvex: Pvex, *arguments: str, rows: int = 24, cols: int = 80, **environment: str) -> None:
+    def __init__(
+        self,
+        pvex: Pvex,
+        *arguments: str,
+        rows: int = 24,
+        cols: int = 80,
+        stdout: IO[bytes] | None = None,
+        **environment: str,
+    ) -> None:
         self.master, self.slave = os.openpty()
         self.resize(rows, cols)
         self.before = termios.tcgetattr(self.slave)
@@ -26,7 +34,7 @@ class Screen:
         self.process = pvex.start(
             *arguments,
             stdin=self.slave,
-            stdout=self.slave,
+            stdout=self.slave if stdout is None else stdout,
             stderr=self.slave,
             environment={"TERM": "xterm", **environment},
             start_new_session=True,

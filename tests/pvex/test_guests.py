@@ -123,8 +123,9 @@ def test_progress(lab: Pvex, guests: list[str], tmp_path: Path) -> None:
         assert screen.end() == 0
 
 
-def test_snapshots_and_the_end(lab: Pvex, guests: list[str]) -> None:
-    """Taken, listed, gone back to; what cannot be undone wants a yes; then the guest is gone."""
+def test_snapshots_and_the_end(lab: Pvex, guests: list[str], tmp_path: Path) -> None:
+    """Taken, listed, gone back to; what cannot be undone wants a yes, for which the output is not used; then the guest
+    is gone."""
     vmid = guests[1]
     (upid,) = lab.lines("stop", "web2", "--wait", "0")
     assert f'"upid": "{upid}"' in "\n".join(lab.lines("task", upid, "--wait", "30", "-o", "json"))
@@ -139,11 +140,12 @@ def test_snapshots_and_the_end(lab: Pvex, guests: list[str]) -> None:
     assert lab.lines("rm", "-y", "7708") == ["7708"]
     done = lab.inside("rm", vmid)
     assert (done.returncode, b"say --yes" in done.stderr) == (2, True)
-    with Screen(lab, "rm", vmid) as screen:
-        screen.until("[y/N]")
+    told = tmp_path / "told"
+    with told.open("wb") as stdout, Screen(lab, "rm", vmid, stdout=stdout) as screen:
+        screen.until("[y/N]: ")
         screen.type("y\n")
-        screen.until(f"\r\n{vmid}")
         assert screen.end() == 0
+    assert told.read_text() == f"{vmid}\n"
     assert vmid not in lab.lines("ls", "-q")
 
 

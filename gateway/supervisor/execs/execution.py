@@ -214,18 +214,21 @@ class Execution:
         grace = self.order.limits.kill_grace if self._course.phase is not Phase.STARTING else 0.0
         self._course.kill_at = self._io.time() + grace
         if grace:
-            self._ask_to_end()
             self._timers.arm("kill", self._course.kill_at, self.kill)
+            self._ask_to_end()
         else:
             self.kill()
         return True
 
     def _ask_to_end(self) -> None:
         """TERM, and with a terminal HUP, which ends the shells that ignore TERM; CONT lets the stopped ones hear it."""
-        self._course.note_killed(self._tree.signal(signal.SIGTERM))
-        if self._course.size is not None:
-            self._tree.signal(signal.SIGHUP)
-        self._tree.signal(signal.SIGCONT)
+        try:
+            self._course.note_killed(self._tree.signal(signal.SIGTERM))
+            if self._course.size is not None:
+                self._tree.signal(signal.SIGHUP)
+            self._tree.signal(signal.SIGCONT)
+        except OSError as exc:  # out of descriptors or memory: killed it will be all the same
+            log.error("%s: cannot ask it to end: %s", self.order.id, exc.strerror)
 
     def _kill_tree(self) -> None:
         self._course.note_killed(self._tree.kill())
@@ -321,7 +324,9 @@ class Execution:
             self._lingering.look_later()
 
     def _finish(self, usage: Usage, survivors: int) -> None:
-        """Makes the outcome known. Survivors are let go of: they live on."""
+        """Makes the outcome known. Survivors are let go of: they live on. Raises OSError; nothing is changed then."""
+        if survivors:
+            self._tree.events_fd()  # raises OSError where they cannot be watched yet
         self.ending = self._course.ending(self.order, self._io.time(), self.streams.counts(), usage, survivors)
         self._course.phase = Phase.ENDED
         self._now_started()

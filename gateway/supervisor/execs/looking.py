@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.errors import ExecNotFound
+from gateway.errors import ExecNotFound, SupervisorUnavailable
 from gateway.exec.ending import Ending, render
 from gateway.exec.order import GuestKind, Order
 from gateway.exec.origin import Origin
@@ -103,8 +103,13 @@ class Looking:
         return NOTHING if isinstance(found, Queued) else found.streams.recording
 
     def _find(self, exec_id: str, origin: Origin) -> Found:
-        """What there is of an exec that this caller may see. Raises ExecNotFound."""
-        found = self._execs.running.get(exec_id) or self._execs.queued.get(exec_id) or self._spool.find(exec_id)
+        """What there is of an exec that this caller may see. Raises ExecNotFound, SupervisorUnavailable."""
+        try:
+            found = self._execs.running.get(exec_id) or self._execs.queued.get(exec_id) or self._spool.find(exec_id)
+        except OSError as exc:  # not that there is none
+            raise SupervisorUnavailable(
+                f"how it ended cannot be read now ({exc.strerror}); try again", retry_after=1
+            ) from exc
         if found is None or not origin.sees(found.order.token_id, found.order.vmid):
             raise ExecNotFound.for_id(exec_id)
         return found

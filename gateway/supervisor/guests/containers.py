@@ -21,6 +21,7 @@ from gateway.errors import GuestFrozen, GuestNotRunning
 from gateway.supervisor.guests.current import CurrentRuns
 from gateway.supervisor.kernel.cgroup import InstanceGroup, read_event, wait_empty
 from gateway.supervisor.kernel.procfs import is_privileged, read_stat, read_status
+from gateway.supervisor.kernel.spare import Spare
 
 _PF_EXITING = 0x4  # include/linux/sched.h
 _SIGKILL_BIT = 1 << 8
@@ -120,10 +121,10 @@ class Incarnation:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], config: LxcConfig) -> Incarnation:
+    def from_state(cls, state: dict[str, Any], config: LxcConfig, spare: Spare) -> Incarnation:
         """The incarnation as an earlier image of this program held it; it may have died since."""
         vmid, fds = state["vmid"], state["fds"]
-        group = InstanceGroup(fds["group"], vmid)
+        group = InstanceGroup(fds["group"], vmid, spare)
         ns = config.cgroup / "lxc" / str(vmid) / "ns"
         return cls(
             vmid,
@@ -153,6 +154,8 @@ class Guests(CurrentRuns[Incarnation]):
         self, config: LxcConfig, instance: str, on_found: Callable[[Incarnation], None] = lambda _: None
     ) -> None:
         super().__init__(on_found)
+        self.spare = Spare()
+        """For the files of all their cgroups."""
         self._config = config
         self._instance = instance
         self._depth = len(read_status(config.proc / "self", b"NSpid")[b"NSpid"])
@@ -215,7 +218,7 @@ class Guests(CurrentRuns[Incarnation]):
                     undo.callback(os.close, directory)
                     events = os.open("ns/cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
                     undo.callback(os.close, events)
-                    group = InstanceGroup.enter(directory, self._instance, vmid)
+                    group = InstanceGroup.enter(directory, self._instance, vmid, self.spare)
                     undo.callback(group.close)
                 except (OSError, ValueError, GuestNotRunning):
                     continue

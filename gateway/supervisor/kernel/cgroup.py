@@ -18,6 +18,7 @@ from typing import Protocol
 
 from gateway.errors import GuestNotRunning
 from gateway.exec.view import Usage
+from gateway.supervisor.kernel.spare import Spare
 
 NO_USAGE: Usage = {"cpu_ms": None, "memory_peak": None, "oom_killed": None}
 _MAX_SIGNALLED = 4096
@@ -44,13 +45,14 @@ class Tree(Protocol):
 class InstanceGroup:
     """This gateway's directory in one running guest's cgroup tree; execs are made in it."""
 
-    def __init__(self, directory: int, vmid: int) -> None:
+    def __init__(self, directory: int, vmid: int, spare: Spare) -> None:
         self.dir = directory
         self._vmid = vmid
-        self._memory = b"memory" in _read(directory, "cgroup.subtree_control").split()
+        self._spare = spare
+        self._memory = b"memory" in _read(spare, directory, "cgroup.subtree_control").split()
 
     @classmethod
-    def enter(cls, guest_dir: int, instance: str, vmid: int) -> InstanceGroup:
+    def enter(cls, guest_dir: int, instance: str, vmid: int, spare: Spare) -> InstanceGroup:
         """Makes the directory unless it is there. Raises GuestNotRunning when the guest's tree is gone."""
         name = f"pveg-{instance}"
         try:
@@ -59,11 +61,11 @@ class InstanceGroup:
             directory = os.open(name, _DIRECTORY, dir_fd=guest_dir)
         except FileNotFoundError as exc:
             raise GuestNotRunning(f"guest {vmid} has just stopped; start it first", vmid=vmid) from exc
-        _enable_controllers(directory)
+        _enable_controllers(spare, directory)
         with contextlib.suppress(OSError):
             # An exec's root in a privileged guest can mount its own cgroup and make others below: the kernel refuses.
-            _write(directory, "cgroup.max.depth", b"1")
-        return cls(directory, vmid)
+            _write(spare, directory, "cgroup.max.depth", b"1")
+        return cls(directory, vmid, spare)
 
     def make(self, exec_id: str, *, taken_from: Path | None = None) -> ExecGroup:
         """A new, empty cgroup for one exec. Raises GuestNotRunning when the guest has stopped meanwhile.
@@ -73,7 +75,7 @@ class InstanceGroup:
         try:
             os.mkdir(exec_id, 0o755, dir_fd=self.dir)
             try:
-                return ExecGroup(self.dir, exec_id, memory=self._memory, taken_from=taken_from)
+                return ExecGroup(self.dir, exec_id, self._spare, memory=self._memory, taken_from=taken_from)
             except OSError:
                 os.rmdir(exec_id, dir_fd=self.dir)
                 raise
@@ -83,7 +85,7 @@ class InstanceGroup:
     def open(self, exec_id: str) -> ExecGroup | None:
         """The cgroup of an exec that an earlier image of this program made; None when it is gone."""
         try:
-            return ExecGroup(self.dir, exec_id, memory=self._memory)
+            return ExecGroup(self.dir, exec_id, self._spare, memory=self._memory)
         except FileNotFoundError:
             return None
 
@@ -96,11 +98,11 @@ class InstanceGroup:
     def freeze(self, frozen: bool) -> None:
         """Freezes or thaws all execs here at once (cgroup.freeze, kernel's cgroup-v2.rst)."""
         with contextlib.suppress(OSError):
-            _write(self.dir, "cgroup.freeze", b"1" if frozen else b"0")
+            _write(self._spare, self.dir, "cgroup.freeze", b"1" if frozen else b"0")
 
     def freeze_guest(self, frozen: bool) -> None:
         """Freezes or thaws the guest's own processes, beside ours. Raises OSError when its tree is gone."""
-        _write(self.dir, "../ns/cgroup.freeze", b"1" if frozen else b"0")
+        _write(self._spare, self.dir, "../ns/cgroup.freeze", b"1" if frozen else b"0")
 
     def close(self) -> None:
         os.close(self.dir)
@@ -109,8 +111,11 @@ class InstanceGroup:
 class ExecGroup:
     """The cgroup of one exec: its whole tree, whatever forked, called setsid or ignores signals."""
 
-    def __init__(self, parent: int, name: str, *, memory: bool = False, taken_from: Path | None = None) -> None:
+    def __init__(
+        self, parent: int, name: str, spare: Spare, *, memory: bool = False, taken_from: Path | None = None
+    ) -> None:
         self._name = name
+        self._spare = spare
         self._memory = memory
         self._taken_from = taken_from
         self._events: int | None = None
@@ -129,7 +134,7 @@ class ExecGroup:
 
     def populated(self) -> bool:
         """Whether a live process is in it, however many there are; zombies do not count."""
-        return _keyed(_read(self.dir, "cgroup.events")).get("populated", 0) == 1
+        return _keyed(_read(self._spare, self.dir, "cgroup.events")).get("populated", 0) == 1
 
     def holds(self, pid: int) -> bool:
         """Whether this process is in it, and so will end with it; one that has to be taken from the guest is then."""
@@ -152,7 +157,7 @@ class ExecGroup:
         try:
             if pid not in members(self._taken_from):
                 return False
-            _write(self.dir, "cgroup.procs", str(pid).encode())
+            _write(self._spare, self.dir, "cgroup.procs", str(pid).encode())
             signal.pidfd_send_signal(pidfd, 0)
         except OSError:
             return False
@@ -162,7 +167,7 @@ class ExecGroup:
 
     def pids(self) -> list[int]:
         """The processes in it now; one of a pid namespace that cannot be seen from here reads as 0 and is left out."""
-        return [pid for pid in map(int, _read(self.dir, "cgroup.procs").split()) if pid]
+        return [pid for pid in map(int, _read(self._spare, self.dir, "cgroup.procs").split()) if pid]
 
     def signal(self, number: int) -> int:
         """Sends a signal to every process in it, each held by a pidfd and then seen here again. How many got it."""
@@ -185,14 +190,14 @@ class ExecGroup:
         """Kills all of it at once, forks in progress too (cgroup.kill, Linux 5.14). How many there were."""
         count = len(self.pids())
         with contextlib.suppress(FileNotFoundError):
-            _write(self.dir, "cgroup.kill", b"1")
+            _write(self._spare, self.dir, "cgroup.kill", b"1")
         return count
 
     def usage(self) -> Usage:
         """What the tree has used so far; null where the guest's tree does not enable the controller."""
-        cpu = _keyed(_read(self.dir, "cpu.stat")).get("usage_usec")
-        peak = _read(self.dir, "memory.peak").strip() if self._memory else b""
-        oom = _keyed(_read(self.dir, "memory.events")).get("oom_kill") if self._memory else None
+        cpu = _keyed(_read(self._spare, self.dir, "cpu.stat")).get("usage_usec")
+        peak = _read(self._spare, self.dir, "memory.peak").strip() if self._memory else b""
+        oom = _keyed(_read(self._spare, self.dir, "memory.events")).get("oom_kill") if self._memory else None
         return {
             "cpu_ms": None if cpu is None else cpu // 1000,
             "memory_peak": int(peak) if peak.isdigit() else None,
@@ -232,13 +237,13 @@ def members(ns: Path) -> set[int]:
     return found
 
 
-def _enable_controllers(directory: int) -> None:
+def _enable_controllers(spare: Spare, directory: int) -> None:
     """Has the kernel account for each exec, as far as the guest's own tree does."""
-    available = _read(directory, "cgroup.controllers").split()
+    available = _read(spare, directory, "cgroup.controllers").split()
     for name in (b"memory", b"pids"):
         if name in available:
             with contextlib.suppress(OSError):
-                _write(directory, "cgroup.subtree_control", b"+" + name)
+                _write(spare, directory, "cgroup.subtree_control", b"+" + name)
 
 
 def wait_empty(directory: Path, timeout: float) -> bool:
@@ -270,29 +275,19 @@ def _keyed(text: bytes) -> dict[str, int]:
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
-def _read(directory: int, name: str) -> bytes:
+def _read(spare: Spare, directory: int, name: str) -> bytes:
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        with spare.opened(name, os.O_RDONLY, dir_fd=directory) as fd:
+            chunks = []
+            while chunk := os.read(fd, 65536):
+                chunks.append(chunk)
+            return b"".join(chunks)
     except OSError as exc:
-        if exc.errno in (errno.ENOENT, errno.ENODEV):
+        if exc.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
             return b""
         raise
-    try:
-        chunks = []
-        while chunk := os.read(fd, 65536):
-            chunks.append(chunk)
-        return b"".join(chunks)
-    except OSError as exc:
-        if exc.errno in (errno.ENODEV, errno.EOPNOTSUPP):
-            return b""
-        raise
-    finally:
-        os.close(fd)
 
 
-def _write(directory: int, name: str, value: bytes) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
-    try:
+def _write(spare: Spare, directory: int, name: str, value: bytes) -> None:
+    with spare.opened(name, os.O_WRONLY, dir_fd=directory) as fd:
         os.write(fd, value)
-    finally:
-        os.close(fd)

@@ -19,6 +19,7 @@ from gateway import jsonbytes
 
 Line = dict[str, Any]
 _STRUCK = b"#"
+_NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Place(NamedTuple):
@@ -73,14 +74,18 @@ class Journal:
         return Place(self._number, offset, len(data))
 
     def read(self, places: Sequence[Place]) -> list[Line]:
-        """The lines there, those that cannot be read left out."""
+        """The lines there, those that cannot be read left out. Raises OSError where they can be, but not now."""
         found = []
         for number, there in groupby(places, key=lambda place: place.file):
-            with contextlib.suppress(OSError), self._path(number).open("rb", buffering=0) as file:
-                for place in there:
-                    line = _parse(os.pread(file.fileno(), place.length, place.offset))
-                    if line is not None:
-                        found.append(line)
+            try:
+                with self._path(number).open("rb", buffering=0) as file:
+                    for place in there:
+                        line = _parse(os.pread(file.fileno(), place.length, place.offset))
+                        if line is not None:
+                            found.append(line)
+            except OSError as exc:
+                if exc.errno in _NOT_NOW:
+                    raise
         return found
 
     def release(self, places: Sequence[Place]) -> None:

@@ -45,7 +45,7 @@ class Lives:
         self._lines[exec_id].append(self._journal.append({"id": exec_id, **line}))
 
     def read(self, exec_id: str) -> Life | None:
-        """Its life; None of one that is not known, or cannot be read."""
+        """Its life; None of one that is not known, or cannot be read. Raises OSError where that is so only now."""
         return read_life(self._journal.read(self._lines.get(exec_id, ())))
 
     def forget(self, exec_id: str) -> None:

@@ -206,7 +206,8 @@ class Spool:
         return [life for life in map(self._lives.read, self._unfinished) if life is not None]
 
     def find(self, exec_id: str) -> Life | None:
-        """An exec that has ended, as it is remembered; None when it is not or no longer."""
+        """An exec that has ended, as it is remembered; None when it is not or no longer. Raises OSError where that
+        cannot be read now."""
         return self._lives.read(exec_id) if exec_id in self._remembered else None
 
     def remembered(self) -> dict[str, Remembered]:
