@@ -71,14 +71,21 @@ def parse_name(text: str) -> str:
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Source networks in CIDR form, at most 64. Raises GrantInvalid, also when host bits are set."""
+    """Source networks in CIDR form, at most 64. Raises GrantInvalid, also when host bits are set, or a zone: that is an
+    interface's of one node, and callers are compared without theirs."""
     try:
-        networks = tuple(ipaddress.ip_network(text) for text in texts)
+        networks = tuple(_parse_network(text) for text in texts)
     except ValueError as exc:
         raise GrantInvalid(f"network: {exc}; write it like 10.0.0.0/24 or 2001:db8::/64") from exc
     if len(networks) > MAX_NETWORKS:
         raise GrantInvalid(f"a token has at most {MAX_NETWORKS} networks")
     return networks
+
+
+def _parse_network(text: str) -> Network:
+    if "%" in text:  # what follows may be any text (RFC 4007, 11.2), and Python keeps it as it is
+        raise ValueError("a network has no zone")
+    return ipaddress.ip_network(text)
 
 
 def networks_within(networks: tuple[Network, ...], most: tuple[Network, ...]) -> bool:

@@ -94,7 +94,7 @@ def _check_address(text: str | None, words: Sequence[str], version: int, field: 
     if text is None or text in words:
         return
     try:
-        found = ipaddress.ip_interface(text)
+        found = ipaddress.ip_interface(refuse_zone(text))
     except ValueError:
         found = None
     network = found.network if found is not None else None
@@ -107,11 +107,18 @@ def _check_address(text: str | None, words: Sequence[str], version: int, field: 
         raise mistake("bad_address", "this is the network's broadcast address", field)
 
 
+def refuse_zone(text: str) -> str:
+    """The same. Raises ValueError where it has a zone, for which Python takes any text, commas too (RFC 4007, 11.2)."""
+    if "%" in text:
+        raise ValueError("an address without a zone")
+    return text
+
+
 def _check_gateway(text: str | None, address: str | None, version: int, field: str) -> None:
     if text is None:
         return
     try:
-        gateway = ipaddress.ip_address(text)
+        gateway = ipaddress.ip_address(refuse_zone(text))
     except ValueError:
         raise mistake("bad_address", f"an IPv{version} address without a prefix", field) from None
     if gateway.version != version:

@@ -23,7 +23,7 @@ from gateway.guests.fields import (
     VolumeName,
     mistake,
 )
-from gateway.guests.network import NetworkSpec
+from gateway.guests.network import NetworkSpec, refuse_zone
 
 Options = dict[str, str | int | bool]
 
@@ -123,7 +123,7 @@ class FreshWish(Wish):
             raise mistake("only_of_a_backup", "what is new has hardware addresses of its own anyway", "unique")
         for address in self.nameservers:
             try:
-                ipaddress.ip_address(address)
+                ipaddress.ip_address(refuse_zone(address))
             except ValueError:
                 raise mistake("bad_address", "IP addresses of name servers", "nameservers") from None
         if self.password is not None and not _is_text(self.password.get_secret_value()):

@@ -16,6 +16,8 @@ from gateway.web.settings import WebSettings
 from gateway.web.tls import forget_errors
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_EMPTY_LINES = 16
+"""Before one request; more would be work without end for the thread that reads all heads."""
 MAX_WAITED_BODY_BYTES = 64 * 1024
 """A body up to this size is complete before a thread sees its request."""
 REPLY_SECONDS = 30.0
@@ -59,7 +61,7 @@ class Connection:
     """Owned by one thread at a time: the poller's, the one that answers its request, or the pump's."""
 
     __slots__ = (
-        "_limits", "_scanned", "buffer", "client", "deadline", "endless", "fd", "head", "key", "lane",
+        "_empty_lines", "_limits", "_scanned", "buffer", "client", "deadline", "endless", "fd", "head", "key", "lane",
         "phase", "polled", "server", "since", "size", "sock",
     )  # fmt: skip
 
@@ -88,6 +90,7 @@ class Connection:
         self.lane = Next.GONE
         self._limits = limits
         self._scanned = 0
+        self._empty_lines = 0
         if isinstance(sock, ssl.SSLSocket):
             self.phase = Phase.HANDSHAKE
             self.deadline = now + limits.handshake_s
@@ -154,13 +157,16 @@ class Connection:
         if self.phase is Phase.HEAD:
             while buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2
                 del buffer[:2]
+                self._empty_lines += 1
+                if self._empty_lines > MAX_EMPTY_LINES:
+                    raise refusal.malformed()
             end = buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
             self._scanned = len(buffer)
             if end < 0 and len(buffer) <= MAX_HEAD_BYTES:
                 return Next.READ
             if end < 0 or end > MAX_HEAD_BYTES:
                 raise refusal.head_too_large()
-            self._scanned = 0
+            self._scanned = self._empty_lines = 0
             self.phase = Phase.BODY
             self.deadline = now + self._limits.body_s
             self.lane = self._measure(bytes(buffer[: end + 2]), end + 4)

@@ -13,10 +13,11 @@ from gateway.errors import ClientGone
 from gateway.web import refusal
 from gateway.web.connection import Connection, Next
 from gateway.web.disconnect import ENDING
-from gateway.web.flow import Flow
+from gateway.web.flow import TURN_BYTES, WANTS, Flow
 from gateway.web.framing import Bare, Chunked, Counted, Framing
 from gateway.web.live import ROOM, Live
 from gateway.web.refusal import SERVER, Refusal
+from gateway.web.remainder import Remainder
 from gateway.web.settings import WebSettings
 from gateway.web.source import Body, Source
 from gateway.web.tls import forget_errors
@@ -51,9 +52,9 @@ class Exchange:
     def answer(self, connection: Connection, *, last: bool) -> Next | Flow:
         """Read one request from the connection and send its reply.
 
-        Next.READ: another one may follow; Next.GONE: none may; a Flow: the reply has yet to come, and the connection
-        is that Flow's. `last` announces that no request may follow. Raises Refusal (nothing of a reply was sent) and
-        ClientGone.
+        Next.READ: another one may follow; Next.GONE: none may; a Flow: the reply has yet to come, or the client to take
+        the rest of it, and the connection is that Flow's. `last` announces that no request may follow. Raises Refusal
+        (nothing of a reply was sent) and ClientGone.
         """
         settings = self._settings
         source = Source(connection, body_s=settings.body_s, max_body_bytes=settings.max_body_bytes, ending=self._ending)
@@ -90,6 +91,8 @@ class Exchange:
         keep = not reply.should_close() and source.skip()
         if live is not None:
             return Flow(connection, live, _choose_framing(live, reply), writer.take(), keep=keep)
+        if writer.unsent:
+            return Flow(connection, Remainder(), Bare(), b"", keep=keep, unsent=writer.unsent)
         return Next.READ if keep else Next.GONE
 
     def _parse(self, source: Source, connection: Connection) -> Any:
@@ -155,12 +158,16 @@ _LENGTH_FIELDS = frozenset(("CONTENT-LENGTH", "TRANSFER-ENCODING"))
 
 
 class _ReplyWriter:
-    """Sends a reply's head together with the first piece of its body: one packet, one TLS record."""
+    """Sends a reply's head together with the first piece of its body: one packet, one TLS record.
 
-    __slots__ = ("_held", "_sock", "_started", "sent")
+    It never waits for the client: what the socket does not take at once is `unsent`.
+    """
+
+    __slots__ = ("_held", "_sock", "_started", "sent", "unsent")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self.unsent: list[memoryview] = []
         self._held = b""
         self._started = False
         self.sent = False
@@ -191,8 +198,17 @@ class _ReplyWriter:
 
     def _send(self, data: bytes) -> None:
         self.sent = True
+        rest = memoryview(data)
         try:
-            self._sock.sendall(data)
+            if not self.unsent:
+                self._sock.settimeout(0)
+            while rest and not self.unsent:
+                # After a TLS write that blocked, OpenSSL wants the same bytes again: `rest` begins with them still.
+                rest = rest[self._sock.send(rest[:TURN_BYTES]) :]
+        except WANTS:
+            pass
         except OSError as error:
             forget_errors()
             raise ClientGone from error
+        if rest:
+            self.unsent.append(rest)

@@ -6,6 +6,7 @@ import ssl
 import struct
 import time
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum, auto
 
 from gateway.errors import ClientGone
@@ -13,6 +14,7 @@ from gateway.web import tcp
 from gateway.web.connection import Connection
 from gateway.web.framing import JOINED_BYTES, Bare, Framing
 from gateway.web.live import Live
+from gateway.web.remainder import TAKE_BYTES_PER_SECOND, TAKE_SECONDS, Remainder
 from gateway.web.tls import forget_errors
 
 TURN_BYTES = 256 * 1024
@@ -21,7 +23,7 @@ STALL_SECONDS = 300.0
 """How long a client may take no byte of what it is sent."""
 
 _READ_BYTES = 64 * 1024
-_WANTS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+WANTS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -43,12 +45,22 @@ class Flow:
 
     __slots__ = (
         "_acknowledged", "_done", "_framing", "_head", "_input", "_left", "_pending", "_readable", "_stalled_since",
-        "_stirred", "_taken_in", "connection", "cutting", "fd", "held", "keep", "live", "moved_at", "number", "queued",
-        "sock", "sources", "timer", "wake",
+        "_stirred", "_taken_in", "began", "bodies", "connection", "cutting", "fd", "held", "keep", "live", "moved_at",
+        "number", "queued", "remains", "sock", "sources", "taken", "timer", "wake",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, live: Live, framing: Framing, head: bytes, *, keep: bool) -> None:
-        """`head` goes out before the body; `keep`: another request may follow on the connection."""
+    def __init__(
+        self,
+        connection: Connection,
+        live: Live,
+        framing: Framing,
+        head: bytes,
+        *,
+        keep: bool,
+        unsent: Sequence[memoryview] = (),
+    ) -> None:
+        """`head` goes out before the body; `keep`: another request may follow on the connection. `unsent`: what a
+        Remainder is of; under TLS it begins where the write that blocked began."""
         self.connection = connection
         self.sock = connection.sock
         self.fd = connection.fd
@@ -57,18 +69,24 @@ class Flow:
         # The pump's notes:
         self.number = 0
         self.queued = False
-        self.held = 0
+        self.held = sum(map(len, unsent))
         """Bytes that wait here for the client."""
         self.moved_at = 0.0
         """When it last took any of them, or had none to take."""
         self.cutting: bool | None = None
         """Once the worker ends: whether it is cut when it is `flushed`, for it would not end by itself."""
+        self.remains = isinstance(live, Remainder)
+        self.bodies = tuple(memoryview(part.obj) for part in unsent)
+        """What a Remainder keeps in memory until its end."""
+        self.began = time.monotonic()
+        self.taken = 0
+        """Bytes that its socket has taken since."""
         self.sources: tuple[int, ...] = ()
         self.wake = self.timer = float("inf")
 
         self._framing = framing
         self._head = head
-        self._pending: deque[memoryview] = deque()
+        self._pending: deque[memoryview] = deque(unsent)
         self._done = False
         self._readable = live.upgrades  # under TLS there may be bytes that epoll knows nothing of
         self._input = b""
@@ -86,7 +104,7 @@ class Flow:
         if events & (select.EPOLLHUP | select.EPOLLERR):
             raise ClientGone
         if events & select.EPOLLRDHUP:
-            self._left = True
+            self._left = not self.remains  # who has said all may well wait for all of the reply
         if events & select.EPOLLIN:
             self._readable = self.live.upgrades
 
@@ -131,6 +149,8 @@ class Flow:
             self._stalled_since = now
         if progress.lost or now - self._stalled_since >= STALL_SECONDS:
             raise ClientGone
+        if self.remains and now - self.began >= TAKE_SECONDS + self.taken / TAKE_BYTES_PER_SECOND:
+            raise ClientGone
 
     def cut(self) -> None:
         """Close the socket so that the client cannot take what it has for all."""
@@ -157,7 +177,7 @@ class Flow:
     def _read(self) -> bytes:
         try:
             data = self.sock.recv(_READ_BYTES)
-        except _WANTS:
+        except WANTS:
             self._readable = False
             return b""
         except OSError as error:
@@ -176,8 +196,9 @@ class Flow:
                 # After a TLS write that blocked, OpenSSL wants the same bytes again: this is the same slice.
                 sent = self.sock.send(part[:TURN_BYTES])
                 self.held -= sent
+                self.taken += sent
                 self.moved_at = time.monotonic()
-            except _WANTS:
+            except WANTS:
                 return Turn.BLOCKED
             except OSError as error:
                 forget_errors()

@@ -15,13 +15,14 @@ from gateway.errors import ClientGone, GatewayError
 from gateway.web import tcp
 from gateway.web.connection import Connection, Next
 from gateway.web.flow import Flow, Turn
+from gateway.web.remainder import MAX_REMAINDERS, Remainders
 
 CHECK_SECONDS = 5.0
 STOP_SECONDS = 2.0
 CUT_SECONDS = 1.0
 """How long the reader of a reply that is to be cut may take for what had come."""
 MAX_HELD_BYTES = 256 << 20
-"""What may wait for slow clients, all together: a sixth of what as many streams as there may be could hold."""
+"""What may wait for slow clients of live replies, all together: a sixth of what as many as there may be could hold."""
 
 _SHORTEST_SLEEP = 0.01
 _LONGEST_SLEEP = 30.0
@@ -37,11 +38,20 @@ class Pump:
     what the Live has asked for meanwhile (`Live.take_in`) and what the kernel holds (`tcp.UNSENT_BYTES`).
     `done(connection, step)`, called on the pump's thread, gets back the connection of a complete reply: with Next.READ
     if it takes another request, else with Next.GONE to be closed properly. Any other end closes it here: a client that
-    left, a Live that raised, `stop`. The thread starts with the first flow.
+    left, a Live that raised, `stop`. The thread starts with the first flow. Of Remainders there may be `remainders`
+    more, of which the slowest makes room for the next.
     """
 
-    def __init__(self, *, limit: int, log: logging.Logger, done: Callable[[Connection, Next], None]) -> None:
+    def __init__(
+        self,
+        *,
+        limit: int,
+        log: logging.Logger,
+        done: Callable[[Connection, Next], None],
+        remainders: int = MAX_REMAINDERS,
+    ) -> None:
         self._limit = limit
+        self._remainders = Remainders(remainders)
         self._log = log
         self._done = done
         self._arrived: deque[Flow] = deque()
@@ -66,7 +76,7 @@ class Pump:
 
     def has_room(self) -> bool:
         """Whether another reply may begin. As many too many may begin as threads ask at the same moment."""
-        return len(self) < self._limit
+        return len(self) - len(self._remainders) < self._limit
 
     def take(self, flow: Flow) -> None:
         """Carry a reply from now on; called by one thread, not the pump's."""
@@ -138,6 +148,8 @@ class Pump:
             flow = self._arrived[0]
             flow.number = next(self._numbers)
             self._flows[flow.number] = flow
+            if flow.remains:
+                self._remainders.add(flow)
             self._arrived.popleft()
             try:
                 flow.sock.settimeout(0)
@@ -148,6 +160,8 @@ class Pump:
                 continue
             self._by_fd[flow.fd] = flow
             self._enqueue(flow)
+        while (surplus := self._remainders.surplus()) is not None:
+            self._cut(surplus)
 
     def _stop_lives(self, now: float) -> None:
         if not self._told:
@@ -183,7 +197,7 @@ class Pump:
             try:
                 turn = flow.advance()
             finally:
-                self._held += flow.held - held
+                self._held += 0 if flow.remains else flow.held - held
             if turn is Turn.IDLE or (turn is Turn.BLOCKED and flow.watches_blocked):
                 self._watch_sources(flow)
             if turn is Turn.IDLE:
@@ -207,7 +221,10 @@ class Pump:
     def _relieve(self) -> None:
         """Cut the client that has taken nothing for the longest time, where too much waits; it can go on later."""
         while self._held > MAX_HELD_BYTES:
-            slowest = min((flow for flow in self._flows.values() if flow.held), key=lambda flow: flow.moved_at)
+            slowest = min(
+                (flow for flow in self._flows.values() if flow.held and not flow.remains),
+                key=lambda flow: flow.moved_at,
+            )
             self._log.warning("a live reply is cut: its client is the slowest, and too much waits to be read")
             self._cut(slowest)
 
@@ -283,7 +300,8 @@ class Pump:
         del self._flows[flow.number]
 
     def _release(self, flow: Flow) -> None:
-        self._held -= flow.held
+        self._held -= 0 if flow.remains else flow.held
+        self._remainders.remove(flow)
         for fd in (flow.fd, *flow.sources):
             self._forget(fd, flow)
         try:

@@ -31,6 +31,7 @@ from gateway.web.lane import Lane
 from gateway.web.lingering import Lingering
 from gateway.web.pump import Pump
 from gateway.web.refusal import Refusal, RefusalLog
+from gateway.web.remainder import MAX_REMAINDERS
 from gateway.web.settings import WebSettings
 from gateway.web.tls import ServerTls
 
@@ -62,16 +63,17 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self._tls: ServerTls | None = self.app.tls
         files = _raise_file_limit()
         streams = min(settings.max_streams, files // 2 // FILES_PER_STREAM)
+        remainders = min(MAX_REMAINDERS, files // 8)
         self._refusals = RefusalLog(self.log, self.app.count_refusal)
         self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._pump = Pump(limit=streams, log=self.log, done=self._give_back)
+        self._pump = Pump(limit=streams, log=self.log, done=self._give_back, remainders=remainders)
         self._exchange = Exchange(
             self.cfg, self.wsgi, self.log, settings=settings, has_room=self._pump.has_room, ending=self._ending
         )
         uploads = max(1, settings.threads // 4)
         self._answers = self._make_lane("answer", settings.threads)
         self._uploads = self._make_lane("upload", uploads)
-        files -= streams * FILES_PER_STREAM
+        files -= streams * FILES_PER_STREAM + remainders
         room = min(settings.max_half_open, files // 4)
         self._crowd = Crowd(settings, files=files - room)
         self._arrivals = Arrivals(

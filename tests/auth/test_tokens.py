@@ -327,8 +327,11 @@ def test_ends(text: str) -> None:
     assert parse_expiry("2026-01-02T01:00:00+01:00", now) == datetime(2026, 1, 2, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["", "10.0.0.1/8", "host", "10.0.0.0/33"])
+@pytest.mark.parametrize(
+    "text", ["", "10.0.0.1/8", "host", "10.0.0.0/33", "fe80::%eth0/64", "fe80::%\n\x1b[2Jtk_0\troot/64", "fe80::1%\n"]
+)
 def test_bad_networks(text: str) -> None:
-    """A network with host bits, or none at all, is refused."""
+    """A network with host bits, or none at all, is refused; so is one with a zone, in which Python lets any text stand,
+    line ends and a terminal's commands in `token list` too."""
     with pytest.raises(GrantInvalid):
         parse_networks([text])

@@ -36,11 +36,11 @@ class Reply:
 
 
 class Client:
-    """A raw keep-alive connection, over TLS or not."""
+    """A raw keep-alive connection, over TLS or not; `sock` is one that there is."""
 
-    def __init__(self, port: int, *, tls: bool, timeout: float = 30) -> None:
-        self.sock: socket.socket = socket.create_connection(("127.0.0.1", port), timeout)
-        if tls:
+    def __init__(self, port: int, *, tls: bool, timeout: float = 30, sock: socket.socket | None = None) -> None:
+        self.sock: socket.socket = sock or socket.create_connection(("127.0.0.1", port), timeout)
+        if tls and sock is None:
             self.sock = unverified_context().wrap_socket(self.sock, suppress_ragged_eofs=False)
         self._buffer = b""
 

@@ -19,12 +19,13 @@ from gateway.exec.permit import Permit
 from gateway.supervisor.link.feed import Feed
 from gateway.supervisor.link.protocol import FrameReader, ProtocolError, encode
 from gateway.web import pump as pump_module
-from gateway.web import tcp
+from gateway.web import remainder, tcp
 from gateway.web.connection import Connection, Next
 from gateway.web.flow import STALL_SECONDS, Flow, Turn
 from gateway.web.framing import Bare, Chunked, Counted, Framing
 from gateway.web.live import Live
 from gateway.web.pump import Pump
+from gateway.web.remainder import TAKE_SECONDS, Remainder
 from gateway.web.settings import WebSettings
 from tests.web.served_lives import Endless, Fed, Pieces, Spoken
 
@@ -43,6 +44,10 @@ class Wire:
     def carry(self, live: Live, framing: Framing | None = None) -> Flow:
         connection = Connection(self.ours, ("192.0.2.1", 1), ("192.0.2.2", 2), WebSettings(), 0)
         return Flow(connection, live, framing or Bare(), b"head", keep=False)
+
+    def send_rest(self, body: bytes) -> Flow:
+        connection = Connection(self.ours, ("192.0.2.1", 1), ("192.0.2.2", 2), WebSettings(), 0)
+        return Flow(connection, Remainder(), Bare(), b"", keep=True, unsent=[memoryview(body)[1:]])
 
 
 @pytest.fixture
@@ -163,6 +168,60 @@ def test_what_waits_for_slow_clients_is_bounded(monkeypatch: pytest.MonkeyPatch)
         assert len(wires[-1].theirs.recv(1 << 20)) > 0
         pump.stop()
     assert pump._held == 0
+
+
+LARGE = bytes(16 << 20)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(3, 1 << 30), (99, 4 * len(LARGE) - 1)], ids=["many", "large"])
+def test_replies_that_nobody_takes_make_room(monkeypatch: pytest.MonkeyPatch, limit: int, most: int) -> None:
+    """One too many, or too large, costs the slowest reader its reply, and live replies neither room nor bytes."""
+    monkeypatch.setattr(remainder, "YOUNG_SECONDS", 0.3)
+    monkeypatch.setattr(remainder, "MAX_REMAINDER_BYTES", most)
+    returned: list[Connection] = []
+    pump = Pump(limit=1, log=logging.getLogger(), done=lambda taken, _: returned.append(taken), remainders=limit)
+    with ExitStack() as stack:
+        wires = [stack.enter_context(connect()) for _ in range(4)]
+        flows = [wire.send_rest(bytes(len(LARGE))) for wire in wires[:3]]
+        for flow in flows:
+            pump.take(flow)
+        for wire in (wires[0], wires[2]):  # all but the second read
+            for _ in range(20):
+                assert wire.theirs.recv(1 << 16)
+        until(lambda: time.monotonic() >= flows[2].began + remainder.YOUNG_SECONDS)
+        flows.append(wires[3].send_rest(bytes(len(LARGE))))
+        pump.take(flows[3])
+        until(lambda: flows[1].sock.fileno() < 0 and pump.has_room() and len(pump) == 3)
+        left = len(LARGE) - 1
+        while left:
+            left -= len(wires[3].theirs.recv(left))
+        until(lambda: len(pump) == 2)
+        assert returned == [flows[3].connection]
+        pump.stop()
+    assert pump._held == 0 and len(pump._remainders) == 0
+
+
+def test_what_is_the_same_for_all_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document that many are slow to take is in memory only once."""
+    monkeypatch.setattr(remainder, "MAX_REMAINDER_BYTES", len(LARGE) + 1)
+    pump = Pump(limit=1, log=logging.getLogger(), done=lambda *_: None)
+    with ExitStack() as stack:
+        for wire in [stack.enter_context(connect()) for _ in range(5)]:
+            pump.take(wire.send_rest(LARGE))
+        until(lambda: len(pump._by_fd) == 5)
+        pump.stop()
+    assert len(pump._remainders) == 0
+
+
+def test_a_reply_is_to_be_taken_in_time(wire: Wire) -> None:
+    """Half a minute, and a second more for each 64 KiB taken: a byte now and then keeps nothing for ever."""
+    flow = wire.send_rest(LARGE)
+    tcp.begin_stream(wire.ours)
+    write_until_blocked(flow)
+    assert flow.taken > 1 << 18
+    flow.check(flow.began + TAKE_SECONDS + 3)
+    with pytest.raises(ClientGone):
+        flow.check(flow.began + TAKE_SECONDS + flow.taken / (64 << 10))
 
 
 class Giver:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.web.conftest import Server, StartServer, unverified_context
+from tests.web.conftest import Client, Server, StartServer, unverified_context
 
 ATTACKERS = 200
 SOON = 5.0
@@ -188,6 +188,55 @@ def test_client_that_takes_no_replies_holds_no_thread(start_server: StartServer)
         begin = time.monotonic()
         assert server.client().request("GET", "/").status == 200
         assert time.monotonic() - begin < SOON
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["https", "http"])
+def test_client_that_takes_no_large_reply_holds_no_thread(start_server: StartServer, tls: bool) -> None:
+    """Three times as many large replies unread as there are threads: others go on, and who reads in the end has all."""
+    server = start_server(threads=4, tls=tls)
+    with contextlib.ExitStack() as stack:
+        unread = [stack.enter_context(unread_reply(server, "/big")) for _ in range(12)]
+        other = server.client()
+        for _ in range(10):
+            begin = time.monotonic()
+            assert other.request("GET", "/").status == 200
+            assert time.monotonic() - begin < SOON
+        if not tls:
+            unread[-1].shutdown(socket.SHUT_WR)  # it has said all
+        client = Client(server.port, tls=tls, sock=unread[-1])
+        reply = client.read()
+        assert (reply.status, reply.body) == (200, b"x" * (8 << 20))
+        assert not tls or client.request("GET", "/").status == 200
+
+
+def unread_reply(server: Server, path: str) -> socket.socket:
+    """A connection over which a request has gone, as through a network of small packets, and nothing has been read."""
+    sock = socket.socket()
+    sock.settimeout(30)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)  # loopback's own would let the kernel take megabytes
+    sock.connect(("127.0.0.1", server.port))
+    if server.tls:
+        sock = unverified_context().wrap_socket(sock)
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return sock
+
+
+@pytest.mark.parametrize("size", [1, 8192], ids=["one-by-one", "many-at-once"])
+def test_empty_lines_without_end_are_no_request(start_server: StartServer, size: int) -> None:
+    """A few before a request are skipped (RFC 9112, 2.2), of any number of requests; a flood of them is refused, so
+    that nobody keeps the one thread that reads heads busy with nothing."""
+    server = start_server(tls=False)
+    client = server.client()
+    for _ in range(20):
+        client.sock.sendall(b"\r\n" * 3)
+        assert client.request("GET", "/").status == 200
+    client.sock.settimeout(SOON)
+    with contextlib.suppress(OSError):  # it is closed meanwhile
+        for _ in range(100):
+            client.sock.sendall(b"\r\n" * size)
+            time.sleep(0)
+    assert client.read().status == 400
 
 
 def test_keepalive_connections_make_room(start_server: StartServer) -> None:
