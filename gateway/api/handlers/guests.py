@@ -27,11 +27,12 @@ from gateway.auth.actions import Action
 from gateway.errors import ConfirmationMissing, Forbidden, GatewayError, InvalidRequest, PreconditionFailed
 from gateway.errors_pve import GuestChanged, VolumeNotFound
 from gateway.exec.order import GuestKind
+from gateway.guests import origins
 from gateway.guests.addresses import are_ready, find_addresses
 from gateway.guests.edit import Edit
 from gateway.guests.fields import features_text
 from gateway.guests.listing import page_of
-from gateway.policy.change import GuestChange
+from gateway.policy.change import GuestChange, on_node
 from gateway.policy.root import RootChange
 from gateway.pve.models import Guest, GuestConfig, GuestRef
 from gateway.pve.root import make_as_root
@@ -124,7 +125,8 @@ def edit_guest(services: Services, call: Call) -> Reply:
 
 def describe_edit(services: Services, call: Call) -> GuestChange:
     """For node policy."""
-    return _read_edit(services.guests.find(call.vmid).kind, call).describe(call.vmid)
+    guest = services.guests.find(call.vmid)
+    return on_node(_read_edit(guest.kind, call).describe(call.vmid), guest.node, services.config.node)
 
 
 def delete_guest(services: Services, call: Call) -> Reply:
@@ -175,6 +177,14 @@ def migrate_guest(services: Services, call: Call) -> Reply:
         ),
         **asked.model_dump(exclude_defaults=True),
     )
+
+
+def describe_migration(services: Services, call: Call) -> GuestChange:
+    """For node policy: what would be another thing on the other node."""
+    asked: MigrateRequest = call.body
+    guest = services.guests.find(call.vmid)
+    target = services.guests.require_node(asked.target)
+    return on_node(origins.describe_move(services.pve, guest), target, services.config.node)
 
 
 def make_template(services: Services, call: Call) -> Reply:

@@ -18,7 +18,7 @@ from gateway.guests.making import Caller, MadeGuest
 from gateway.guests.places import require_place
 from gateway.guests.request import GuestRequest
 from gateway.guests.wish import CloneRequest, Wish
-from gateway.policy.change import GuestChange
+from gateway.policy.change import GuestChange, on_node
 
 
 def describe_guest(services: Services, call: Call) -> GuestChange:
@@ -30,8 +30,10 @@ def describe_guest(services: Services, call: Call) -> GuestChange:
         _require_create(call, owner)
     node = require_place(services.pve, services.guests, wish, here=services.config.node)
     if wish.backup is None:
-        return origins.describe_new(wish.vmid or (reach[0][0] if reach else 0), wish)
-    return origins.describe_restored(services.pve, node, wish)
+        change = origins.describe_new(wish.vmid or (reach[0][0] if reach else 0), wish)
+    else:
+        change = origins.describe_restored(services.pve, node, wish)
+    return on_node(change, node, services.config.node)
 
 
 def create_guest(services: Services, call: Call) -> Reply:
@@ -47,7 +49,8 @@ def describe_copy(services: Services, call: Call) -> GuestChange:
     source = services.guests.find(call.vmid)
     if wish.node is not None:
         require_place(services.pve, services.guests, wish, here=source.node)
-    return origins.describe_clone(services.pve, source, wish)
+    change = origins.describe_clone(services.pve, source, wish)
+    return on_node(change, wish.node or source.node, services.config.node)
 
 
 def clone_guest(services: Services, call: Call) -> Reply:
