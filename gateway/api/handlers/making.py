@@ -7,6 +7,7 @@ from gateway.api.models.making import MakingQuery, NewGuest
 from gateway.api.services import Services
 from gateway.api.work import asker
 from gateway.auth.actions import Action
+from gateway.auth.actor import Actor
 from gateway.errors import Forbidden, GatewayRestarting, GuestNotFound
 from gateway.exec.origin import Origin
 from gateway.exec.permit import Ranges
@@ -70,6 +71,7 @@ def _caller(services: Services, call: Call, wish: Wish) -> Caller:
         actor = call.standing.renew()
         if actor.decide(Action.GUEST_CREATE, vmid) is not None:
             raise GuestNotFound.for_vmid(vmid)
+        _require_pool(actor, wish)
         return actor.origin(call.remote, call.request_id)
 
     def again(vmid: int) -> None:
@@ -85,6 +87,7 @@ def _reach(call: Call, wish: Wish) -> Ranges:
     """The vmids that it may be made under. Raises GuestNotFound, Forbidden, before anything is looked up."""
     if wish.vmid is not None:
         _require_create(call, wish.vmid)
+    _require_pool(call.actor, wish)
     reach = call.actor.reach(Action.GUEST_CREATE)
     if not isinstance(wish, ContainerRequest) or not wish.for_root:
         return reach
@@ -105,6 +108,16 @@ def _reach(call: Call, wish: Wish) -> Ranges:
 def _require_create(call: Call, vmid: int) -> None:
     if call.actor.decide(Action.GUEST_CREATE, vmid) is not None:
         raise GuestNotFound.for_vmid(vmid)
+
+
+def _require_pool(actor: Actor, wish: Wish) -> None:
+    if wish.pool is not None and not actor.may_fill(wish.pool):
+        action = Action.GUEST_CREATE
+        raise Forbidden(
+            f"this token may not {action} in pool {wish.pool}: a grant has to name that pool, or be on all guests",
+            action=action,
+            pool=wish.pool,
+        )
 
 
 def _answer(call: Call, work: Work[MadeGuest]) -> Reply:
