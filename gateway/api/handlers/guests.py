@@ -105,6 +105,7 @@ def edit_guest(services: Services, call: Call) -> Reply:
     """Changes what the body names, if the configuration is the one that is meant; what it is then."""
     guest = services.guests.find(call.vmid)
     edit = _read_edit(guest.kind, call)
+    services.policy.require(_describe(services, guest, edit))  # another guest may have got the vmid since
     asked: GuestPatch = call.body
     require_power(call, restart=asked.restart)
     reads = asked.restart or "features" in {*edit.options, *edit.delete}
@@ -126,7 +127,7 @@ def edit_guest(services: Services, call: Call) -> Reply:
 def describe_edit(services: Services, call: Call) -> GuestChange:
     """For node policy."""
     guest = services.guests.find(call.vmid)
-    return on_node(_read_edit(guest.kind, call).describe(call.vmid), guest.node, services.config.node)
+    return _describe(services, guest, _read_edit(guest.kind, call))
 
 
 def delete_guest(services: Services, call: Call) -> Reply:
@@ -201,6 +202,10 @@ def make_template(services: Services, call: Call) -> Reply:
 def gives_nothing(services: Services, call: Call) -> GuestChange:
     """For node policy: what changes a guest, and gives it nothing of the node."""
     return GuestChange(vmid=call.vmid)
+
+
+def _describe(services: Services, guest: GuestRef, edit: Edit) -> GuestChange:
+    return on_node(edit.describe(guest.vmid), guest.node, services.config.node)
 
 
 def _edit(services: Services, call: Call, guest: GuestRef, edit: Edit) -> str:
