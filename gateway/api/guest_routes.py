@@ -212,7 +212,8 @@ GUEST_ROUTES: tuple[Route, ...] = (
         summary="Move a guest to another node",
         description=(
             "Containers are moved while they are stopped, or with `restart`; machines also while they run, with "
-            "`online`."
+            "`online`. What a container has of its node by path, or as raw options, is taken back first: on the other "
+            "node it would be something else, which the policy of that node decides about."
         ),
         action=Action.GUEST_CONFIG,
         event=Event.GUEST_MIGRATE,
@@ -222,7 +223,7 @@ GUEST_ROUTES: tuple[Route, ...] = (
         statuses=(200, 202),
         tells=("Location",),
         errors=(NodeNotFound, GuestRunning, StorageUnsuitable, StorageNotFound, *TO_CHANGE),
-        change=guests.gives_nothing,
+        change=guests.describe_migration,
         handler=guests.migrate_guest,
     ),
     Route(

@@ -54,6 +54,8 @@ class Actor:
     limits: Limits = NO_LIMITS
     secret: tuple[int, str] = (0, "")
     """The secret that was shown, or that a ticket was made by: its number and its key's id."""
+    pools: frozenset[str] | None = frozenset()
+    """Those that it may make guests in; None: any (grants.fillable)."""
 
     def holds(self, action: Action) -> bool:
         """Whether the actor may do `action` to any guest at all; if not, the answer is 403."""
@@ -66,6 +68,10 @@ class Actor:
     def reach(self, action: Action) -> Ranges:
         """Every guest to which the actor may do `action`, on whatever terms: what a listing or nextid keeps to."""
         return merge(pair for permit in self.permits.get(action, ()) for pair in permit.guests)
+
+    def may_fill(self, pool: str) -> bool:
+        """Whether the actor may make guests in `pool`, whether that exists or not."""
+        return self.pools is None or pool in self.pools
 
     def has_all_of(self, other: Actor) -> bool:
         """Whether every action that `other` has on a guest, and on which terms, this one has too, on those or none."""

@@ -234,6 +234,15 @@ def reachable(
     }
 
 
+def fillable(grants: Iterable[Grant]) -> frozenset[str] | None:
+    """The pools that guests may be made in: those that the grants of guest:create name. None: any, for one of them is
+    on all guests. Whom a pool has is what other grants go by, so a range of vmids alone gives none."""
+    making = [grant for grant in grants if Action.GUEST_CREATE in grant.actions]
+    if any(grant.guests == ALL_GUESTS for grant in making):
+        return None
+    return frozenset(pool for grant in making for pool in grant.pools)
+
+
 def covers(held: Iterable[Grant], wanted: Grant) -> bool:
     """Whether who has `held` has all that `wanted` gives: each action on each guest, on the same terms or on none.
 

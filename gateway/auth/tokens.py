@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateway import ulid
 from gateway.auth.actor import Actor
-from gateway.auth.grants import Grant, PoolMap, reachable
+from gateway.auth.grants import Grant, PoolMap, fillable, reachable
 from gateway.auth.keyring import KeyRing, Verified
 from gateway.auth.last_used import LastUsed
 from gateway.auth.lock import Held, StoreLock
@@ -274,7 +274,8 @@ class TokenStore:
         pools = self._pools() if any(grant.pools for grant in record.grants) else None
         permits = reachable(record.grants, self._protected, pools)
         expires = format_time(record.expires)
-        return Actor(record.id, record.name, permits, expires, self._protected, record.limits), pools
+        actor = Actor(record.id, record.name, permits, expires, self._protected, record.limits)
+        return replace(actor, pools=fillable(record.grants)), pools
 
     def _path(self, token_id: str) -> Path:
         return self._directory / f"{token_id}.json"

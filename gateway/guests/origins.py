@@ -91,6 +91,25 @@ def describe_rollback(pve: Pve, guest: GuestRef, snapshot: str) -> GuestChange:
     return describe(guest, changed)
 
 
+def describe_move(pve: Pve, guest: GuestRef) -> GuestChange:
+    """What a guest has by path, or as raw options: on another node the same words are another thing, and a container
+    takes them along (PVE::LXC::Migrate, prepare). Of a machine PVE looks after that itself
+    (PVE::QemuServer, check_local_resources).
+    """
+    if guest.kind is GuestKind.QEMU:
+        return GuestChange(vmid=guest.vmid)
+    config = pve.guests.config(guest)
+    waiting = {name: value for name, value in config.pending.items() if value is not None}
+    now, then = (describe(guest, options) for options in (config.options, {**config.options, **waiting}))
+    mounts = (source for source in (*now.mounts, *then.mounts) if source.startswith("/"))
+    return GuestChange(
+        vmid=guest.vmid,
+        mounts=tuple(dict.fromkeys(mounts)),
+        devices=tuple(dict.fromkeys((*now.devices, *then.devices))),
+        raw_keys=tuple(config.raw),
+    )
+
+
 def describe(guest: GuestRef, options: Options) -> GuestChange:
     """What these options of a guest, all that it has, come to."""
     if guest.kind is GuestKind.LXC:

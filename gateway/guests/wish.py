@@ -44,7 +44,9 @@ class Wish(Strict):
     memory: int | None = Field(default=None, ge=16, le=1 << 24, description="MiB. Default: 512, or the origin's.")
     tags: list[TagName] = Field(default=[], max_length=64)
     notes: Notes | None = None
-    pool: PoolName | None = None
+    pool: PoolName | None = Field(
+        default=None, description="Needs guest:create in a grant that names the pool, or is on all guests."
+    )
     start: bool = Field(default=False, description="Start it when it is made.")
     wait_for_address: Seconds | None = Field(
         default=None, description="Seconds for which it may take to have an address; without one by then it failed."

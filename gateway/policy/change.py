@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.errors import PolicyRefused
 
@@ -18,7 +18,8 @@ class GuestChange:
 
     `mounts` are the sources of its mount points, volumes or host paths; `devices` host paths; `features` words like
     `nesting` or `mount=nfs`; `raw_keys` the names of all options that nothing here knows, `lxc.*` above all;
-    `images` volumes that a machine has as CDs, or that its disks are made of.
+    `images` volumes that a machine has as CDs, or that its disks are made of. `elsewhere` is the node that it is on
+    then, if that is not the gateway's own: there a path is something else.
     """
 
     vmid: int
@@ -30,6 +31,7 @@ class GuestChange:
     raw_keys: tuple[str, ...] = ()
     template: str | None = None
     images: tuple[str, ...] = ()
+    elsewhere: str | None = None
 
 
 def describe_options(vmid: int, options: Options, *, whole: bool) -> GuestChange:
@@ -65,6 +67,11 @@ def describe_options(vmid: int, options: Options, *, whole: bool) -> GuestChange
         raw_keys=tuple(raw_keys),
         template=_text(options, "ostemplate"),
     )
+
+
+def on_node(change: GuestChange, node: str, here: str) -> GuestChange:
+    """`change` of a guest that is on `node` then, as the gateway of `here` decides about it."""
+    return change if node == here else replace(change, elsewhere=node)
 
 
 def is_known_option(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gateway.config import PolicyConfig
 from gateway.errors import PolicyRefused
@@ -35,7 +36,12 @@ class NodePolicy:
         Every route that makes a guest or changes one comes through here (api.route.Route.change), and grants do not
         matter: what is refused is refused for every token. Looks at the host's files only below what is allowed.
         """
+        elsewhere = list(_of_another_node(change))
+        if elsewhere:
+            own = tuple(source for source in change.mounts if not source.startswith("/"))
+            change = replace(change, mounts=own, devices=(), raw_keys=())
         refused = [
+            *elsewhere,
             *self._mounts(change),
             *self._images(change),
             *self._devices(change),
@@ -89,6 +95,15 @@ class NodePolicy:
     def _may_have_device(self, path: str) -> bool:
         allowed = any(matches(path, pattern) for pattern in self._config.devices)
         return is_plain(path) and allowed and is_device(path)
+
+
+def _of_another_node(change: GuestChange) -> Iterator[Refusal]:
+    """What only the policy of another node could allow: that of its own gateway."""
+    if change.elsewhere is not None:
+        where = f"of node {change.elsewhere}, which its own gateway decides about"
+        yield from ((f"{_shown(path)} {where}", None) for path in change.mounts if path.startswith("/"))
+        yield from ((f"device {_shown(path)} {where}", None) for path in change.devices)
+        yield from ((f"option {_shown(key)} {where}", None) for key in change.raw_keys)
 
 
 def _is_allowed(path: str, tops: tuple[str, ...], kind: int) -> bool:

@@ -63,10 +63,11 @@ def gateway(make_gateway: Callable[..., Gateway], pve: PveProcess, tmp_path_fact
 
 @pytest.fixture(scope="module")
 def api(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Api]:
-    """The API as a token that may do all to guests 7100 to 7199, or to those that the module makes: FIRST to LAST."""
+    """The API as a token that may do all to guests 7100 to 7199, or to those that the module makes: FIRST to LAST. It
+    may make them in the pool `nobody`, too, which does not exist."""
     module = request.module
     guests = f"{module.FIRST}-{module.LAST}" if hasattr(module, "FIRST") else GUESTS
-    opened = gateway.api(gateway.token("guests", actions="all", guests=guests))
+    opened = gateway.api(gateway.token_for({"actions": ["all"], "guests": guests, "pools": ["nobody"]}))
     yield opened
     opened.close()
 

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.exec.waiting import until
 from tests.guests.conftest import PRIVILEGES, SECRET, TOKEN_ID
 from tests.guests.made import TEMPLATE, assert_nothing_left, known
 from tests.pvesim import config, guests
-from tests.pvesim.api import access
+from tests.pvesim.api import access, users
 from tests.pvesim.api.process import Api as PveProcess
 
 PASSWORD = "correct-horse-battery"
@@ -123,6 +123,43 @@ def test_many_at_once(api: Api) -> None:
         thread.join()
     assert [answer.status for answer in answers] == [201] * 4, [answer.body for answer in answers]
     assert len({answer.json()["vmid"] for answer in answers}) == 4
+
+
+@pytest.fixture
+def pool(node: None) -> Iterator[str]:
+    """A pool without members."""
+    with users.changing() as lines:
+        users.set_line(lines, "pool", "create-test", "", "", "", "")
+    yield "create-test"
+    with users.changing() as lines:
+        lines[:] = [line for line in lines if not line.startswith("pool:create-test:")]
+
+
+def test_pool(api: Api, gateway: Gateway, pool: str) -> None:
+    """Who is in a pool is what other grants go by: a new guest is put into one that the grant names, or by who may make
+    guests under any vmid. Nobody else gives it to those, or them to it, whether there is such a pool or not."""
+    assert create(api, vmid=7215).status == 201
+    makes = {"actions": ["guest:create"], "guests": f"{FIRST}-{LAST}"}
+    for grants, status in (
+        ([makes], 403),
+        ([makes, {"actions": ["exec:run", "guest:config"], "pools": [pool]}], 403),
+        ([{**makes, "pools": [f"{pool}/below"]}], 403),
+        ([{**makes, "pools": [pool]}], 201),
+        ([makes, {"actions": ["guest:create"], "pools": [pool]}], 201),
+        ([{**makes, "guests": "all"}], 201),
+    ):
+        client = gateway.api(gateway.token_for(*grants))
+        for path, wish in (("/guests", {"template": TEMPLATE}), ("/guests/7215/clone", {})):
+            answer = client.request("POST", f"{path}?wait=60", {**wish, "vmid": 7216, "pool": pool}, timeout=90)
+            assert answer.status == status, (grants, answer.body)
+            if status == 201:
+                assert api.get("/guests/7216").json()["pool"] == pool
+                assert api.request("DELETE", "/guests/7216?confirm=7216&wait=30").status == 200
+            else:
+                other = client.request("POST", path, {**wish, "vmid": 7216, "pool": "no-such"})
+                assert (answer.code, other.code) == ("forbidden", "forbidden") and 7216 not in known()
+                assert gateway.records(audit_id=answer.json()["audit_id"])[0]["data"]["reason"] == "action_not_granted"
+        client.close()
 
 
 # ---- it fails, and nothing stays

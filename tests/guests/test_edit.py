@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gateway.errors import InvalidRequest
+from gateway.api.handlers.guests import describe_edit, edit_guest
+from gateway.api.models.guests import GuestPatch
+from gateway.audit.record import Event
+from gateway.auth.actions import Action
+from gateway.config import PolicyConfig
+from gateway.errors import InvalidRequest, PolicyRefused
 from gateway.exec.order import GuestKind
 from gateway.guests.addresses import are_ready
 from gateway.guests.edit import Edit
 from gateway.guests.listing import ALL, page_of, pools_within
-from gateway.pve.models import Address, Guest
+from gateway.policy.node import NodePolicy
+from gateway.pve.models import Address, Guest, GuestConfig, GuestRef
 from gateway.pve.resources import Pool
 
+CONFIG = GuestConfig(options={}, digest="", pending={})
 UNPRIVILEGED = {"unprivileged": "1", "features": "nesting=1,keyctl=1"}
 
 
@@ -91,6 +99,53 @@ def test_pages() -> None:
             assert len(page) <= limit and (after is None or len(page) == limit)
             seen += [guest.vmid for guest in page]
         assert seen == within
+
+
+@pytest.mark.parametrize(
+    ("kinds", "options"),
+    [
+        ((GuestKind.LXC, GuestKind.QEMU), {"net0": "virtio"}),
+        ((GuestKind.QEMU, GuestKind.LXC), {"net0": "name=eth0,bridge=vmbr0"}),
+    ],
+)
+def test_another_guest_in_between(kinds: tuple[GuestKind, ...], options: dict[str, Any]) -> None:
+    """Node policy decides about the guest that is changed: what is nothing in a container, a card without a bridge, is
+    QEMU's own network in the machine that has its vmid a moment later."""
+    found = iter(GuestRef(7121, kind, "pve1") for kind in kinds)
+    changed: list[GuestKind] = []
+
+    def set_config(guest: GuestRef, *_: Any, **__: Any) -> None:
+        changed.append(guest.kind)
+
+    def make(asker: Any, change: Any, act: Any) -> Any:
+        act()
+        return SimpleNamespace(audit_id="au_1")
+
+    services: Any = SimpleNamespace(
+        guests=SimpleNamespace(find=lambda vmid: next(found)),
+        policy=NodePolicy(PolicyConfig()),
+        config=SimpleNamespace(node="pve1"),
+        pve=SimpleNamespace(guests=SimpleNamespace(set_config=set_config, config=lambda *_, **__: CONFIG)),
+        changes=SimpleNamespace(make=make),
+    )
+    call: Any = SimpleNamespace(
+        vmid=7121,
+        body=GuestPatch(options=options),
+        environ={},
+        event=Event.GUEST_CONFIG,
+        action=Action.GUEST_CONFIG,
+        actor=SimpleNamespace(token_id="tk_1", token_name="one"),
+        remote="::1",
+        request_id="req_1",
+    )
+    services.policy.require(describe_edit(services, call))
+    if kinds[1] is GuestKind.LXC:
+        edit_guest(services, call)
+        assert changed == [GuestKind.LXC]
+    else:
+        with pytest.raises(PolicyRefused):
+            edit_guest(services, call)
+        assert changed == []
 
 
 def test_pools() -> None:

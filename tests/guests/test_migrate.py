@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.exec.api import Answer, Api
+from tests.exec.gateways import Gateway
 from tests.guests import made
 from tests.guests.made import TEMPLATE
 from tests.pvesim import pmxcfs
@@ -137,8 +138,34 @@ def test_directory_of_the_node(api: Api) -> None:
     path = pmxcfs.ROOT / f"nodes/pve1/lxc/{vmid}.conf"
     pmxcfs.write(path, path.read_text() + "mp0: /srv,mp=/srv\n")
     answer = migrate(api, vmid)
-    assert (answer.status, answer.code) == (409, "storage_unsuitable"), answer.body
-    assert "mp0" in answer.json()["detail"] and view(api, vmid)["node"] == "pve1"
+    assert (answer.status, answer.code) == (403, "policy_refused"), answer.body
+    assert "/srv" in answer.json()["detail"] and view(api, vmid)["node"] == "pve1"
+
+
+@pytest.mark.parametrize(
+    "line", ["dev0: /dev/null", "mp0: /srv,mp=/srv,shared=1", "lxc.mount.entry: /srv srv none bind"]
+)
+def test_what_would_be_another_thing(api: Api, gateway: Gateway, line: str) -> None:
+    """A device, a directory, a raw option of this node, which its policy allows: on another node the same words are
+    another disk, another directory, and no policy of that node's has been asked. They are taken back first."""
+    vmid = container(api, storage="shared")
+    path = pmxcfs.ROOT / f"nodes/pve1/lxc/{vmid}.conf"
+    before = path.read_text()
+    pmxcfs.write(path, before + line + "\n")
+    begun = len(gateway.records(event="guest:migrate"))
+    for restart in (False, True):
+        answer = migrate(api, vmid, restart=restart)
+        assert (answer.status, answer.code) == (403, "policy_refused"), answer.body
+        assert [one["key"] for one in answer.json()["refused"]] == [None] and "pve2" in answer.json()["detail"]
+    assert len(gateway.records(event="guest:migrate")) == begun and view(api, vmid)["node"] == "pve1"
+    pmxcfs.write(path, before)
+    assert migrate(api, vmid).status == 200
+    far = pmxcfs.ROOT / f"nodes/pve2/lxc/{vmid}.conf"
+    pmxcfs.write(far, far.read_text() + "dev0: /dev/zero\n")
+    answer = migrate(api, vmid, "pve1")  # what it would have here, our own policy decides about
+    assert [one["key"] for one in answer.json()["refused"]] == ["policy.devices"], answer.body
+    pmxcfs.write(far, far.read_text().replace("/dev/zero", "/dev/null"))
+    assert migrate(api, vmid, "pve1").status == 200
 
 
 def test_where_it_cannot_go(api: Api, pve: PveProcess) -> None:

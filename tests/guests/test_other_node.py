@@ -123,3 +123,26 @@ def test_what_only_root_may_give(api: Api) -> None:
         answer = create(api, **wish)
         assert (answer.status, answer.code) == (409, "pve_root_only"), answer.body
         assert name in answer.json()["detail"] and "ask the gateway of pve2" in answer.json()["detail"]
+
+
+def test_what_a_path_is_there(api: Api, gateway: Gateway) -> None:
+    """A device that this node's policy allows is another one there: no copy, no rollback and no change of a guest of
+    another node gets one by this gateway."""
+    assert create(api, node="pve1", vmid=7332, storage="shared").status == 201
+    path = pmxcfs.ROOT / "nodes/pve1/lxc/7332.conf"
+    plain = path.read_text()
+    pmxcfs.write(path, plain + "dev0: /dev/null\n")
+    asked = [post(api, "/guests/7332/clone", vmid=7333, node="pve2", full=True)]
+    assert post(api, "/guests/7332/clone", vmid=7334, full=True).status == 201
+    pmxcfs.write(path, plain)
+    assert create(api, vmid=7335, storage="local-lvm").status == 201
+    assert api.request("POST", "/guests/7335/snapshots?wait=60", {"name": "before"}, timeout=90).status == 200
+    far = pmxcfs.ROOT / "nodes/pve2/lxc/7335.conf"
+    pmxcfs.write(far, far.read_text().replace("[before]\n", "[before]\ndev0: /dev/null\n"))
+    asked.append(api.request("POST", "/guests/7335/snapshots/before/rollback?wait=60", timeout=90))
+    asked.append(api.request("PATCH", "/guests/7335", {"options": {"dev0": "/dev/null"}}))
+    for answer in asked:
+        assert (answer.status, answer.code) == (403, "policy_refused"), answer.body
+        assert [one["key"] for one in answer.json()["refused"]] == [None] and "pve2" in answer.json()["detail"]
+    assert 7333 not in known()
+    assert api.request("PATCH", "/guests/7335", {"cores": 2, "options": {"mp0": "local-lvm:1,mp=/x"}}).status == 200

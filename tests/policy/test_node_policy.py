@@ -37,6 +37,16 @@ def policy(**members: Any) -> NodePolicy:
     return NodePolicy(PolicyConfig.model_validate(members))
 
 
+def test_what_is_of_another_node() -> None:
+    """Nothing by path and nothing raw: what our configuration names is this node's. The rest is decided as here."""
+    allowed = policy(bind_sources=["/srv"], devices=["/dev/null"], raw_keys=["args"], features=["fuse"])
+    here = {"mounts": ("/srv", "local:8"), "devices": ("/dev/null",), "raw_keys": ("args",), "features": ("fuse",)}
+    assert refusals(allowed, **here) == []
+    assert refusals(allowed, **here, elsewhere="pve2") == [None, None, None]
+    assert refusals(allowed, mounts=("local:8",), features=("fuse", "keyctl"), elsewhere="pve2") == ["policy.features"]
+    assert refusals(NOTHING, privileged=True, devices=("/dev/sda",), elsewhere="pve2") == [None, "policy.privileged"]
+
+
 def refusals(node: NodePolicy, **members: Any) -> list[str | None]:
     """The keys that a change is refused for; none when it is allowed."""
     try:

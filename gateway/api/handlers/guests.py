@@ -27,11 +27,12 @@ from gateway.auth.actions import Action
 from gateway.errors import ConfirmationMissing, Forbidden, GatewayError, InvalidRequest, PreconditionFailed
 from gateway.errors_pve import GuestChanged, VolumeNotFound
 from gateway.exec.order import GuestKind
+from gateway.guests import origins
 from gateway.guests.addresses import are_ready, find_addresses
 from gateway.guests.edit import Edit
 from gateway.guests.fields import features_text
 from gateway.guests.listing import page_of
-from gateway.policy.change import GuestChange
+from gateway.policy.change import GuestChange, on_node
 from gateway.policy.root import RootChange
 from gateway.pve.models import Guest, GuestConfig, GuestRef
 from gateway.pve.root import make_as_root
@@ -104,6 +105,7 @@ def edit_guest(services: Services, call: Call) -> Reply:
     """Changes what the body names, if the configuration is the one that is meant; what it is then."""
     guest = services.guests.find(call.vmid)
     edit = _read_edit(guest.kind, call)
+    services.policy.require(_describe(services, guest, edit))  # another guest may have got the vmid since
     asked: GuestPatch = call.body
     require_power(call, restart=asked.restart)
     reads = asked.restart or "features" in {*edit.options, *edit.delete}
@@ -124,7 +126,8 @@ def edit_guest(services: Services, call: Call) -> Reply:
 
 def describe_edit(services: Services, call: Call) -> GuestChange:
     """For node policy."""
-    return _read_edit(services.guests.find(call.vmid).kind, call).describe(call.vmid)
+    guest = services.guests.find(call.vmid)
+    return _describe(services, guest, _read_edit(guest.kind, call))
 
 
 def delete_guest(services: Services, call: Call) -> Reply:
@@ -177,6 +180,14 @@ def migrate_guest(services: Services, call: Call) -> Reply:
     )
 
 
+def describe_migration(services: Services, call: Call) -> GuestChange:
+    """For node policy: what would be another thing on the other node."""
+    asked: MigrateRequest = call.body
+    guest = services.guests.find(call.vmid)
+    target = services.guests.require_node(asked.target)
+    return on_node(origins.describe_move(services.pve, guest), target, services.config.node)
+
+
 def make_template(services: Services, call: Call) -> Reply:
     """For good: a template is only cloned and destroyed."""
     guest = services.guests.find(call.vmid)
@@ -191,6 +202,10 @@ def make_template(services: Services, call: Call) -> Reply:
 def gives_nothing(services: Services, call: Call) -> GuestChange:
     """For node policy: what changes a guest, and gives it nothing of the node."""
     return GuestChange(vmid=call.vmid)
+
+
+def _describe(services: Services, guest: GuestRef, edit: Edit) -> GuestChange:
+    return on_node(edit.describe(guest.vmid), guest.node, services.config.node)
 
 
 def _edit(services: Services, call: Call, guest: GuestRef, edit: Edit) -> str:

@@ -7,6 +7,7 @@ from gateway.api.models.making import MakingQuery, NewGuest
 from gateway.api.services import Services
 from gateway.api.work import asker
 from gateway.auth.actions import Action
+from gateway.auth.actor import Actor
 from gateway.errors import Forbidden, GatewayRestarting, GuestNotFound
 from gateway.exec.origin import Origin
 from gateway.exec.permit import Ranges
@@ -18,7 +19,7 @@ from gateway.guests.making import Caller, MadeGuest
 from gateway.guests.places import require_place
 from gateway.guests.request import GuestRequest
 from gateway.guests.wish import CloneRequest, Wish
-from gateway.policy.change import GuestChange
+from gateway.policy.change import GuestChange, on_node
 
 
 def describe_guest(services: Services, call: Call) -> GuestChange:
@@ -30,8 +31,10 @@ def describe_guest(services: Services, call: Call) -> GuestChange:
         _require_create(call, owner)
     node = require_place(services.pve, services.guests, wish, here=services.config.node)
     if wish.backup is None:
-        return origins.describe_new(wish.vmid or (reach[0][0] if reach else 0), wish)
-    return origins.describe_restored(services.pve, node, wish)
+        change = origins.describe_new(wish.vmid or (reach[0][0] if reach else 0), wish)
+    else:
+        change = origins.describe_restored(services.pve, node, wish)
+    return on_node(change, node, services.config.node)
 
 
 def create_guest(services: Services, call: Call) -> Reply:
@@ -47,7 +50,8 @@ def describe_copy(services: Services, call: Call) -> GuestChange:
     source = services.guests.find(call.vmid)
     if wish.node is not None:
         require_place(services.pve, services.guests, wish, here=source.node)
-    return origins.describe_clone(services.pve, source, wish)
+    change = origins.describe_clone(services.pve, source, wish)
+    return on_node(change, wish.node or source.node, services.config.node)
 
 
 def clone_guest(services: Services, call: Call) -> Reply:
@@ -67,6 +71,7 @@ def _caller(services: Services, call: Call, wish: Wish) -> Caller:
         actor = call.standing.renew()
         if actor.decide(Action.GUEST_CREATE, vmid) is not None:
             raise GuestNotFound.for_vmid(vmid)
+        _require_pool(actor, wish)
         return actor.origin(call.remote, call.request_id)
 
     def again(vmid: int) -> None:
@@ -82,6 +87,7 @@ def _reach(call: Call, wish: Wish) -> Ranges:
     """The vmids that it may be made under. Raises GuestNotFound, Forbidden, before anything is looked up."""
     if wish.vmid is not None:
         _require_create(call, wish.vmid)
+    _require_pool(call.actor, wish)
     reach = call.actor.reach(Action.GUEST_CREATE)
     if not isinstance(wish, ContainerRequest) or not wish.for_root:
         return reach
@@ -102,6 +108,16 @@ def _reach(call: Call, wish: Wish) -> Ranges:
 def _require_create(call: Call, vmid: int) -> None:
     if call.actor.decide(Action.GUEST_CREATE, vmid) is not None:
         raise GuestNotFound.for_vmid(vmid)
+
+
+def _require_pool(actor: Actor, wish: Wish) -> None:
+    if wish.pool is not None and not actor.may_fill(wish.pool):
+        action = Action.GUEST_CREATE
+        raise Forbidden(
+            f"this token may not {action} in pool {wish.pool}: a grant has to name that pool, or be on all guests",
+            action=action,
+            pool=wish.pool,
+        )
 
 
 def _answer(call: Call, work: Work[MadeGuest]) -> Reply:

@@ -8,7 +8,7 @@ from gateway.api.paging import cut
 from gateway.api.services import Services
 from gateway.api.work import change_guest
 from gateway.guests import origins
-from gateway.policy.change import GuestChange
+from gateway.policy.change import GuestChange, on_node
 from gateway.pve.models import Snapshot
 
 
@@ -38,7 +38,9 @@ def take_snapshot(services: Services, call: Call) -> Reply:
 
 def describe_rollback(services: Services, call: Call) -> GuestChange:
     """What the guest had of the node when the snapshot was taken, and has no more."""
-    return origins.describe_rollback(services.pve, services.guests.find(call.vmid), call.names["snapshot"])
+    guest = services.guests.find(call.vmid)
+    change = origins.describe_rollback(services.pve, guest, call.names["snapshot"])
+    return on_node(change, guest.node, services.config.node)
 
 
 def roll_back(services: Services, call: Call) -> Reply:
