@@ -85,7 +85,7 @@ def create_app(
     have counted before.
     """
     figures = figures or make_figures()
-    pve = pve or connect(config.pve, figures.count_call)
+    pve = pve or connect(config.pve, figures.count_call, supervisor.let_go)
     changes = changes or _build_changes(config, audit, pve)
     guests, pace = GuestMap(config.pve.etc, config.node), Pace()
     services = Services(

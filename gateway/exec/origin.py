@@ -11,6 +11,11 @@ from gateway.exec.permit import Permit, Ranges, find_permit, ranges_from_wire, w
 if TYPE_CHECKING:
     from gateway.exec.spec import ExecSpec
 
+_ALWAYS = frozenset({"token_id", "token_name", "permits", "admin_guests", "remote", "request_id"})
+"""What every version has told."""
+_RIGHT = "_guests"
+"""How the names of rights end, and of nothing else: ranges of guests, none of which is no right."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -86,16 +91,22 @@ class Origin:
 
     @classmethod
     def from_wire(cls, data: object) -> Origin:
-        """The origin that `to_wire` described. Raises ValueError for anything else."""
-        if not isinstance(data, dict) or data.keys() != cls.__dataclass_fields__.keys():
-            raise ValueError("an origin has exactly its eleven members")
+        """The origin that `to_wire` described, this version's or another's. Raises ValueError for anything else.
+
+        What an older web does not tell of gives no right. Of a newer one a right that is unknown here is left out, as
+        one that nobody has asked for; any other member might be a limit, and is refused, as it is in a permit.
+        """
+        if not isinstance(data, dict) or not data.keys() >= _ALWAYS:
+            raise ValueError("an origin says who it is, what it may run and where it administers")
+        if not all(name in cls.__dataclass_fields__ or str(name).endswith(_RIGHT) for name in data):
+            raise ValueError("an origin has no other members")
         texts = {name: data[name] for name in ("token_id", "token_name", "remote", "request_id")}
         if not all(isinstance(text, str) and len(text) <= 256 for text in texts.values()):
             raise ValueError("an origin's names are short strings")
         permits = data["permits"]
         if not isinstance(permits, list):
             raise ValueError("an origin's permits are a list")
-        max_running = data["max_running"]
+        max_running = data.get("max_running")
         if max_running is not None and not (type(max_running) is int and max_running > 0):
             raise ValueError("max_running is a whole number above 0")
         return cls(
@@ -103,8 +114,8 @@ class Origin:
             permits=tuple(Permit.from_wire(permit) for permit in permits),
             admin_guests=ranges_from_wire(data["admin_guests"]),
             max_running=max_running,
-            root_guests=ranges_from_wire(data["root_guests"]),
-            power_guests=ranges_from_wire(data["power_guests"]),
-            read_guests=ranges_from_wire(data["read_guests"]),
-            write_guests=ranges_from_wire(data["write_guests"]),
+            root_guests=ranges_from_wire(data.get("root_guests", [])),
+            power_guests=ranges_from_wire(data.get("power_guests", [])),
+            read_guests=ranges_from_wire(data.get("read_guests", [])),
+            write_guests=ranges_from_wire(data.get("write_guests", [])),
         )

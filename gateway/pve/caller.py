@@ -18,9 +18,16 @@ Value = str | int | float | bool | None
 Options = Mapping[str, Value]
 """PVE's parameters by PVE's names; None is left out, True and False become 1 and 0 (PVE takes nothing else)."""
 
+MakeWay = Callable[[int], object]
+"""Called with a guest's vmid before PVE is asked to change it, so that nothing of ours is in its way. Never raises."""
+
 _NOTHING: Evidence = {}
 _LOOK_SECONDS = 5.0
 _CLOCK_SLACK = 2
+
+
+def make_none(_: int) -> None:
+    """For whoever has nothing that could stand in the way."""
 
 
 class Caller:
@@ -29,9 +36,10 @@ class Caller:
     `about` is what a call concerns, by the members of the problem that it may become: vmid, node, storage, ...
     """
 
-    def __init__(self, api: PveApi, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, api: PveApi, clock: Callable[[], float] = time.time, *, make_way: MakeWay = make_none) -> None:
         self._api = api
         self._clock = clock
+        self._make_way = make_way
 
     def ask(self, *path: str | int, about: Evidence = _NOTHING, options: Options = _NOTHING) -> Any:
         """The `data` of a GET. Raises GatewayError."""
@@ -64,6 +72,8 @@ class Caller:
         Raises GatewayError; OutcomeUnknown when nobody can tell whether it was made, with the `upid` of its task if
         that can be found.
         """
+        if "vmid" in about:
+            self._make_way(about["vmid"])
         began = int(self._clock())
         try:
             told = self._api.call(method, path, encode(options))

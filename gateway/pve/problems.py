@@ -73,6 +73,12 @@ MEANINGS = (
     ),
     # -- locks and changes at once
     _says(
+        r"CT is locked \((?P<lock>mounted)\)",
+        pve.GuestLocked,
+        "its files are being read or written while it is stopped, through the gateway or by `pct mount` on the node: "
+        "try again when that has ended",
+    ),
+    _says(
         r"(?:CT|VM) is locked(?: \((?P<lock>[\w-]+)\))?|Cannot .*: (?:CT|VM) is locked",
         pve.GuestLocked,
         "wait until that operation has ended; see GET /tasks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.config import PveConfig
-from gateway.pve.caller import Caller
+from gateway.pve.caller import Caller, MakeWay, make_none
 from gateway.pve.client import Observe, PveApi, ignore
 from gateway.pve.failure import PveFailure
 from gateway.pve.inventory import Inventory
@@ -18,9 +18,9 @@ from gateway.pve.waiting import TaskWatcher
 class Pve:
     """The API of one token. Any thread may use it; nothing is asked before it is used."""
 
-    def __init__(self, api: PveApi) -> None:
+    def __init__(self, api: PveApi, make_way: MakeWay = make_none) -> None:
         self._api = api
-        caller = Caller(api)
+        caller = Caller(api, make_way=make_way)
         self.inventory = Inventory(caller)
         self.guests = Lifecycle(caller)
         self.snapshots = Snapshots(caller)
@@ -37,6 +37,6 @@ class Pve:
             raise explain(exc, {}, change=False) from exc
 
 
-def connect(config: PveConfig, observe: Observe = ignore) -> Pve:
+def connect(config: PveConfig, observe: Observe = ignore, make_way: MakeWay = make_none) -> Pve:
     """The node's own API, by the token that `pve-exec-gateway setup` made for the web service."""
-    return Pve(PveApi(config.api, config.token_file, config.ca, observe=observe))
+    return Pve(PveApi(config.api, config.token_file, config.ca, observe=observe), make_way)

@@ -106,10 +106,10 @@ class Supervisor:
         following, acting = Following(io, execs, looking), Acting(execs, looking, self.trail)
         self.tickets = Tickets(io.time)
         self.announced = announced = Announced(io, self.trail, UnfinishedChanges(config.pve.changes))
-        self.root_changes = RootChanges(config, announced, Pvesh(self.loop, config.pve.pvesh))
         self.inspections = Inspections(self.loop, self.guests, services.launcher.nursery)
         pct = PctMounts(self.loop, config.lxc, services.launcher.nursery)
         self.roots = StoppedRoots(io, config, self.guests, pct)
+        self.root_changes = RootChanges(config, announced, Pvesh(self.loop, config.pve.pvesh), self.roots.let_go)
         self.files = FileSessions(
             io, config, services, self.guests, self.roots, self.machines, self.questions, places, self.trail
         )

@@ -180,6 +180,9 @@ class FakeSupervisor:
         self.bodies.append(json.dumps(data).encode())
         raise GuestNotRunning(f"guest {vmid} is not running; start it first", vmid=vmid)
 
+    def let_go(self, vmid: int) -> None:
+        """Nothing is mounted here."""
+
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         self._fail()
         ticket = f"ticket{len(self.tickets)}"

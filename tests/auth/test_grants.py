@@ -269,3 +269,20 @@ def test_origin_crosses_the_wire() -> None:
     for bad in damaged:
         with pytest.raises(ValueError):
             Origin.from_wire(bad)
+
+
+def test_origins_of_other_versions() -> None:
+    """A web that is older gives no right that it does not know of; one that is newer none that we do not know of, and
+    what could be a new limit, or one of a permit, is refused rather than left out."""
+    wide = ((100, 999),)
+    origin = Origin("tk_1", "ci", (Permit(wide),), wide, "10.0.0.1", "req_1", 3, wide, wide, wide, wide)
+    wire = origin.to_wire()
+    first = {name: wire[name] for name in ("token_id", "token_name", "permits", "admin_guests", "remote", "request_id")}
+    assert Origin.from_wire(first) == Origin("tk_1", "ci", (Permit(wide),), wide, "10.0.0.1", "req_1")
+    for name in first:
+        with pytest.raises(ValueError):
+            Origin.from_wire({other: value for other, value in wire.items() if other != name})
+    assert Origin.from_wire({**wire, "backup_guests": [[1, 2]]}) == origin
+    for more in ({"max_bytes": 5}, {"guests": "all"}, {"permits": [{**Permit(wide).to_wire(), "hours": "9-17"}]}):
+        with pytest.raises(ValueError):
+            Origin.from_wire({**wire, **more})

@@ -296,11 +296,16 @@ def client(narrow: Gateway) -> Iterator[SupervisorClient]:
 
 
 def run_behind(
-    client: SupervisorClient, admin: Api, later: ThreadPoolExecutor, mark: str, again: Decide | None
+    client: SupervisorClient,
+    admin: Api,
+    later: ThreadPoolExecutor,
+    mark: str,
+    again: Decide | None,
+    origin: Origin = ORIGIN,
 ) -> Future[RunReply]:
     """A run that waits for a place when this returns."""
     body = json.dumps({"command": ["touch", f"/root/{mark}"], "queue_timeout": 30, "labels": {"test": mark}}).encode()
-    answer = later.submit(client.run, VMID, body, ORIGIN, None, again=again)
+    answer = later.submit(client.run, VMID, body, origin, None, again=again)
     until(lambda: answer.done() or _waits(admin, mark), why="it waits")
     assert not answer.done(), answer.result()
     return answer
@@ -342,6 +347,35 @@ def test_only_a_good_decision_begins(
             answer.result(30)
     assert not ran(mark)
     assert admin.run(VMID, ["true"])["exit_code"] == 0
+
+
+class Older(Origin):
+    """What a web tells that knows of no files, no pauses and no limits of tokens yet."""
+
+    def to_wire(self) -> dict[str, Any]:
+        known = ("token_id", "token_name", "permits", "admin_guests", "remote", "request_id")
+        return {name: value for name, value in super().to_wire().items() if name in known}
+
+
+class Newer(Origin):
+    """What one tells that knows of a right more."""
+
+    def to_wire(self) -> dict[str, Any]:
+        return {**super().to_wire(), "backup_guests": [[100, 999]]}
+
+
+@pytest.mark.parametrize("other", [Older, Newer])
+def test_a_web_of_another_version(
+    narrow: Gateway, client: SupervisorClient, admin: Api, later: ThreadPoolExecutor, other: type[Origin]
+) -> None:
+    """A16: what it asks for is run, also what has waited over a reload of the supervisor alone."""
+    mark, origin = new_mark(), other(**vars(ORIGIN))
+    with occupied(admin) as free:
+        answer = run_behind(client, admin, later, mark, lambda exec_id: origin, origin)
+        narrow.services.reload("supervisor")
+        free()
+        assert answer.result(30).view["exit_code"] == 0
+    assert ran(mark)
 
 
 def test_a_web_that_hangs_loses_the_turn(client: SupervisorClient, admin: Api, later: ThreadPoolExecutor) -> None:

@@ -107,6 +107,7 @@ WORDS: list[tuple[int, str, type[GatewayError], dict[str, Any]]] = [
     (595, "Connection refused", pve.NodeUnreachable, {}),
     (500, "hostname lookup 'pve9' failed - failed to get address info for: pve9\n", pve.NodeNotFound, {}),
     (500, "no such cluster node 'pve9'\n", pve.NodeNotFound, {}),
+    (500, "CT is locked (mounted)\n", pve.GuestLocked, {"lock": "mounted"}),
     (500, "CT is locked (backup)\n", pve.GuestLocked, {"lock": "backup"}),
     (500, "VM is locked (snapshot-delete)\n", pve.GuestLocked, {"lock": "snapshot-delete"}),
     (500, "can't lock file '/run/lock/lxc/pve-config-101.lock' - got timeout\n", pve.GuestLocked, {}),

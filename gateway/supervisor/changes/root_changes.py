@@ -26,11 +26,15 @@ _MAX_WORDS = 4096
 class RootChanges:
     """A change that has been announced in the audit log is made, and its outcome recorded, whoever waits for it."""
 
-    def __init__(self, config: Config, announced: Announced, pvesh: Pvesh) -> None:
+    def __init__(
+        self, config: Config, announced: Announced, pvesh: Pvesh, make_way: Callable[[int], Awaitable[None]]
+    ) -> None:
+        """`make_way`: called with a container's vmid before it is changed, so that nothing of ours is in its way."""
         self._config = config
         self._policy = NodePolicy(config.policy)
         self._announced = announced
         self._pvesh = pvesh
+        self._make_way = make_way
         self.turns = Turns(_AT_ONCE, _MAX_WAITING)
 
     async def make(
@@ -91,6 +95,7 @@ class RootChanges:
             self.turns.give_back()
 
     async def _call(self, change: RootChange) -> dict[str, Any]:
+        await self._make_way(change.vmid)
         try:
             said = await self._pvesh.call(change.arguments(), _CREATE_SECONDS if change.create else _SET_SECONDS)
         except OSError as exc:

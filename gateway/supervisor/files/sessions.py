@@ -145,6 +145,10 @@ class FileSessions:
             if held.session.guest is guest:
                 held.session.kill()
 
+    async def let_go(self, vmid: int) -> None:
+        """Has what is kept mounted of a stopped container go, for a change (StoppedRoots.let_go)."""
+        await self._roots.let_go(vmid)
+
     async def shut_down(self, timeout: float) -> None:
         """Nothing begins any more, and all ends."""
         self._stopped = True

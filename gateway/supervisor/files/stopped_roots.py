@@ -1,7 +1,7 @@
 """The root file systems of stopped containers: mounted while somebody needs them, and never left so.
 
-A file for each in a directory of ours says which locks `mounted` are ours: after a kill, or a loss of power, the next
-supervisor takes them off. What was mounted is gone by then (pct_mounts).
+After a kill, or a loss of power, what was mounted is gone (pct_mounts); the next supervisor takes off the locks that
+are ours (mount_marks).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gateway.config import Config
 from gateway.errors import GatewayError, GuestNotFound, GuestNotRunning, GuestUnsupported, NodeNotReady
 from gateway.errors_files import GuestFilesFailed
 from gateway.errors_pve import GuestLocked, PveFailed
+from gateway.supervisor.files.mount_marks import MountMarks
 from gateway.supervisor.files.pct_mounts import SECONDS, PctMounts, PctSaid
 from gateway.supervisor.guests.container_config import ContainerConfig, read_container_config
 from gateway.supervisor.guests.containers import Guests
@@ -28,6 +29,7 @@ LOCK = "mounted"
 LINGER_SECONDS = 1.0
 """How long it stays mounted for the next request: pct takes a second and a half each way."""
 _LOOK_SECONDS = 0.25
+_USED_SECONDS, _LEAVE_SECONDS = 5.0, 10.0
 _MAX_WORDS = 256
 
 
@@ -42,6 +44,8 @@ class Root:
         self.mounts = -1
         """The namespace in which it is mounted."""
         self.users = 0
+        self.in_the_way_of = 0
+        """How many changes wait for its going."""
         self.leaving = False
         self.wanted_off = False
         self.mounted: asyncio.Future[None] = io.create_future()
@@ -53,6 +57,11 @@ class Root:
         self.users -= 1
         self.changed.set()
 
+    def leave(self) -> None:
+        """It is about to be unmounted: nobody takes it any more."""
+        self.leaving = True
+        self.changed.set()
+
 
 class StoppedRoots:
     """Each is mounted once, however many need it."""
@@ -62,7 +71,7 @@ class StoppedRoots:
         self._config = config
         self._guests = guests
         self._pct = pct
-        self._directory = config.spool.directory / "mounted"
+        self._marks = MountMarks(config.spool.directory / "mounted")
         self._roots: dict[int, Root] = {}
         self._recovering: asyncio.Task[None] | None = None
         self._stopped = False
@@ -84,7 +93,7 @@ class StoppedRoots:
         config = read_container_config(self._config.pve.etc, self._config.node, vmid)
         if config.template and write:
             raise GuestUnsupported(f"guest {vmid} is a template: others are made of its files", vmid=vmid)
-        if config.lock is not None and not (config.lock == LOCK and self._is_ours(vmid)):
+        if config.lock is not None and not (config.lock == LOCK and self._marks.has(vmid)):
             raise GuestLocked(
                 f"guest {vmid} is stopped and locked ({config.lock}): its file system cannot be mounted; try again",
                 vmid=vmid,
@@ -119,6 +128,27 @@ class StoppedRoots:
         """What has to end first."""
         root = self._roots.get(vmid)
         return root.keeper if root is not None and root.leaving else self._recovering
+
+    async def let_go(self, vmid: int) -> None:
+        """Has it unmounted for a change, which PVE makes of nothing mounted: at once where nobody uses it, behind those
+        who do if they end within five seconds. Returns when it is, or will not be in time, which PVE then says."""
+        root = self._roots.get(vmid)
+        if root is None or root.keeper is None:
+            if self._recovering is not None and self._marks.has(vmid):
+                await asyncio.wait([self._recovering], timeout=_LEAVE_SECONDS)
+            return
+        root.in_the_way_of += 1
+        root.changed.set()
+        try:
+            async with asyncio.timeout(_USED_SECONDS):
+                while not root.leaving:
+                    root.changed.clear()
+                    await root.changed.wait()
+        except TimeoutError:
+            return
+        finally:
+            root.in_the_way_of -= 1
+        await asyncio.wait([root.keeper], timeout=_LEAVE_SECONDS)
 
     async def shut_down(self, timeout: float) -> None:
         """All goes. What does not in time, the next supervisor sees to."""
@@ -158,11 +188,9 @@ class StoppedRoots:
 
     def recover(self) -> None:
         """Takes off the locks of ours whose mounts are gone."""
-        with contextlib.suppress(FileNotFoundError):
-            left = [int(name) for name in os.listdir(self._directory) if name.isdecimal()]
-            left = [vmid for vmid in left if vmid not in self._roots]
-            if left:
-                self._recovering = self._io.create_task(self._recover(left))
+        left = [vmid for vmid in self._marks.all() if vmid not in self._roots]
+        if left:
+            self._recovering = self._io.create_task(self._recover(left))
 
     async def _recover(self, vmids: list[int]) -> None:
         try:
@@ -183,8 +211,8 @@ class StoppedRoots:
         try:
             await self._mount(root)
         except BaseException as exc:
-            root.leaving = True
-            await self._let_go(root)
+            root.leave()
+            await self._unmount(root)
             root.mounted.set_exception(exc if isinstance(exc, GatewayError) else _failed(root.vmid, str(exc)))
             return
         root.mounted.set_result(None)
@@ -192,8 +220,8 @@ class StoppedRoots:
 
     async def _mount(self, root: Root) -> None:
         vmid = root.vmid
-        if not self._is_ours(vmid):
-            await asyncio.to_thread(self._mark, vmid)
+        if not self._marks.has(vmid):
+            await asyncio.to_thread(self._marks.add, vmid)
         said = await self._pct.mount(vmid)
         root.mounts = said.mounts if said.mounts is not None else -1
         if said.exit_code != 0:
@@ -208,12 +236,12 @@ class StoppedRoots:
         except Exception:
             log.exception("the files of guest %d are not looked after any more", root.vmid)
             self.on_started(root.vmid)
-        root.leaving = True
-        await self._let_go(root)
+        root.leave()
+        await self._unmount(root)
 
     async def _until_unneeded(self, root: Root) -> None:
         idle_since: float | None = None
-        while not root.wanted_off or root.users:
+        while root.users or not (root.wanted_off or root.in_the_way_of):
             if self._guests.seems_to_run(root.vmid):
                 root.wanted_off = True
                 self.on_started(root.vmid)
@@ -225,7 +253,7 @@ class StoppedRoots:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await root.changed.wait()
 
-    async def _let_go(self, root: Root) -> None:
+    async def _unmount(self, root: Root) -> None:
         try:
             await self._take_lock_off(root.vmid, root.mounts if root.mounts >= 0 else None)
         finally:
@@ -237,7 +265,7 @@ class StoppedRoots:
         """Unmounts what is mounted, and takes a lock off that is ours. Never raises for what pct refuses."""
         try:
             if self._lock_is_anothers(vmid):
-                self._unmark(vmid)
+                self._marks.remove(vmid)
                 return
             said = await self._pct.unmount(vmid, mounts)
             if said.mounts is not None:
@@ -248,7 +276,7 @@ class StoppedRoots:
             elif said.exit_code != 0:
                 log.error("the lock of guest %d stays: pct unmount: %s", vmid, said.words[:_MAX_WORDS])
             else:
-                self._unmark(vmid)
+                self._marks.remove(vmid)
         except (GatewayError, OSError) as exc:
             log.error("the lock of guest %d stays: %s", vmid, exc)
 
@@ -261,25 +289,6 @@ class StoppedRoots:
         except GuestUnsupported:
             return False
         return config.lock != LOCK or self._pct.is_mounted_on_node(vmid)
-
-    # ---- which locks are ours
-
-    def _is_ours(self, vmid: int) -> bool:
-        return (self._directory / str(vmid)).exists()
-
-    def _mark(self, vmid: int) -> None:
-        """Before the lock, and on disk. Raises OSError."""
-        self._directory.mkdir(mode=0o700, exist_ok=True)
-        os.close(os.open(self._directory / str(vmid), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        directory = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-    def _unmark(self, vmid: int) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            (self._directory / str(vmid)).unlink()
 
 
 def _explain(said: PctSaid, vmid: int) -> GatewayError:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from gateway.audit.record import Event
 from gateway.clientwatch import Watch
-from gateway.errors import ExecNotFound, GatewayRestarting
+from gateway.errors import ExecNotFound, GatewayError, GatewayRestarting
 from gateway.exec.order import GuestKind
 from gateway.exec.origin import Origin
 from gateway.exec.reply import Found, OutputSlice, Redeemed, RunReply, Started, StdinReply
@@ -25,6 +25,7 @@ _HEALTH_SECONDS = 2.0
 _INPUT_SECONDS = 40.0
 _PAUSE_SECONDS = 20.0
 _QUESTIONS, _QUESTION_BYTES = 64, 4000  # of one request to the nursery: launcher/protocol.h, REQUEST_MAX
+_LET_GO_SECONDS = 20.0
 _FILES_SECONDS = 330.0  # exec.queue_timeout_max, and the way into the guest
 _ROOT_CHANGE_SECONDS = 1300.0  # others' before it, and its own ten minutes
 
@@ -215,6 +216,14 @@ class SupervisorClient:
             for fd in rights:
                 os.close(fd)
             raise
+
+    def let_go(self, vmid: int) -> None:
+        """Has nothing of a stopped container stay mounted for its files, for a change by PVE (StoppedRoots.let_go).
+
+        Never raises: without it the change is made all the same, or PVE says what stands in its way.
+        """
+        with contextlib.suppress(GatewayError):
+            self._caller.ask({"op": "files_let_go", "vmid": vmid}, timeout=_LET_GO_SECONDS)
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
         """A ticket that stands for this secret once, within 30 s, for this alone. Raises TooManyRequests."""

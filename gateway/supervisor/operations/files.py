@@ -41,6 +41,11 @@ class FileOperations:
         connection.request = None
         return {"audit_id": held.intent["audit_id"]}, ()
 
+    async def let_go(self, header: dict[str, Any]) -> Reply:
+        """For whoever may connect: it touches nothing that anybody uses, and tells nothing."""
+        await self._files.let_go(member(header, "vmid", int))
+        return {}, ()
+
     def end(self, connection: Connection, header: dict[str, Any]) -> Reply:
         """By the connection that has them in hand."""
         held, outcome = connection.holds, member(header, "outcome", dict)

@@ -53,6 +53,8 @@ class Operations:
             return self._acting.take_ticket(header)
         if operation == "files_end":
             return self._files.end(connection, header)
+        if operation == "files_let_go":
+            return await self._files.let_go(header)
         handler = self._handlers.get(str(operation))
         if handler is None:
             raise ProtocolError("no such operation")
