@@ -82,7 +82,7 @@ class Terminal:
     def __init__(
         self, api: Api, exec_id: str, keys: Keys, *, begin: Begin | None = None, patience: float = PATIENCE
     ) -> None:
-        """`begin`: what to start, in place of an `exec_id`; then the session ends with its first connection."""
+        """`begin`: what to start, in place of an `exec_id`."""
         self._api = api
         self._exec_id = exec_id
         self._begin = begin
@@ -99,6 +99,11 @@ class Terminal:
         self._eof = False
         self._resized = False
 
+    @property
+    def exec_id(self) -> str:
+        """Empty before the gateway has told that of what was to start."""
+        return self._exec_id
+
     def run(self) -> dict[str, Any]:
         """The exec, when it has ended. Raises Detached, Left, ClientError; the terminal is as it was before."""
         with _raw(), self._signals():
@@ -108,8 +113,8 @@ class Terminal:
                 except ClientError as error:
                     if isinstance(error, Left):
                         raise
-                    if self._begin is not None:
-                        raise self._lost(error) from error
+                    if not self._exec_id:
+                        raise _lost(error) from error
                     if isinstance(error, Problem) and error.code == "stdin_closed" and not self._placed:
                         told = f"{self._exec_id} takes no input: `pvex logs -f {self._exec_id}` follows it"
                         raise ClientError(told) from error
@@ -153,20 +158,12 @@ class Terminal:
                 socket.flush()
 
     def _connect(self) -> WebSocket:
-        if self._begin is None:
+        if self._exec_id or self._begin is None:
             query = f"from={self._cursor}" + ("&write=1" if self._writes else "")
             return WebSocket(self._api.profile, f"/execs/{segment(self._exec_id)}/attach?{query}")
         socket = WebSocket(self._api.profile, f"/exec/{self._begin.vmid}/terminal")
         socket.say("start", **self._begin.spec)
         return socket
-
-    def _lost(self, error: ClientError) -> ClientError:
-        """What a session tells that cannot be taken up again."""
-        if isinstance(error, Cut) and self._exec_id:
-            return Cut(f"{error}; this token may not come back to it (exec:run), so the gateway ends the command")
-        if isinstance(error, Cut):
-            return Cut(f"{error}; whether the command began is not known, the gateway ends it")
-        return error
 
     def _send(self, socket: WebSocket) -> None:
         if self._resized:
@@ -255,6 +252,13 @@ class Terminal:
                 signal.signal(number, handler)
             os.close(reader)
             os.close(writer)
+
+
+def _lost(error: ClientError) -> ClientError:
+    """What is told of a start whose outcome was not heard."""
+    if isinstance(error, Cut):
+        return Cut(f"{error}; whether the command began is not known: `pvex ps` shows it then")
+    return error
 
 
 @contextlib.contextmanager

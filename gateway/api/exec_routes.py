@@ -126,6 +126,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "tokens are listed, too."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=ListQuery,
         reply=ExecList,
         errors=(SupervisorUnavailable,),
@@ -137,6 +138,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
         operation_id="showExec",
         summary="One exec, at once or when it has ended",
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=WaitQuery,
         reply=ExecView,
         errors=(SupervisorUnavailable,),
@@ -152,6 +154,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "outlived an exec that has ended are not touched (409)."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         event=Event.EXEC_CANCEL,
         query=WaitQuery,
         reply=ExecView,
@@ -170,6 +173,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "known."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=OutputQuery,
         reply=bytes,
         statuses=(200, 206),
@@ -184,6 +188,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
         operation_id="readStderr",
         summary="The bytes kept of stderr, also while the command runs",
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=OutputQuery,
         reply=bytes,
         statuses=(200, 206),
@@ -203,6 +208,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "EventSource to come no more."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=EventsQuery,
         reply=None,
         events=True,
@@ -221,6 +227,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "it. `x-websocket` describes all messages. Its leaving changes nothing."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         event=Event.EXEC_INPUT,
         query=AttachQuery,
         reply=None,
@@ -240,6 +247,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "off loses nothing that was taken: `offset` of the reply, or of a problem, says where to go on."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         event=Event.EXEC_INPUT,
         query=StdinQuery,
         upload=True,
@@ -265,6 +273,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
         operation_id="sendSignal",
         summary="Send a signal to a command or to its whole tree",
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         event=Event.EXEC_SIGNAL,
         body=SignalRequest,
         reply=ExecView,
@@ -277,6 +286,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
         operation_id="resizeTerminal",
         summary="Give an exec's terminal another size",
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         body=ResizeRequest,
         reply=ExecView,
         errors=(NotATerminal, ExecEnded, ExecQueued, DriverUnsupported, SupervisorUnavailable),

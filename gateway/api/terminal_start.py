@@ -144,7 +144,7 @@ class Opening:
         start = parse_start(message)
         supervisor, origin = self._services.supervisor, self._origin
         started, output = supervisor.start(
-            self._vmid, start.body(), origin, attended=True, again=self._again, watch=self._watch
+            self._vmid, start.body(), origin, attended=True, terminal=True, again=self._again, watch=self._watch
         )
         with ExitStack() as undo:
             undo.callback(output.close)

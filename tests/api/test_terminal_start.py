@@ -20,7 +20,6 @@ from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, GuestNotRunning, SupervisorUnavailable, TooManyExecs
 from gateway.exec.origin import Origin
 from gateway.exec.reply import Started
-from gateway.supervisor.link.calling import Decide
 from gateway.supervisor.link.feed import Feed
 from gateway.web.live import Live
 
@@ -231,16 +230,19 @@ def test_foreign_origin_is_refused_and_recorded(api: Api, open_terminal: Open) -
 
 
 def test_who_may(api: Api, open_terminal: Open) -> None:
-    """exec:terminal on that guest opens terminals, exec:run does not; attaching is for who sees the exec."""
+    """exec:terminal on that guest opens terminals, exec:run does not; attaching is for who has begun it, by either."""
     assert refused(open_terminal) == (401, "unauthenticated")
     assert refused(open_terminal, token=api.token("exec:run")) == (403, "forbidden")
     assert refused(open_terminal, token=api.token("exec:terminal", "102")) == (404, "guest_not_found")
     assert refused(open_terminal, "/exec/103/terminal", token=api.token("exec:terminal")) == (404, "guest_not_found")
     assert [record["data"]["reason"] for record in api.audit.records[-2:]] == ["guest_not_granted", "unknown_guest"]
     play(api)
-    exec_id = begin(open_terminal(token=api.token("exec:terminal")))["exec"]["id"]
+    mine = api.token("exec:terminal")
+    exec_id = begin(open_terminal(token=mine))["exec"]["id"]
     path = f"/execs/{exec_id}/attach"
-    assert refused(open_terminal, path, api.token("exec:terminal")) == (403, "forbidden")
+    assert open_terminal(f"{path}?write=1", mine).pump()[0]["exec"]["id"] == exec_id
+    assert refused(open_terminal, path, api.token("exec:terminal")) == (404, "exec_not_found")
+    assert refused(open_terminal, path, api.token("guest:read")) == (403, "forbidden")
     assert refused(open_terminal, path, api.token("exec:run")) == (404, "exec_not_found")
     assert open_terminal(path, api.token("exec:admin")).pump()[0]["type"] == "started"
 
@@ -427,7 +429,7 @@ class Queue:
         monkeypatch.setattr(api.supervisor, "start", self._start)
 
     def _start(
-        self, vmid: int, body: bytes, origin: Origin, *, attended: bool, again: Decide, watch: Watch | None = None
+        self, vmid: int, body: bytes, origin: Origin, *, watch: Watch | None = None, **options: Any
     ) -> tuple[Started, Feed]:
         self.entered.release()
         assert watch is not None
@@ -436,6 +438,6 @@ class Queue:
                 self.given_up.release()
                 raise ClientGone
         try:
-            return FakeSupervisor.start(self._supervisor, vmid, body, origin, attended=attended, again=again)
+            return FakeSupervisor.start(self._supervisor, vmid, body, origin, **options)
         finally:
             self.passed.release()

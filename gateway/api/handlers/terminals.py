@@ -13,19 +13,13 @@ from gateway.api.services import Services
 from gateway.api.terminal import Terminal
 from gateway.api.terminal_handshake import accept_upgrade
 from gateway.api.terminal_start import Opening, join
-from gateway.auth.actions import Action
-from gateway.exec.origin import Origin
 
 
 def open_terminal(services: Services, call: Call) -> Reply:
     """A WebSocket on which the client's first message starts an exec."""
     head = _accept(services, call)
     services.supervisor.locate(call.vmid)
-    origin = call.actor.origin(call.remote, call.request_id, Action.EXEC_TERMINAL)
-    vmid, refuse, watch = call.vmid, call.refuse, call.standing.watch
-
-    def again(exec_id: str) -> Origin:
-        return call.decide_again(exec_id, Action.EXEC_TERMINAL)
+    vmid, origin, again, refuse, watch = call.vmid, call.origin, call.decide_again, call.refuse, call.standing.watch
 
     def start(message: bytes) -> Opening:
         return Opening(services, vmid, origin, again, watch, message, refuse)
