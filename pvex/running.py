@@ -80,7 +80,7 @@ def open_terminal(api: Api, vmid: int, spec: dict[str, Any], key: str, detach_ke
     except Problem as problem:
         if problem.code not in ("forbidden", "guest_not_found") or not _may_open_terminals(api):
             raise
-        return _hold(api, Terminal(api, "", keys, begin=Begin(vmid, spec)))
+        return _hold(api, Terminal(api, "", keys, begin=Begin(vmid, spec, key)))
     return hold_terminal(api, exec_id, keys)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pvex.errors import ClientError, Cut, Problem, UsageError
+from pvex.errors import ClientError, Problem, UsageError
 from pvex.events import PATIENCE, Retry
 from pvex.paths import segment
 from pvex.signals import Left
@@ -38,10 +38,11 @@ class Detached(Exception):
 
 @dataclass(frozen=True)
 class Begin:
-    """What GET /exec/{vmid}/terminal is to start."""
+    """What GET /exec/{vmid}/terminal is to start, once, however often it is asked with this key."""
 
     vmid: int
     spec: dict[str, Any]
+    key: str
 
 
 class Keys:
@@ -113,15 +114,13 @@ class Terminal:
                 except ClientError as error:
                     if isinstance(error, Left):
                         raise
-                    if not self._exec_id:
-                        raise _lost(error) from error
                     if isinstance(error, Problem) and error.code == "stdin_closed" and not self._placed:
                         told = f"{self._exec_id} takes no input: `pvex logs -f {self._exec_id}` follows it"
                         raise ClientError(told) from error
                     if isinstance(error, Problem) and error.code in ("exec_ended", "stdin_closed") and self._writes:
                         self._writes = False
                         continue
-                    self._retry.after(error, self._exec_id, wait=self._wait)
+                    self._retry.after(error, self._exec_id or None, wait=self._wait)
 
     def _hold(self) -> dict[str, Any]:
         """One connection, until the exec has ended. Raises Cut and Problem."""
@@ -162,7 +161,7 @@ class Terminal:
             query = f"from={self._cursor}" + ("&write=1" if self._writes else "")
             return WebSocket(self._api.profile, f"/execs/{segment(self._exec_id)}/attach?{query}")
         socket = WebSocket(self._api.profile, f"/exec/{self._begin.vmid}/terminal")
-        socket.say("start", **self._begin.spec)
+        socket.say("start", **self._begin.spec, idempotency_key=self._begin.key)
         return socket
 
     def _send(self, socket: WebSocket) -> None:
@@ -252,13 +251,6 @@ class Terminal:
                 signal.signal(number, handler)
             os.close(reader)
             os.close(writer)
-
-
-def _lost(error: ClientError) -> ClientError:
-    """What is told of a start whose outcome was not heard."""
-    if isinstance(error, Cut):
-        return Cut(f"{error}; whether the command began is not known: `pvex ps` shows it then")
-    return error
 
 
 @contextlib.contextmanager

@@ -104,14 +104,15 @@ EXEC_ROUTES: tuple[Route, ...] = (
         description=(
             "The client's first message is `start`, with the members of POST /exec/{vmid} and the window; "
             "`x-websocket` describes all messages. Who leaves ends the command, unless `on_disconnect` says "
-            "`continue`."
+            "`continue`. Who was cut before the exec's id came sends the same again, with the same key (here, or in "
+            "`start`), and holds the exec that the first one began."
         ),
         action=Action.EXEC_TERMINAL,
         event=Event.EXEC_INTENT,
         query=TerminalQuery,
         reply=None,
         statuses=(101,),
-        asks=("Sec-WebSocket-Protocol", "Origin"),
+        asks=("Sec-WebSocket-Protocol", "Origin", "Idempotency-Key"),
         tells=("Sec-WebSocket-Protocol",),
         errors=(GuestUnsupported, *_TO_UPGRADE),
         handler=terminals.open_terminal,

@@ -270,7 +270,7 @@ class FakeSupervisor:
         if known is None:
             self.bodies.append(body)
             return None
-        if known[:2] != (vmid, body):
+        if known[:2] != (vmid, body) or (known[2] in self.terminals) is not terminal:
             raise IdempotencyConflict("the key was used for another request")
         return known[2]
 

@@ -24,7 +24,7 @@ from gateway.supervisor.link.feed import Feed
 from gateway.web.live import Live
 
 from .fake_exec import FakeExec
-from .fakes import Api, FakeAudit, FakeSupervisor
+from .fakes import Api, FakeAudit, FakeSupervisor, assert_problem
 from .terminals import Client, TimedClient
 from .test_terminal_handshake import UPGRADE
 
@@ -161,6 +161,47 @@ def test_input_may_come_before_the_exec_runs(api: Api, open_terminal: Open) -> N
     heard = hear(client, 3)
     assert heard[1:] == [{"type": "ack", "offset": 0}, {"type": "ack", "offset": 5}]
     assert running(api, heard[0]).stdin == b"early"
+
+
+@pytest.mark.parametrize("by", ["header", "start", "both"])
+def test_the_same_start_again_holds_the_same_exec(api: Api, open_terminal: Open, by: str) -> None:
+    """A client that never heard the exec's id sends its key again: one exec, from its first byte on, and its input."""
+    play(api, lambda exec_: exec_.write("stdout", b"$ "))
+    token = api.token("exec:terminal")
+    header = {"HTTP_IDEMPOTENCY_KEY": "k1"} if by != "start" else {}
+    member = {"idempotency_key": "k1"} if by != "header" else {}
+    first = begin(open_terminal(token=token, **header), tty={}, **member)
+    again = open_terminal(token=token, **header)
+    second = begin(again, tty={}, **member)
+    assert (first["replayed"], second["replayed"]) == (False, True)
+    assert first["exec"]["id"] == second["exec"]["id"]
+    assert api.supervisor.bodies == [b'{"command":["sh"],"tty":{}}']
+    assert (1, 0, b"$ ") in hear(again, 2)
+    again.input(0, b"x")
+    assert {"type": "ack", "offset": 1} in again.wait()
+
+
+def test_a_key_is_for_one_request(api: Api, open_terminal: Open) -> None:
+    """Another start with it, a command with it, two keys at once, or what is no key: refused, and nothing begins."""
+    play(api)
+    token = api.token("exec:terminal,exec:run")
+    begin(open_terminal(token=token), idempotency_key="k1")
+    refusals = []
+    for options, header in (
+        ({"command": ["other"], "idempotency_key": "k1"}, {}),
+        ({"command": ["sh"], "idempotency_key": "k1"}, {"HTTP_IDEMPOTENCY_KEY": "k2"}),
+        ({"command": ["sh"], "idempotency_key": "two words"}, {}),
+    ):
+        client = open_terminal(token=token, **header)
+        client.pump()
+        client.say("start", **options)
+        hear(client, 1)
+        refusals.append(client.closed)
+    assert refusals == [(4409, "idempotency_conflict"), (4422, "invalid_request"), (4422, "invalid_request")]
+    assert refused(open_terminal, token=token, HTTP_IDEMPOTENCY_KEY="two words") == (422, "invalid_request")
+    run = api.request("POST", "/exec/101", token, json={"command": ["sh"]}, headers={"Idempotency-Key": "k1"})
+    assert_problem(run, 409, "idempotency_conflict")
+    assert len(api.supervisor.bodies) == 1
 
 
 def test_client_that_leaves_ends_its_terminal(api: Api, open_terminal: Open) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
-from tests.exec.inside import ended
+from tests.exec.inside import ended, new_mark
 from tests.exec.waiting import until
-from tests.exec.websocket import NotUpgraded, Session
+from tests.exec.websocket import STDOUT, NotUpgraded, Session
 
 PROMPT = "READY> "
 _BYTES = {"Content-Type": "application/octet-stream"}
@@ -94,6 +94,50 @@ def test_it_comes_back(typist: Api, gateway: Gateway) -> None:
     assert b"11 22" in typist.get(f"/execs/{exec_id}/stdout").body
     (record,) = _intents(gateway, exec_id)
     assert record["action"] == "exec:terminal"
+
+
+def test_a_start_that_was_not_answered(typist: Api, gateway: Gateway) -> None:
+    """The same start with the same key, sent again after a cut: one shell, found again after a reload and when it has
+    ended; with another command it is refused."""
+    mark = new_mark()
+    spec = {**SHELL, "idempotency_key": f"key-{mark}", "labels": {"test": mark}}
+    for _ in range(3):  # cut before anything was heard
+        session = Session(typist, "/exec/101/terminal")
+        session.say("start", **spec)
+        session.close()
+    gateway.services.reload("supervisor")
+    again = begin_again(typist, spec)
+    again.until_shown(PROMPT)
+    again.type("echo on''ce\n")
+    again.until_shown("once")
+    with Session(typist, "/exec/101/terminal") as other:
+        other.say("start", **{**spec, "command": ["/bin/cat"]})
+        assert other.until_closed() == (4409, "idempotency_conflict")
+    again.type("exit 6\n")
+    assert again.message("end")["exit_code"] == 6
+    with Session(typist, "/exec/101/terminal") as late:
+        late.say("start", **spec)
+        assert late.message("started")["replayed"]
+        assert late.message("end")["exec"]["id"] == again.exec_id
+        assert b"once" in late.shown[STDOUT]
+    again.close()
+    assert len(typist.get(f"/execs?label=test={mark}").json()["execs"]) == 1
+
+
+def begin_again(api: Api, spec: dict[str, Any]) -> Session:
+    """The session of `spec`, which has been started before, once those that were cut hold its input no more."""
+
+    def try_it() -> Session | None:
+        session = Session(api, "/exec/101/terminal")
+        session.start(**spec)
+        if session.may_write():
+            return session
+        session.close()
+        return None
+
+    session = until(try_it, why="the input is free")
+    assert session is not None
+    return session
 
 
 def test_what_it_has_begun_otherwise_is_gone(token: tuple[Api, Grant]) -> None:

@@ -171,6 +171,24 @@ def test_a_token_for_terminals_alone(only_terminals: Pvex) -> None:
     assert (done.returncode, b"may not exec:run" in done.stderr) == (125, True)
 
 
+def test_it_begins_once(only_terminals: Pvex) -> None:
+    """Cut before it has heard what it began, it finds that again: one shell, all shown once."""
+    mark = new_mark()
+    cuts = iter([1 << 30, *(HANDSHAKE + 100 * count for count in range(-4, 4))])
+    words = ("exec", "-it", "-l", f"test={mark}", "101", "--", "sh", "-c", "stty -echo; echo go; cat")
+    with (
+        Proxy(only_terminals.gateway.services.port, cuts) as proxy,
+        Screen(only_terminals, *words, GATEWAY_URL=proxy.url) as screen,
+    ):
+        assert screen.until("go\r\n") == "go\r\n"
+        screen.type("typed\n\x04")
+        assert screen.until("typed\r\n") == "typed\r\n"
+        assert screen.end() == 0
+        assert proxy.broken == 8
+    with contextlib.closing(only_terminals.gateway.api(only_terminals.token)) as api:
+        assert len(api.get(f"/execs?label=test={mark}").json()["execs"]) == 1
+
+
 def test_it_comes_back_to_its_terminal(only_terminals: Pvex) -> None:
     """Cut, it attaches again and goes on; detached, it comes back; and it ends what it has begun."""
     cuts = iter([1 << 30, *(HANDSHAKE + 700 * count for count in range(1, 4))])

@@ -94,7 +94,7 @@ class Acceptance:
         driver = self._drivers[kind]
         driver.require_supported(spec, vmid, streamed=attended)
         guest = vmid, kind, config_id
-        asked = fingerprint(vmid, spec, self._audit.hash) if key is not None else ""
+        asked = fingerprint(vmid, spec, self._audit.hash, terminal=terminal) if key is not None else ""
         if spooled and not attended:  # who follows it later, by its key too, is not whom it was started for
             spec = spec.model_copy(update={"on_disconnect": OnDisconnect.CONTINUE})
         begin = partial(
