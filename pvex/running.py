@@ -72,7 +72,7 @@ def describe_terminal(*, ours: bool) -> dict[str, Any]:
 
 
 def open_terminal(api: Api, vmid: int, spec: dict[str, Any], key: str, detach_keys: str) -> int:
-    """Begins it, detached and so once only, and attaches to it; with exec:terminal alone see `_hold_at_once`."""
+    """Begins it, detached and so once only, and attaches to it; with exec:terminal alone it begins in its terminal."""
     keys = Keys(detach_keys)
     headers = {"Prefer": "respond-async", "Idempotency-Key": key}
     try:
@@ -80,7 +80,7 @@ def open_terminal(api: Api, vmid: int, spec: dict[str, Any], key: str, detach_ke
     except Problem as problem:
         if problem.code not in ("forbidden", "guest_not_found") or not _may_open_terminals(api):
             raise
-        return _hold_at_once(api, vmid, spec)
+        return _hold(api, Terminal(api, "", keys, begin=Begin(vmid, spec, key)))
     return hold_terminal(api, exec_id, keys)
 
 
@@ -88,22 +88,21 @@ def _may_open_terminals(api: Api) -> bool:
     return any(one["action"] == "exec:terminal" for one in api.get("/tokens/self")["reach"])
 
 
-def _hold_at_once(api: Api, vmid: int, spec: dict[str, Any]) -> int:
-    """For a token that may not run commands but in terminals: it begins with the connection and ends with it, for there
-    is no way back; so there are no detach keys, and what the gateway loses it ends."""
-    begin = Begin(vmid, {**spec, "on_disconnect": "kill"})
-    return tell_end(Terminal(api, "", Keys(""), begin=begin).run())
-
-
 def hold_terminal(api: Api, exec_id: str, keys: Keys) -> int:
     """Our terminal is the exec's until it ends, or the detach keys are pressed."""
+    return _hold(api, Terminal(api, exec_id, keys))
+
+
+def _hold(api: Api, terminal: Terminal) -> int:
     try:
-        view = Terminal(api, exec_id, keys).run()
+        view = terminal.run()
     except Detached:
-        note(f"detached; `pvex attach {exec_id}` comes back, `pvex kill {exec_id}` ends it")
+        exec_id = terminal.exec_id
+        ways = f"`pvex attach {exec_id}` comes back, `pvex kill {exec_id}` ends it" if exec_id else "`pvex ps` shows it"
+        note(f"detached; {ways}")
         return 0
     except Left:
-        end_quietly(api, exec_id)
+        end_quietly(api, terminal.exec_id)
         raise
     return tell_end(view)
 

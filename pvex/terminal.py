@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pvex.errors import ClientError, Cut, Problem, UsageError
+from pvex.errors import ClientError, Problem, UsageError
 from pvex.events import PATIENCE, Retry
 from pvex.paths import segment
 from pvex.signals import Left
@@ -38,10 +38,11 @@ class Detached(Exception):
 
 @dataclass(frozen=True)
 class Begin:
-    """What GET /exec/{vmid}/terminal is to start."""
+    """What GET /exec/{vmid}/terminal is to start, once, however often it is asked with this key."""
 
     vmid: int
     spec: dict[str, Any]
+    key: str
 
 
 class Keys:
@@ -82,7 +83,7 @@ class Terminal:
     def __init__(
         self, api: Api, exec_id: str, keys: Keys, *, begin: Begin | None = None, patience: float = PATIENCE
     ) -> None:
-        """`begin`: what to start, in place of an `exec_id`; then the session ends with its first connection."""
+        """`begin`: what to start, in place of an `exec_id`."""
         self._api = api
         self._exec_id = exec_id
         self._begin = begin
@@ -99,6 +100,11 @@ class Terminal:
         self._eof = False
         self._resized = False
 
+    @property
+    def exec_id(self) -> str:
+        """Empty before the gateway has told that of what was to start."""
+        return self._exec_id
+
     def run(self) -> dict[str, Any]:
         """The exec, when it has ended. Raises Detached, Left, ClientError; the terminal is as it was before."""
         with _raw(), self._signals():
@@ -108,15 +114,13 @@ class Terminal:
                 except ClientError as error:
                     if isinstance(error, Left):
                         raise
-                    if self._begin is not None:
-                        raise self._lost(error) from error
                     if isinstance(error, Problem) and error.code == "stdin_closed" and not self._placed:
                         told = f"{self._exec_id} takes no input: `pvex logs -f {self._exec_id}` follows it"
                         raise ClientError(told) from error
                     if isinstance(error, Problem) and error.code in ("exec_ended", "stdin_closed") and self._writes:
                         self._writes = False
                         continue
-                    self._retry.after(error, self._exec_id, wait=self._wait)
+                    self._retry.after(error, self._exec_id or None, wait=self._wait)
 
     def _hold(self) -> dict[str, Any]:
         """One connection, until the exec has ended. Raises Cut and Problem."""
@@ -153,20 +157,12 @@ class Terminal:
                 socket.flush()
 
     def _connect(self) -> WebSocket:
-        if self._begin is None:
+        if self._exec_id or self._begin is None:
             query = f"from={self._cursor}" + ("&write=1" if self._writes else "")
             return WebSocket(self._api.profile, f"/execs/{segment(self._exec_id)}/attach?{query}")
         socket = WebSocket(self._api.profile, f"/exec/{self._begin.vmid}/terminal")
-        socket.say("start", **self._begin.spec)
+        socket.say("start", **self._begin.spec, idempotency_key=self._begin.key)
         return socket
-
-    def _lost(self, error: ClientError) -> ClientError:
-        """What a session tells that cannot be taken up again."""
-        if isinstance(error, Cut) and self._exec_id:
-            return Cut(f"{error}; this token may not come back to it (exec:run), so the gateway ends the command")
-        if isinstance(error, Cut):
-            return Cut(f"{error}; whether the command began is not known, the gateway ends it")
-        return error
 
     def _send(self, socket: WebSocket) -> None:
         if self._resized:

@@ -54,9 +54,9 @@ class Call:
         """What the supervisor is told of the caller."""
         return self.actor.origin(self.remote, self.request_id)
 
-    def decide_again(self, exec_id: str, action: Action = Action.EXEC_RUN) -> Origin:
+    def decide_again(self, exec_id: str) -> Origin:
         """The same as the token is now, for an exec that has waited. Raises as Standing.renew does."""
-        return self.standing.renew(exec_id).origin(self.remote, self.request_id, action)
+        return self.standing.renew(exec_id).origin(self.remote, self.request_id)
 
     @property
     def latest_origin(self) -> Origin:

@@ -104,14 +104,15 @@ EXEC_ROUTES: tuple[Route, ...] = (
         description=(
             "The client's first message is `start`, with the members of POST /exec/{vmid} and the window; "
             "`x-websocket` describes all messages. Who leaves ends the command, unless `on_disconnect` says "
-            "`continue`."
+            "`continue`. Who was cut before the exec's id came sends the same again, with the same key (here, or in "
+            "`start`), and holds the exec that the first one began."
         ),
         action=Action.EXEC_TERMINAL,
         event=Event.EXEC_INTENT,
         query=TerminalQuery,
         reply=None,
         statuses=(101,),
-        asks=("Sec-WebSocket-Protocol", "Origin"),
+        asks=("Sec-WebSocket-Protocol", "Origin", "Idempotency-Key"),
         tells=("Sec-WebSocket-Protocol",),
         errors=(GuestUnsupported, *_TO_UPGRADE),
         handler=terminals.open_terminal,
@@ -126,6 +127,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "tokens are listed, too."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=ListQuery,
         reply=ExecList,
         errors=(SupervisorUnavailable,),
@@ -137,6 +139,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
         operation_id="showExec",
         summary="One exec, at once or when it has ended",
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=WaitQuery,
         reply=ExecView,
         errors=(SupervisorUnavailable,),
@@ -152,6 +155,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "outlived an exec that has ended are not touched (409)."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         event=Event.EXEC_CANCEL,
         query=WaitQuery,
         reply=ExecView,
@@ -170,6 +174,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "known."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=OutputQuery,
         reply=bytes,
         statuses=(200, 206),
@@ -184,6 +189,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
         operation_id="readStderr",
         summary="The bytes kept of stderr, also while the command runs",
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=OutputQuery,
         reply=bytes,
         statuses=(200, 206),
@@ -203,6 +209,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "EventSource to come no more."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         query=EventsQuery,
         reply=None,
         events=True,
@@ -221,6 +228,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "it. `x-websocket` describes all messages. Its leaving changes nothing."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         event=Event.EXEC_INPUT,
         query=AttachQuery,
         reply=None,
@@ -240,6 +248,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
             "off loses nothing that was taken: `offset` of the reply, or of a problem, says where to go on."
         ),
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         event=Event.EXEC_INPUT,
         query=StdinQuery,
         upload=True,
@@ -265,6 +274,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
         operation_id="sendSignal",
         summary="Send a signal to a command or to its whole tree",
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         event=Event.EXEC_SIGNAL,
         body=SignalRequest,
         reply=ExecView,
@@ -277,6 +287,7 @@ EXEC_ROUTES: tuple[Route, ...] = (
         operation_id="resizeTerminal",
         summary="Give an exec's terminal another size",
         action=Action.EXEC_RUN,
+        or_action=Action.EXEC_TERMINAL,
         body=ResizeRequest,
         reply=ExecView,
         errors=(NotATerminal, ExecEnded, ExecQueued, DriverUnsupported, SupervisorUnavailable),

@@ -176,11 +176,13 @@ class Pipeline:
     def _authorize(self, attempt: Attempt, actor: Actor) -> None:
         action = attempt.route.action
         denied = actor.decide(action, attempt.vmid)
-        if denied is None:
+        other = attempt.route.or_action
+        if denied is None or (other is not None and actor.decide(other, attempt.vmid) is None):
             return
         audit_id = self._denials.record_actor(attempt, denied.reason, actor)
         if denied.reason is Denial.ACTION_NOT_GRANTED:
-            detail = f"this token may not {action}; see GET /tokens/self for what it may"
+            words = f"not {action}" if other is None else f"neither {action} nor {other}"
+            detail = f"this token may {words}; see GET /tokens/self for what it may"
             raise Forbidden(detail, action=action, audit_id=audit_id)
         raise GuestNotFound.for_vmid(attempt.vmid or 0, audit_id=audit_id)
 

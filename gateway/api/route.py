@@ -48,7 +48,8 @@ def check_names(names: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One operation. `action` is what its caller must be granted; none or an unknown one fails at import.
+    """One operation. `action` is what its caller must be granted; none or an unknown one fails at import. Who has been
+    granted `or_action` alone is let in, too: what such a caller finds there is for the domain below the handler to say.
 
     `description` tells people what the summary leaves out; with `described` False the API's own description leaves
     all of it out. `event` is the audit event that records it, None for looking. `upload` says that the body is
@@ -68,6 +69,7 @@ class Route:
     description: str = ""
     described: bool = True
     action: Action
+    or_action: Action | None = None
     event: Event | None = None
     query: type[Query] = Query
     body: type[BaseModel] | None = None
@@ -87,6 +89,8 @@ class Route:
     def __post_init__(self) -> None:
         if not isinstance(self.action, Action):
             raise TypeError(f"{self.operation_id}: {self.action!r} is no Action")
+        if self.or_action is not None and (not isinstance(self.or_action, Action) or "vmid" in self.parameters):
+            raise TypeError(f"{self.operation_id}: {self.or_action!r} is no Action, or no second one may reach a guest")
         if (self.action in CHANGES_GUESTS) is not (self.change is not None):
             raise TypeError(f"{self.operation_id}: {self.action} and node policy's `change` belong together")
         if not set(self.parameters) <= PARAMETERS.keys():

@@ -59,6 +59,7 @@ class Supervisor(Protocol):
         origin: Origin,
         *,
         attended: bool,
+        terminal: bool = False,
         again: Decide,
         key: str | None = None,
         watch: Watch | None = None,

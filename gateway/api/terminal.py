@@ -11,7 +11,8 @@ that stream from the exec's beginning. Input that was sent before is skipped, so
 
     {"type": "start", "command": ..., "tty": {"rows": 24, "cols": 80}, ..., "window": 262144}
         first on a terminal, within 10 s, and never on attach: the fields of POST /exec/{vmid}; without `tty` stdout
-        and stderr are two streams, and input is closed unless `stdin_open`.
+        and stderr are two streams, and input is closed unless `stdin_open`. With an `idempotency_key`, or the header
+        Idempotency-Key, it may be sent again: it holds what the first one began, from its first byte on.
     {"type": "ack", "cursor": 8192}             all output before this place has been dealt with
     {"type": "resize", "rows": 50, "cols": 132}
     {"type": "signal", "signal": "INT", "to": "command"}     by name or number; `to` may be "tree"
@@ -19,7 +20,7 @@ that stream from the exec's beginning. Input that was sent before is skipped, so
 
 and from the server:
 
-    {"type": "started", "exec": {...}, "cursor": 0}     first; output begins behind `cursor`
+    {"type": "started", "exec": {...}, "cursor": 0, "replayed": false}     first; output begins behind `cursor`
     {"type": "ack", "offset": 4096}             input has been taken up to here and goes on here; one comes at once
     {"type": "gap", "stream": "stdout", "offset": 512, "bytes": 64, "cursor": 576}    bytes that were not kept
     {"type": "error", "code": ..., "detail": ...}     a refusal, as an HTTP problem; the exec goes on untouched
@@ -47,7 +48,8 @@ A refusal has 4000 plus the HTTP status that the same problem has elsewhere.
     1001  the gateway's web service restarts: attach again with `from`, the exec goes on
     4400  no JSON, no such message or channel    4404  no such exec or guest        4408  no `start` in time, or idle
     4401  the token has ended                4403  the command is not granted
-    4409  writer_taken; exec_queued, exec_ended, stdin_closed on attach with write; guest_not_running, guest_frozen
+    4409  idempotency_conflict; writer_taken; guest_not_running, guest_frozen;
+          exec_queued, exec_ended, stdin_closed on attach with write
     4416  `from` is past the end of the output   4422  `start` has wrong fields     4429  too many execs or starts
     4503  the supervisor or the audit log is away     1011  a fault of the gateway: attach again with `from`
 
@@ -227,7 +229,7 @@ class Terminal(Live):
             return
         session = self._session
         self._active_at = self._monotonic()
-        self._socket.send_text(show_started(session.view, session.cursor))
+        self._socket.send_text(show_started(session.view, session.cursor, replayed=session.replayed))
         self._output = Output(session.output, session.cursor, session.window)
         if session.stdin is not None:
             self._input.open(session.stdin, own=session.attended)

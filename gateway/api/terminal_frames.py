@@ -29,10 +29,16 @@ class Start(ExecSpec):
 
     type: Literal["start"]
     window: int | None = Field(default=None, ge=1, le=MAX_WINDOW)
+    idempotency_key: str | None = Field(
+        default=None,
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        description="As the header Idempotency-Key, which browsers cannot send: the same `start` with the same key "
+        "holds the exec that the first one began.",
+    )
 
     def body(self) -> bytes:
         """The ExecSpec in it, as the supervisor takes it."""
-        return self.model_dump_json(exclude={"type", "window"}, exclude_unset=True).encode()
+        return self.model_dump_json(exclude={"type", "window", "idempotency_key"}, exclude_unset=True).encode()
 
 
 class Ack(Strict):
@@ -105,9 +111,9 @@ def parse_input(data: bytes) -> tuple[int, bytes]:
     return offset, data[_HEADER.size :]
 
 
-def show_started(view: ExecView, cursor: int) -> str:
-    """The first message to the client; its output begins behind `cursor`."""
-    return _dump({"type": "started", "exec": view, "cursor": cursor})
+def show_started(view: ExecView, cursor: int, *, replayed: bool) -> str:
+    """The first message to the client; its output begins behind `cursor`. `replayed`: its key has begun it before."""
+    return _dump({"type": "started", "exec": view, "cursor": cursor, "replayed": replayed})
 
 
 def show_ack(offset: int) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gateway.api.services import Services
 from gateway.api.terminal_frames import parse_start
 from gateway.clientwatch import Watch
-from gateway.errors import ClientGone, GatewayError, InternalError
+from gateway.errors import ClientGone, FieldError, GatewayError, InternalError, InvalidRequest
 from gateway.exec.origin import Origin
 from gateway.exec.view import ExecView
 from gateway.supervisor.link.calling import Decide
@@ -40,6 +40,8 @@ class Session:
     window: int | None = None
     attended: bool = False
     """Whether the client has started it, so that its leaving is for `on_disconnect` to judge."""
+    replayed: bool = False
+    """Whether an earlier start with the same Idempotency-Key had begun it."""
 
     def leave(self) -> None:
         """The client has left."""
@@ -77,9 +79,11 @@ class Opening:
         watch: Callable[[Departure], Watch],
         message: bytes,
         refuse: Callable[[GatewayError], GatewayError],
+        *,
+        key: str | None,
     ) -> None:
         """Begins it: `message` is the client's `start`; `again`: Call.decide_again; `refuse`: Call.refuse; `watch`
-        ends the waiting with the token, too (Standing.watch).
+        ends the waiting with the token, too (Standing.watch); `key`: the header Idempotency-Key.
 
         Raises TooManyRequests, Overloaded.
         """
@@ -90,6 +94,7 @@ class Opening:
         self._origin = origin
         self._again = again
         self._refuse = refuse
+        self._key = key
         self._lock = threading.Lock()
         self._outcome: Session | Exception | None = None
         self._over = False
@@ -144,7 +149,14 @@ class Opening:
         start = parse_start(message)
         supervisor, origin = self._services.supervisor, self._origin
         started, output = supervisor.start(
-            self._vmid, start.body(), origin, attended=True, again=self._again, watch=self._watch
+            self._vmid,
+            start.body(),
+            origin,
+            attended=True,
+            terminal=True,
+            again=self._again,
+            watch=self._watch,
+            key=_one_key(start.idempotency_key, self._key),
         )
         with ExitStack() as undo:
             undo.callback(output.close)
@@ -156,7 +168,9 @@ class Opening:
                 undo.callback(stdin.close)
             requests = supervisor.feed(exec_id, origin)
             undo.pop_all()
-        return Session(started.view, output, stdin, requests, window=start.window, attended=True)
+        return Session(
+            started.view, output, stdin, requests, window=start.window, attended=True, replayed=started.replayed
+        )
 
     def _discard(self, outcome: Session | Exception | None) -> None:
         if isinstance(outcome, Session):
@@ -164,6 +178,14 @@ class Opening:
                 outcome.leave()
             outcome.close()
         self._departure.close()
+
+
+def _one_key(said: str | None, header: str | None) -> str | None:
+    """The key that was sent, in `start` or in the header. Raises InvalidRequest for two."""
+    if said is not None and header is not None and said != header:
+        error = FieldError("idempotency_key", "other_than_header", "it is not that of the header Idempotency-Key")
+        raise InvalidRequest("some fields cannot be taken; see `errors`", errors=[error.to_json()])
+    return said if said is not None else header
 
 
 class Departure:

@@ -48,7 +48,7 @@ MEANINGS = {
     Action.GUEST_ROOT_CONFIG: "give guests what PVE allows to root@pam alone, as far as node policy lets anybody",
     Action.GUEST_DESTROY: "destroy guests, their snapshots and their backups",
     Action.EXEC_RUN: "run commands in guests: root in them, unless the grant names `commands` or `users`",
-    Action.EXEC_TERMINAL: "open terminals in guests: as exec:run, with somebody typing",
+    Action.EXEC_TERMINAL: "open terminals in guests, and come back to its own: as exec:run, with somebody typing",
     Action.EXEC_ADMIN: "see, feed and end the execs of every token in the guests, output included",
     Action.FILE_READ: "read every file of the guests: all their data and secrets",
     Action.FILE_WRITE: "write every file of the guests, which is exec:run as root by another way",

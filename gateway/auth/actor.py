@@ -99,12 +99,12 @@ class Actor:
             return Denied(Denial.COMMAND_NOT_GRANTED, field)
         return None
 
-    def origin(self, remote: str, request_id: str, action: Action = Action.EXEC_RUN) -> Origin:
-        """What the supervisor is told of the actor, who may run commands where it may do `action`."""
+    def origin(self, remote: str, request_id: str) -> Origin:
+        """What the supervisor is told of the actor."""
         return Origin(
             token_id=self.token_id,
             token_name=self.token_name,
-            permits=self.permits.get(action, ()),
+            permits=self.permits.get(Action.EXEC_RUN, ()),
             admin_guests=self.reach(Action.EXEC_ADMIN),
             remote=remote,
             request_id=request_id,
@@ -113,6 +113,7 @@ class Actor:
             power_guests=self.reach(Action.GUEST_POWER),
             read_guests=self.reach(Action.FILE_READ),
             write_guests=self.reach(Action.FILE_WRITE),
+            terminal_permits=self.permits.get(Action.EXEC_TERMINAL, ()),
         )
 
 

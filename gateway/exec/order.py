@@ -54,9 +54,14 @@ class Order:
     """The keyed hash of the request that came with it."""
     terms: str = ""
     """The mark of the terms on which its token might run it (exec.permit); empty where it might run anything."""
+    terminal: bool = False
+    """Begun by `exec:terminal`, as what somebody types into, with a `tty` or without; else by `exec:run`."""
 
     def to_wire(self) -> dict[str, Any]:
-        return {**vars(self), "limits": {**vars(self.limits)}}
+        members = {**vars(self), "limits": {**vars(self.limits)}}
+        if not self.terminal:
+            del members["terminal"]  # a supervisor of before, which knows no such member, can go on with all others
+        return members
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Order:

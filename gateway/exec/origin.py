@@ -21,8 +21,9 @@ _RIGHT = "_guests"
 class Origin:
     """One verified caller and the guests it may reach, protected guests already taken out.
 
-    `permits` say in which it may run which commands; `admin_guests` are those in which it sees and ends every
-    token's execs (`exec:admin`). Not a bool: a token may administer one guest and only use another.
+    `permits` say in which it may run which commands (`exec:run`), `terminal_permits` in which it may begin and type
+    into which terminals (`exec:terminal`); `admin_guests` are those in which it sees and ends every token's execs
+    (`exec:admin`). Not a bool: a token may administer one guest and only use another.
     `max_running` bounds its execs at one time, below what the configuration lets any token have.
     """
 
@@ -41,40 +42,54 @@ class Origin:
     """Those whose files it may read (`file:read`)."""
     write_guests: Ranges = ()
     """Those whose files it may write (`file:write`)."""
+    terminal_permits: tuple[Permit, ...] = ()
 
-    def may_run(self, vmid: int) -> bool:
-        """Whether this caller may run any command in guest `vmid`."""
-        return any(within(vmid, permit.guests) for permit in self.permits)
-
-    def require_permit(self, vmid: int, spec: ExecSpec) -> Permit:
-        """The permit to run `spec` in guest `vmid`. Raises GuestNotFound, CommandNotGranted."""
-        if not self.may_run(vmid):
+    def require_permit(self, vmid: int, spec: ExecSpec, *, terminal: bool = False) -> Permit:
+        """The permit to run `spec` in guest `vmid`; `terminal`: as a terminal. Raises GuestNotFound,
+        CommandNotGranted."""
+        permits = self.terminal_permits if terminal else self.permits
+        if not any(within(vmid, permit.guests) for permit in permits):
             raise GuestNotFound.for_vmid(vmid)
-        found = find_permit(self.permits, vmid, spec)
+        found = find_permit(permits, vmid, spec)
         if isinstance(found, str):
             hidden = 0 in spec.redact and not isinstance(spec.command, str)
             shown = {} if hidden else {"program": spec.argv()[0][:256]}
             raise CommandNotGranted.for_field(found, vmid, **shown)
         return found
 
-    def may_feed(self, vmid: int, mark: str) -> bool:
+    def may_feed(self, vmid: int, mark: str, *, terminal: bool = False) -> bool:
         """Whether it may give input to a command that was begun on the terms with this mark.
 
         On those terms still, or on none: a token that has been limited since must not type into a shell of before.
         """
-        return any(within(vmid, permit.guests) and permit.mark in ("", mark) for permit in self.permits)
+        return any(
+            within(vmid, permit.guests) and permit.mark in ("", mark) for permit in self._permits_for_own(terminal)
+        )
 
-    def sees(self, owner_token_id: str, vmid: int) -> bool:
-        """Whether an exec of token `owner_token_id` in guest `vmid` exists for this caller.
+    def sees(self, owner_token_id: str, vmid: int, *, terminal: bool = False) -> bool:
+        """Whether an exec of token `owner_token_id` in guest `vmid` exists for this caller; `terminal`: one that was
+        begun as a terminal.
 
         Its own, as long as its grant still reaches the guest; another's with `exec:admin` on that guest.
         """
-        if within(vmid, self.admin_guests):
-            return True
-        return owner_token_id == self.token_id and self.may_run(vmid)
+        return within(vmid, self.admin_guests) or self.reaches_own(owner_token_id, vmid, terminal=terminal)
+
+    def reaches_own(self, owner_token_id: str, vmid: int, *, terminal: bool = False) -> bool:
+        """Whether that exec is its own, and its grant still reaches the guest.
+
+        `exec:run` reaches all that the token has begun there, `exec:terminal` alone the terminals.
+        """
+        return owner_token_id == self.token_id and any(
+            within(vmid, permit.guests) for permit in self._permits_for_own(terminal)
+        )
+
+    def _permits_for_own(self, terminal: bool) -> tuple[Permit, ...]:
+        return (*self.permits, *self.terminal_permits) if terminal else self.permits
 
     def to_wire(self) -> dict[str, Any]:
-        """The form that crosses the supervisor's socket."""
+        """The form that crosses the supervisor's socket. What a supervisor of before does not know stands where it
+        says something, alone: then that one refuses it."""
+        terminals = [permit.to_wire() for permit in self.terminal_permits]
         return {
             "token_id": self.token_id,
             "token_name": self.token_name,
@@ -87,6 +102,7 @@ class Origin:
             "power_guests": [list(pair) for pair in self.power_guests],
             "read_guests": [list(pair) for pair in self.read_guests],
             "write_guests": [list(pair) for pair in self.write_guests],
+            **({"terminal_permits": terminals} if terminals else {}),
         }
 
     @classmethod
@@ -103,9 +119,9 @@ class Origin:
         texts = {name: data[name] for name in ("token_id", "token_name", "remote", "request_id")}
         if not all(isinstance(text, str) and len(text) <= 256 for text in texts.values()):
             raise ValueError("an origin's names are short strings")
-        permits = data["permits"]
-        if not isinstance(permits, list):
-            raise ValueError("an origin's permits are a list")
+        permits, terminals = data["permits"], data.get("terminal_permits", [])
+        if not isinstance(permits, list) or not isinstance(terminals, list):
+            raise ValueError("an origin's permits are lists")
         max_running = data.get("max_running")
         if max_running is not None and not (type(max_running) is int and max_running > 0):
             raise ValueError("max_running is a whole number above 0")
@@ -118,4 +134,5 @@ class Origin:
             power_guests=ranges_from_wire(data.get("power_guests", [])),
             read_guests=ranges_from_wire(data.get("read_guests", [])),
             write_guests=ranges_from_wire(data.get("write_guests", [])),
+            terminal_permits=tuple(Permit.from_wire(permit) for permit in terminals),
         )

@@ -15,6 +15,7 @@ from gateway.exec.view import OutputCounts, Reason, StreamCount
 Hash = Callable[[bytes | str], str]
 
 
+_TERMINAL = "exec:terminal"
 _MAX_WORD = 4096
 _MAX_SHOWN = 65536
 """Characters of one argument, and of all, that are shown; of what is longer, its beginning and a keyed hash."""
@@ -37,6 +38,11 @@ def shown_command(spec: ExecSpec, hash_value: Hash) -> list[str]:
         shown.append(text)
         room -= len(text) + 1
     return shown
+
+
+def action_of(order: Order) -> str:
+    """The action by which an exec was begun; its records carry it."""
+    return _TERMINAL if order.terminal else "exec:run"
 
 
 def intent(spec: ExecSpec, order: Order, hash_value: Hash) -> dict[str, Any]:
@@ -105,6 +111,7 @@ def read_intent(record: dict[str, Any]) -> Order:
         kind=GuestKind(data.get("kind", GuestKind.LXC)),
         idempotency=record.get("idempotency_key"),
         fingerprint=record.get("fingerprint"),
+        terminal=record.get("action") == _TERMINAL,
     )
 
 

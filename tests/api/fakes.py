@@ -66,6 +66,8 @@ class FakeSupervisor:
     bodies: list[bytes] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     plays: Callable[[FakeExec], None] = lambda exec_: exec_.end()
+    terminals: set[str] = field(default_factory=set)
+    """Those that were begun as terminals."""
     live: dict[str, FakeExec] = field(default_factory=dict)
     keys: dict[tuple[str, str], tuple[int, bytes, str]] = field(default_factory=dict)
     attended: list[bool] = field(default_factory=list)
@@ -119,11 +121,12 @@ class FakeSupervisor:
         origin: Origin,
         *,
         attended: bool,
+        terminal: bool = False,
         again: Decide,
         key: str | None = None,
         watch: Watch | None = None,
     ) -> tuple[Started, Feed]:
-        known = self._begin(vmid, body, origin, key)
+        known = self._begin(vmid, body, origin, key, terminal=terminal)
         self.attended.append(attended)
         if known is not None:
             return Started(self.execs[known][0], True), self.live[known].feed(origin)
@@ -135,6 +138,8 @@ class FakeSupervisor:
         exec_.tty = (spec.tty.rows, spec.tty.cols) if spec.tty else None
         self.execs[view["id"]] = (view, origin.token_id)
         self.live[view["id"]] = exec_
+        if terminal:
+            self.terminals.add(view["id"])
         started = Started(view.copy(), False)
         self.plays(exec_)
         return started, exec_.feed(origin)
@@ -199,7 +204,7 @@ class FakeSupervisor:
     ) -> ExecView:
         self._fail()
         view, owner = self.execs.get(exec_id, (None, ""))
-        if view is None or not origin.sees(owner, view["vmid"]):
+        if view is None or not origin.sees(owner, view["vmid"], terminal=exec_id in self.terminals):
             raise ExecNotFound.for_id(exec_id)
         if wait:
             view["state"] = "ended"
@@ -218,7 +223,7 @@ class FakeSupervisor:
         found = [
             view
             for view, owner in self.execs.values()
-            if origin.sees(owner, view["vmid"])
+            if origin.sees(owner, view["vmid"], terminal=view["id"] in self.terminals)
             and vmid in (None, view["vmid"])
             and state in (None, view["state"])
             and labels.items() <= view["labels"].items()
@@ -260,16 +265,15 @@ class FakeSupervisor:
             raise ExecEnded("this exec has ended", exec_id=exec_id)
         return self.live[exec_id]
 
-    def _begin(self, vmid: int, body: bytes, origin: Origin, key: str | None) -> str | None:
+    def _begin(self, vmid: int, body: bytes, origin: Origin, key: str | None, *, terminal: bool = False) -> str | None:
         """The exec that the key has begun before, if any."""
         self.locate(vmid)
-        assert origin.may_run(vmid)
-        origin.require_permit(vmid, ExecSpec.model_validate_json(body))
+        origin.require_permit(vmid, ExecSpec.model_validate_json(body), terminal=terminal)
         known = self.keys.get((origin.token_id, key or ""))
         if known is None:
             self.bodies.append(body)
             return None
-        if known[:2] != (vmid, body):
+        if known[:2] != (vmid, body) or (known[2] in self.terminals) is not terminal:
             raise IdempotencyConflict("the key was used for another request")
         return known[2]
 

@@ -114,6 +114,19 @@ GIVES = {
     "exec:admin": {"exec:run"},
     "file:write": {"file:read"},
 }
+# By hand: what exec:terminal alone reaches of the token's own, if that was begun as a terminal.
+OWN_TERMINALS = {
+    "listExecs",
+    "showExec",
+    "killExec",
+    "readStdout",
+    "readStderr",
+    "readEvents",
+    "attachExec",
+    "putStdin",
+    "sendSignal",
+    "resizeTerminal",
+}
 NOT_FOUND = {"vmid": "guest_not_found", "id": "exec_not_found", "token_id": "token_not_found", "upid": "task_not_found"}
 REACHES_PROTECTED = {"guest:read", "device:read", "audit:read", "metrics:read"}
 
@@ -123,6 +136,8 @@ def test_every_route_is_in_the_matrix() -> None:
     asked = {route.operation_id: route.action for route in ROUTES}
     open_to_all = {Action.PUBLIC, Action.ANY_TOKEN}
     assert {name: None if action in open_to_all else str(action) for name, action in asked.items()} == NEEDS
+    second = {route.operation_id: route.or_action for route in ROUTES if route.or_action is not None}
+    assert second == dict.fromkeys(OWN_TERMINALS, Action.EXEC_TERMINAL)
 
 
 @pytest.mark.parametrize("place", [OWN, OTHER, PROTECTED], ids=["own", "other", "protected"])
@@ -134,11 +149,14 @@ def test_matrix(api: Api, route: Route, action: Action, place: int) -> None:
     token = api.token(action, GUESTS)
     api.supervisor.guests.add(PROTECTED)
     path = fill_path(api, route, token, place)
-    upgrade = UPGRADE if place != OWN else {}  # of its own it would be a WebSocket, which has no place here
+    begun_otherwise = action == "exec:terminal" and route.operation_id in OWN_TERMINALS
+    upgrade = UPGRADE if place != OWN or begun_otherwise else {}  # of its own it would be a WebSocket, no place here
     response = api.request(route.method, path, token, json=BODIES[route.body], headers=upgrade)
     needed = NEEDS[route.operation_id]
     if needed is None:
         assert response.status_code < 400
+    elif begun_otherwise:  # by exec:run
+        assert response.status_code == 404 if route.parameters else response.json == {"execs": [], "next": None}
     elif needed not in {action, *GIVES.get(action, ())}:
         assert response.status_code == 403 and response.json["code"] == "forbidden"
     elif (
@@ -153,6 +171,30 @@ def test_matrix(api: Api, route: Route, action: Action, place: int) -> None:
         assert response.json["code"] == NOT_FOUND[route.parameters[0]]
     if response.status_code in (403, 404):
         assert api.supervisor.bodies == [] and api.pve.calls == []
+        assert response.json["audit_id"] == api.audit.records[0]["audit_id"]
+
+
+@pytest.mark.parametrize("place", [OWN, OTHER, PROTECTED], ids=["own", "other", "protected"])
+@pytest.mark.parametrize("whose", ["own terminal", "another token's terminal", "own command"])
+@pytest.mark.parametrize("name", sorted(OWN_TERMINALS))
+def test_own_terminals(api: Api, name: str, whose: str, place: int) -> None:
+    """Who may only open terminals comes back to those that the token has begun, where it may open some still: to no
+    other token's, and to no command that it has begun otherwise."""
+    (route,) = (route for route in ROUTES if route.operation_id == name)
+    token = api.token("exec:terminal", GUESTS)
+    exec_id = own_exec(api, api.token("exec:terminal", GUESTS) if "another" in whose else token, place)
+    if "terminal" in whose:
+        api.supervisor.terminals.add(exec_id)
+    upgrade = UPGRADE if (whose, place) != ("own terminal", OWN) else {}
+    path = route.path.replace("{id}", exec_id)
+    response = api.request(route.method, path, token, json=BODIES[route.body], headers=upgrade)
+    passes = (whose, place) == ("own terminal", OWN)
+    if name == "listExecs":
+        assert [one["id"] for one in response.json["execs"]] == ([exec_id] if passes else [])
+    elif passes:
+        assert response.status_code not in (401, 403, 404), response.data
+    else:
+        assert response.status_code == 404 and response.json["code"] == "exec_not_found"
         assert response.json["audit_id"] == api.audit.records[0]["audit_id"]
 
 

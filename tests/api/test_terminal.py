@@ -39,7 +39,7 @@ def attach(exec_: Supervised, *, write: bool = True, idle: float | None = None, 
     """A client whose session stands, its input claimed."""
     client = TimedClient(exec_.session(write=write, **options), idle=idle)
     (started,) = client.pump()
-    assert started == {"type": "started", "exec": exec_.view, "cursor": options.get("cursor", 0)}
+    assert started == {"type": "started", "exec": exec_.view, "cursor": options.get("cursor", 0), "replayed": False}
     if write:
         exec_.grant()
         assert client.wait() == [{"type": "ack", "offset": 0}]

@@ -20,12 +20,11 @@ from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, GuestNotRunning, SupervisorUnavailable, TooManyExecs
 from gateway.exec.origin import Origin
 from gateway.exec.reply import Started
-from gateway.supervisor.link.calling import Decide
 from gateway.supervisor.link.feed import Feed
 from gateway.web.live import Live
 
 from .fake_exec import FakeExec
-from .fakes import Api, FakeAudit, FakeSupervisor
+from .fakes import Api, FakeAudit, FakeSupervisor, assert_problem
 from .terminals import Client, TimedClient
 from .test_terminal_handshake import UPGRADE
 
@@ -164,6 +163,47 @@ def test_input_may_come_before_the_exec_runs(api: Api, open_terminal: Open) -> N
     assert running(api, heard[0]).stdin == b"early"
 
 
+@pytest.mark.parametrize("by", ["header", "start", "both"])
+def test_the_same_start_again_holds_the_same_exec(api: Api, open_terminal: Open, by: str) -> None:
+    """A client that never heard the exec's id sends its key again: one exec, from its first byte on, and its input."""
+    play(api, lambda exec_: exec_.write("stdout", b"$ "))
+    token = api.token("exec:terminal")
+    header = {"HTTP_IDEMPOTENCY_KEY": "k1"} if by != "start" else {}
+    member = {"idempotency_key": "k1"} if by != "header" else {}
+    first = begin(open_terminal(token=token, **header), tty={}, **member)
+    again = open_terminal(token=token, **header)
+    second = begin(again, tty={}, **member)
+    assert (first["replayed"], second["replayed"]) == (False, True)
+    assert first["exec"]["id"] == second["exec"]["id"]
+    assert api.supervisor.bodies == [b'{"command":["sh"],"tty":{}}']
+    assert (1, 0, b"$ ") in hear(again, 2)
+    again.input(0, b"x")
+    assert {"type": "ack", "offset": 1} in again.wait()
+
+
+def test_a_key_is_for_one_request(api: Api, open_terminal: Open) -> None:
+    """Another start with it, a command with it, two keys at once, or what is no key: refused, and nothing begins."""
+    play(api)
+    token = api.token("exec:terminal,exec:run")
+    begin(open_terminal(token=token), idempotency_key="k1")
+    refusals = []
+    for options, header in (
+        ({"command": ["other"], "idempotency_key": "k1"}, {}),
+        ({"command": ["sh"], "idempotency_key": "k1"}, {"HTTP_IDEMPOTENCY_KEY": "k2"}),
+        ({"command": ["sh"], "idempotency_key": "two words"}, {}),
+    ):
+        client = open_terminal(token=token, **header)
+        client.pump()
+        client.say("start", **options)
+        hear(client, 1)
+        refusals.append(client.closed)
+    assert refusals == [(4409, "idempotency_conflict"), (4422, "invalid_request"), (4422, "invalid_request")]
+    assert refused(open_terminal, token=token, HTTP_IDEMPOTENCY_KEY="two words") == (422, "invalid_request")
+    run = api.request("POST", "/exec/101", token, json={"command": ["sh"]}, headers={"Idempotency-Key": "k1"})
+    assert_problem(run, 409, "idempotency_conflict")
+    assert len(api.supervisor.bodies) == 1
+
+
 def test_client_that_leaves_ends_its_terminal(api: Api, open_terminal: Open) -> None:
     """The supervisor is told, and all three connections are closed."""
     play(api)
@@ -231,16 +271,19 @@ def test_foreign_origin_is_refused_and_recorded(api: Api, open_terminal: Open) -
 
 
 def test_who_may(api: Api, open_terminal: Open) -> None:
-    """exec:terminal on that guest opens terminals, exec:run does not; attaching is for who sees the exec."""
+    """exec:terminal on that guest opens terminals, exec:run does not; attaching is for who has begun it, by either."""
     assert refused(open_terminal) == (401, "unauthenticated")
     assert refused(open_terminal, token=api.token("exec:run")) == (403, "forbidden")
     assert refused(open_terminal, token=api.token("exec:terminal", "102")) == (404, "guest_not_found")
     assert refused(open_terminal, "/exec/103/terminal", token=api.token("exec:terminal")) == (404, "guest_not_found")
     assert [record["data"]["reason"] for record in api.audit.records[-2:]] == ["guest_not_granted", "unknown_guest"]
     play(api)
-    exec_id = begin(open_terminal(token=api.token("exec:terminal")))["exec"]["id"]
+    mine = api.token("exec:terminal")
+    exec_id = begin(open_terminal(token=mine))["exec"]["id"]
     path = f"/execs/{exec_id}/attach"
-    assert refused(open_terminal, path, api.token("exec:terminal")) == (403, "forbidden")
+    assert open_terminal(f"{path}?write=1", mine).pump()[0]["exec"]["id"] == exec_id
+    assert refused(open_terminal, path, api.token("exec:terminal")) == (404, "exec_not_found")
+    assert refused(open_terminal, path, api.token("guest:read")) == (403, "forbidden")
     assert refused(open_terminal, path, api.token("exec:run")) == (404, "exec_not_found")
     assert open_terminal(path, api.token("exec:admin")).pump()[0]["type"] == "started"
 
@@ -427,7 +470,7 @@ class Queue:
         monkeypatch.setattr(api.supervisor, "start", self._start)
 
     def _start(
-        self, vmid: int, body: bytes, origin: Origin, *, attended: bool, again: Decide, watch: Watch | None = None
+        self, vmid: int, body: bytes, origin: Origin, *, watch: Watch | None = None, **options: Any
     ) -> tuple[Started, Feed]:
         self.entered.release()
         assert watch is not None
@@ -436,6 +479,6 @@ class Queue:
                 self.given_up.release()
                 raise ClientGone
         try:
-            return FakeSupervisor.start(self._supervisor, vmid, body, origin, attended=attended, again=again)
+            return FakeSupervisor.start(self._supervisor, vmid, body, origin, **options)
         finally:
             self.passed.release()

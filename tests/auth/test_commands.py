@@ -196,6 +196,27 @@ def test_origin_decides_and_knows_what_was_begun_on_which_terms() -> None:
     assert free.require_permit(101, ExecSpec(command="x")).mark == "" and free.may_feed(101, "anything")
 
 
+def test_terminals_are_reached_by_either_action() -> None:
+    """Begun as a terminal it takes exec:terminal to begin, and either to come back: on the terms of the beginning or on
+    none. What exec:run has begun is out of exec:terminal's reach."""
+    shell = ExecSpec(command=["/bin/bash"])
+    both = Origin("tk_1", "ci", (LIMITED,), (), "10.0.0.1", "req_1", terminal_permits=(Permit(((101, 102),)),))
+    both = Origin.from_wire(both.to_wire())
+    mark = both.require_permit(101, shell, terminal=True).mark
+    assert mark == "" and both.may_feed(101, mark, terminal=True) and both.may_feed(102, mark, terminal=True)
+    with pytest.raises(CommandNotGranted):
+        both.require_permit(101, shell)
+    assert not both.may_feed(101, "")
+    alone = Origin("tk_1", "ci", (), (), "10.0.0.1", "req_1", terminal_permits=(LIMITED,))
+    alone = Origin.from_wire(alone.to_wire())
+    assert alone.sees("tk_1", 101, terminal=True) and alone.reaches_own("tk_1", 101, terminal=True)
+    assert not alone.sees("tk_1", 101) and not alone.sees("tk_2", 101, terminal=True)
+    assert not alone.sees("tk_1", 102, terminal=True)
+    assert alone.may_feed(101, LIMITED.mark, terminal=True) and not alone.may_feed(101, "", terminal=True)
+    with pytest.raises(GuestNotFound):
+        alone.require_permit(101, shell)
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -265,7 +265,9 @@ def test_origin_crosses_the_wire() -> None:
     assert not origin.sees("tk_2", 150) and not origin.sees("tk_1", 201)
     ranges = ([[1, "2"]], [[True, 5]], [[1]], "all", [[2, 1]], [[5, 6], [1, 2]], [[1, 5], [4, 6]])
     damaged: list[object] = [None, [], {}, {**wire, "admin": True}, *({**wire, "admin_guests": bad} for bad in ranges)]
-    damaged += [{**wire, "permits": [{"guests": bad, "terms": None}]} for bad in ranges]
+    for name in ("permits", "terminal_permits"):
+        damaged += [{**wire, name: [{"guests": bad, "terms": None}]} for bad in ranges]
+    damaged += [{**wire, "terminal_permits": "all"}]
     for bad in damaged:
         with pytest.raises(ValueError):
             Origin.from_wire(bad)

@@ -171,15 +171,43 @@ def test_a_token_for_terminals_alone(only_terminals: Pvex) -> None:
     assert (done.returncode, b"may not exec:run" in done.stderr) == (125, True)
 
 
-def test_there_is_no_way_back_for_it(only_terminals: Pvex) -> None:
-    """A cut ends the command, and that is told."""
+def test_it_begins_once(only_terminals: Pvex) -> None:
+    """Cut before it has heard what it began, it finds that again: one shell, all shown once."""
     mark = new_mark()
+    cuts = iter([1 << 30, *(HANDSHAKE + 100 * count for count in range(-4, 4))])
+    words = ("exec", "-it", "-l", f"test={mark}", "101", "--", "sh", "-c", "stty -echo; echo go; cat")
     with (
-        Proxy(only_terminals.gateway.services.port, iter([1 << 30, HANDSHAKE + 3000])) as proxy,
-        Screen(only_terminals, *SHELL, GATEWAY_URL=proxy.url) as screen,
+        Proxy(only_terminals.gateway.services.port, cuts) as proxy,
+        Screen(only_terminals, *words, GATEWAY_URL=proxy.url) as screen,
     ):
-        screen.until(PROMPT)
-        screen.type(f"sleep {mark} & while :; do echo much; done\n")
-        screen.until("may not come back")
-        assert screen.end() == 125
-    until(lambda: not living(mark))
+        assert screen.until("go\r\n") == "go\r\n"
+        screen.type("typed\n\x04")
+        assert screen.until("typed\r\n") == "typed\r\n"
+        assert screen.end() == 0
+        assert proxy.broken == 8
+    with contextlib.closing(only_terminals.gateway.api(only_terminals.token)) as api:
+        assert len(api.get(f"/execs?label=test={mark}").json()["execs"]) == 1
+
+
+def test_it_comes_back_to_its_terminal(only_terminals: Pvex) -> None:
+    """Cut, it attaches again and goes on; detached, it comes back; and it ends what it has begun."""
+    cuts = iter([1 << 30, *(HANDSHAKE + 700 * count for count in range(1, 4))])
+    words = ("exec", "-it", "101", "--", "sh", "-c", "stty -echo; echo go; cat")
+    with (
+        Proxy(only_terminals.gateway.services.port, cuts) as proxy,
+        Screen(only_terminals, *words, GATEWAY_URL=proxy.url) as screen,
+    ):
+        screen.until("go\r\n")
+        for number in range(100):
+            screen.type(f"{number:050}\n")
+            assert screen.until("\r\n") == f"{number:050}\r\n"
+        assert proxy.broken == 3
+        screen.type("\x10\x11")
+        told = screen.until("ends it")
+        assert screen.end() == 0
+    exec_id = re.findall(r"pvex attach (ex_\w+)", told)[0]
+    assert only_terminals.lines("ps", "-q") == [exec_id]
+    with Screen(only_terminals, "attach", exec_id) as screen:
+        screen.until(f"{99:050}")
+        assert only_terminals.lines("kill", exec_id) == [exec_id]
+        assert screen.end() == 143

@@ -169,6 +169,12 @@ def test_other_request_has_another_fingerprint(other: dict[str, Any]) -> None:
     assert print_of(**other) != print_of()
 
 
+def test_a_terminal_is_another_request() -> None:
+    """A key that began a command begins no terminal, nor is that shown to who asks for one: other grants decide."""
+    spec = ExecSpec.model_validate({"command": ["true"]})
+    assert fingerprint(101, spec, HASH, terminal=True) != print_of()
+
+
 def test_fingerprint_needs_the_key() -> None:
     """A secret in a request cannot be guessed by hashing guesses, without the key of the audit log."""
     assert print_of(stdin="secret") == print_of(stdin="secret")

@@ -8,27 +8,23 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from gateway.api.call import Call, Reply
+from gateway.api.headers import read_idempotency_key
 from gateway.api.models.terminals import AttachQuery
 from gateway.api.services import Services
 from gateway.api.terminal import Terminal
 from gateway.api.terminal_handshake import accept_upgrade
 from gateway.api.terminal_start import Opening, join
-from gateway.auth.actions import Action
-from gateway.exec.origin import Origin
 
 
 def open_terminal(services: Services, call: Call) -> Reply:
     """A WebSocket on which the client's first message starts an exec."""
     head = _accept(services, call)
+    key = read_idempotency_key(call.environ)
     services.supervisor.locate(call.vmid)
-    origin = call.actor.origin(call.remote, call.request_id, Action.EXEC_TERMINAL)
-    vmid, refuse, watch = call.vmid, call.refuse, call.standing.watch
-
-    def again(exec_id: str) -> Origin:
-        return call.decide_again(exec_id, Action.EXEC_TERMINAL)
+    vmid, origin, again, refuse, watch = call.vmid, call.origin, call.decide_again, call.refuse, call.standing.watch
 
     def start(message: bytes) -> Opening:
-        return Opening(services, vmid, origin, again, watch, message, refuse)
+        return Opening(services, vmid, origin, again, watch, message, refuse, key=key)
 
     with ExitStack() as holds:
         holds.enter_context(services.streams.take(call.actor.token_id))

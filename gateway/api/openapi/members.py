@@ -251,6 +251,7 @@ OF_SCHEMAS = {
     "Task.type": "What it does, in PVE's words: `vzstart`, `vzdump`, ...",
     "Task.user": "PVE's user who began it.",
     "TaskLog.next": "Ask for what follows with it, as `after`; null: the task has ended and nothing does.",
+    "TerminalStarted.replayed": "Whether an earlier `start` with this key has begun it.",
     "TerminalAck.cursor": "All output before this place has been dealt with.",
     "TerminalInputAck.offset": "Where the input goes on.",
     "Token.id": "The token's id, which is no secret.",

@@ -57,6 +57,8 @@ def describe_operation(route: Route, schemas: dict[str, Schema], exchanges: Iter
     else:
         operation["security"] = [{"token": []}]
         operation["x-action"] = str(route.action)
+        if route.or_action is not None:
+            operation["x-or-action"] = str(route.or_action)
     if route.event is not None:
         operation["x-audit-event"] = str(route.event)
     parameters = [*_path_references(route), *_query_parameters(route, schemas), *_header_parameters(route)]
@@ -110,6 +112,8 @@ def _describe(route: Route) -> str:
     else:
         where = " on the guest" if "vmid" in route.parameters else ""
         told.append(f"**Grant:** `{route.action}`{where}: {MEANINGS[route.action]}.")
+    if route.or_action is Action.EXEC_TERMINAL:
+        told.append(f"With `{route.or_action}` alone only terminals that the token itself has begun are there.")
     if route.change is not None:
         told.append("**Node policy** decides before the grants are asked for more: what it refuses nobody is given.")
     if route.event is not None:

@@ -13,11 +13,15 @@ from gateway.exec.view import ExecView, Reason
 
 
 class TerminalStarted(TypedDict):
-    """The first message of the gateway's. Output begins behind `cursor`, a place in all output of the exec."""
+    """The first message of the gateway's. Output begins behind `cursor`, a place in all output of the exec.
+
+    `replayed`: an earlier `start` with this key has begun it.
+    """
 
     type: Literal["started"]
     exec: ExecView
     cursor: int
+    replayed: bool
 
 
 class TerminalInputAck(TypedDict):
@@ -90,8 +94,8 @@ _CLOSE_CODES = {
     "4403": "The command is not granted.",
     "4404": "No such exec or guest.",
     "4408": "No `start` within 10 s, or idle for longer than `web.terminal_idle`.",
-    "4409": "`writer_taken`; `exec_queued`, `exec_ended`, `stdin_closed` on attach with `write`; `guest_not_running`, "
-    "`guest_frozen`.",
+    "4409": "`idempotency_conflict`; `writer_taken`; `guest_not_running`, `guest_frozen`; `exec_queued`, `exec_ended`, "
+    "`stdin_closed` on attach with `write`.",
     "4416": "`from` is past the end of the output.",
     "4422": "`start` has wrong fields.",
     "4429": "Too many execs or starts.",

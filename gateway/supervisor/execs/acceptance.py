@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -78,45 +79,46 @@ class Acceptance:
         key: str | None,
         spooled: bool,
         attended: bool,
+        terminal: bool,
     ) -> tuple[str, bool]:
         """Accepts and begins what `body` (an ExecSpec as JSON) asks for. Raises a GatewayError when nothing was run.
 
         Its id, and whether an earlier request with the same Idempotency-Key had begun it: it runs then, has ended, or
-        was cancelled while it waited. `spooled`: it is streamed or detached; `attended`: streamed. `decide_again` is
-        asked where it has had to wait: for a place, or for another request with its key.
+        was cancelled while it waited. `spooled`: it is streamed or detached; `attended`: streamed; `terminal`: by
+        exec:terminal. `decide_again` is asked where it has had to wait: for a place, or for another one with its key.
         """
         spec = _parse(body)
-        origin.require_permit(vmid, spec)
+        origin.require_permit(vmid, spec, terminal=terminal)
         _check_way(spec, spooled=spooled)
         limits = resolve_limits(spec, self._config, spooled=spooled)
         driver = self._drivers[kind]
         driver.require_supported(spec, vmid, streamed=attended)
         guest = vmid, kind, config_id
-        asked = fingerprint(vmid, spec, self._audit.hash) if key is not None else ""
+        asked = fingerprint(vmid, spec, self._audit.hash, terminal=terminal) if key is not None else ""
         if spooled and not attended:  # who follows it later, by its key too, is not whom it was started for
             spec = spec.model_copy(update={"on_disconnect": OnDisconnect.CONTINUE})
+        begin = partial(
+            self._begin,
+            driver,
+            guest,
+            spec,
+            limits,
+            origin,
+            attempt,
+            decide_again,
+            size=len(body),
+            spooled=spooled,
+            terminal=terminal,
+        )
         if key is None:
-            await self._begin(
-                driver, guest, spec, limits, origin, attempt, decide_again, size=len(body), spooled=spooled
-            )
+            await begin()
             return attempt.exec_id, False
         used = await self._keys.reserve(origin.token_id, key, asked)
         if isinstance(used, str):
             self._require_same_guest(self._looking.order(used, origin), config_id)
             return used, True
         with used as reservation:
-            await self._begin(
-                driver,
-                guest,
-                spec,
-                limits,
-                origin,
-                attempt,
-                decide_again,
-                size=len(body),
-                spooled=spooled,
-                reservation=reservation,
-            )
+            await begin(reservation=reservation)
         return attempt.exec_id, False
 
     def stop(self) -> None:
@@ -155,6 +157,7 @@ class Acceptance:
         *,
         size: int,
         spooled: bool,
+        terminal: bool,
         reservation: Reservation | None = None,
     ) -> None:
         """Waits for a place, asks whether it may begin still, records, and begins. The reservation's key is used as
@@ -163,7 +166,9 @@ class Acceptance:
         entry = await driver.find(vmid)
         if spec.background is Background.DETACH:
             self._execs.check_room_for_survivors(vmid, self._config.exec.max_survivors)
-        order = self._order(attempt.exec_id, spec, limits, origin, (*guest, entry.run), spooled, reservation)
+        order = self._order(
+            attempt.exec_id, spec, limits, origin, (*guest, entry.run), spooled, terminal=terminal, key=reservation
+        )
         over_default = 0 if spooled else max(0, limits.output_limit - self._config.exec.output_limit)
         self._memory.promise(order.id, 2 * size + 2 * over_default)
         undecided = True
@@ -176,7 +181,8 @@ class Acceptance:
                     entry = await driver.find(vmid)
                     order = replace(order, incarnation=entry.run, queued_ms=round(queued * 1000))
                 if attempt.is_old(self._io.time()):
-                    order = replace(order, terms=(await decide_again()).require_permit(vmid, spec).mark)
+                    permit = (await decide_again()).require_permit(vmid, spec, terminal=terminal)
+                    order = replace(order, terms=permit.mark)
                 undecided = False
                 captures = await self._record(order, spec, entry)
             except BaseException:
@@ -260,7 +266,9 @@ class Acceptance:
         origin: Origin,
         guest: tuple[int, GuestKind, str, str],
         spooled: bool,
-        reservation: Reservation | None,
+        *,
+        terminal: bool,
+        key: Reservation | None,
     ) -> Order:
         vmid, kind, config_id, run = guest
         return Order(
@@ -286,10 +294,11 @@ class Acceptance:
             keep=spec.output.keep,
             spooled=spooled,
             exclusive=spec.exclusive,
-            terms=origin.require_permit(vmid, spec).mark,
+            terms=origin.require_permit(vmid, spec, terminal=terminal).mark,
             kind=kind,
-            idempotency=reservation.key if reservation is not None else None,
-            fingerprint=reservation.fingerprint if reservation is not None else None,
+            idempotency=key.key if key is not None else None,
+            fingerprint=key.fingerprint if key is not None else None,
+            terminal=terminal,
         )
 
 

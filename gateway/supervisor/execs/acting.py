@@ -163,7 +163,7 @@ def _require_writer(writer: object, execution: Running) -> None:
 
 def require_feeding(order: Order, origin: Origin) -> None:
     """Raises CommandNotGranted unless this caller may give the exec input: see Origin.may_feed."""
-    if not origin.may_feed(order.vmid, order.terms):
+    if not origin.may_feed(order.vmid, order.terms, terminal=order.terminal):
         raise CommandNotGranted.for_field("stdin", order.vmid)
 
 

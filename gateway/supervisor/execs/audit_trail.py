@@ -104,7 +104,7 @@ def _record(
         event,
         asked_by,
         audit_id=audit_id,
-        action="exec:run",
+        action=trail.action_of(order),
         vmid=order.vmid,
         node=order.node,
         exec_id=order.id,

@@ -64,7 +64,7 @@ class Looking:
                 (after is None or exec_id < after)
                 and (vmid is None or entry.vmid == vmid)
                 and labels.items() <= entry.labels.items()
-                and origin.sees(entry.token_id, entry.vmid)
+                and _sees(origin, entry)
             )
 
         entries: list[tuple[str, Remembered | Order]] = [*self._spool.remembered().items()]
@@ -110,9 +110,13 @@ class Looking:
             raise SupervisorUnavailable(
                 f"how it ended cannot be read now ({exc.strerror}); try again", retry_after=1
             ) from exc
-        if found is None or not origin.sees(found.order.token_id, found.order.vmid):
+        if found is None or not _sees(origin, found.order):
             raise ExecNotFound.for_id(exec_id)
         return found
+
+
+def _sees(origin: Origin, entry: Remembered | Order) -> bool:
+    return origin.sees(entry.token_id, entry.vmid, terminal=entry.terminal)
 
 
 def _standing(found: Found) -> tuple[Order, State, Ending | None]:

@@ -75,15 +75,17 @@ class SupervisorClient:
         origin: Origin,
         *,
         attended: bool,
+        terminal: bool = False,
         again: Decide | None = None,
         watch: Watch | None = None,
         key: str | None = None,
     ) -> tuple[Started, Feed]:
         """Runs it and answers as soon as it runs; its output is followed by the Feed, which the caller closes.
 
-        `attended`: the Feed's `leave` means that its client has left. Raises as `run` does.
+        `attended`: the Feed's `leave` means that its client has left; `terminal`: it is begun as a terminal. Raises as
+        `run` does.
         """
-        header = {**self._beginning("start", vmid, origin), "key": key, "attended": attended}
+        header = {**self._beginning("start", vmid, origin), "key": key, "attended": attended, "terminal": terminal}
         sock = self._caller.connect()
         reply, _ = self._caller.ask_on(sock, header, body, again=again, watch=watch, timeout=None)
         started = Started(reply["exec"], reply["replayed"])
@@ -268,7 +270,9 @@ class SupervisorClient:
         if guest["same_run"]:
             return
         now = self._guests.config_id(guest["vmid"])
-        gone = now is None and guest["token_id"] == origin.token_id and origin.may_run(guest["vmid"])
+        gone = now is None and origin.reaches_own(
+            guest["token_id"], guest["vmid"], terminal=guest.get("terminal") is True
+        )
         if now != guest["config_id"] and not gone:
             raise ExecNotFound.for_id(exec_id)
 

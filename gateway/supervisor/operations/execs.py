@@ -65,6 +65,7 @@ class ExecOperations:
         vmid, config_id = member(header, "vmid", int), member(header, "config_id", str)
         key, word = optional(header, "key", str), optional(header, "kind", str)
         attended = optional(header, "attended", bool) or False
+        terminal = optional(header, "terminal", bool) or False
         if len(blobs) != 1:
             raise ProtocolError("a run has one body")
         attempt = connection.attempt = connection.attempt or Attempt(ulid.new("ex_"), asyncio.get_running_loop().time())
@@ -83,6 +84,7 @@ class ExecOperations:
             key=key,
             spooled=spooled,
             attended=attended,
+            terminal=terminal,
         )
         connection.begun, connection.attempt = Begun(exec_id, replayed), None
         connection.request = header, []  # its body is not needed again
@@ -162,4 +164,10 @@ def _is_attended(exec_id: str, connections: set[Connection]) -> bool:
 
 def guest_of(order: Order, same_run: bool) -> dict[str, Any]:
     """What the web needs to tell whether a new guest has the vmid now."""
-    return {"vmid": order.vmid, "config_id": order.config_id, "same_run": same_run, "token_id": order.token_id}
+    return {
+        "vmid": order.vmid,
+        "config_id": order.config_id,
+        "same_run": same_run,
+        "token_id": order.token_id,
+        "terminal": order.terminal,
+    }

@@ -30,11 +30,12 @@ def key_of(order: Order) -> Used | None:
     return Used(order.idempotency, order.fingerprint, order.id)
 
 
-def fingerprint(vmid: int, spec: ExecSpec, hash_value: Hash) -> str:
-    """What two requests have in common that ask for the same: spelling, order of members and defaults apart."""
+def fingerprint(vmid: int, spec: ExecSpec, hash_value: Hash, *, terminal: bool = False) -> str:
+    """What two requests have in common that ask for the same: spelling, order of members and defaults apart. One for a
+    terminal is another than one for a command."""
     ordered = {"env": dict(sorted(spec.env.items())), "labels": dict(sorted(spec.labels.items()))}
     text = spec.model_copy(update=ordered).model_dump_json(exclude_defaults=True)
-    return hash_value(f"exec request\0{vmid}\0{text}")
+    return hash_value(f"exec {'terminal' if terminal else 'request'}\0{vmid}\0{text}")
 
 
 class IdempotencyKeys:

@@ -52,6 +52,7 @@ class Remembered:
     bytes: int
     ended_at: float
     key: Used | None
+    terminal: bool
 
 
 class Spool:
@@ -259,7 +260,9 @@ class Spool:
 
     def _remember(self, order: Order, size: int, ended_at: float) -> None:
         key = key_of(order)
-        self._remembered[order.id] = Remembered(order.token_id, order.vmid, order.labels, size, ended_at, key)
+        self._remembered[order.id] = Remembered(
+            order.token_id, order.vmid, order.labels, size, ended_at, key, order.terminal
+        )
         self._allowance.kept += size
 
     def _forget(self, exec_id: str) -> None:
