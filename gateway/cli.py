@@ -17,6 +17,7 @@ from gateway.cli_doctor import doctor, support_bundle
 from gateway.cli_keys import keys
 from gateway.cli_setup import setup
 from gateway.cli_token import token
+from gateway.confinement import begin_as_first, keep_memory_private, stay_apart
 from gateway.errors import ConfigError
 from gateway.logs import log_to_manager
 
@@ -63,6 +64,9 @@ def serve(path: Path, config: Config) -> None:
     from gateway.web.server import serve as serve_web
 
     log_to_manager()
+    begin_as_first()
+    keep_memory_private()
+    stay_apart()
     build_tokens(config).create()
     figures = make_figures()
     try:
@@ -91,6 +95,7 @@ def supervise(config: Config, check: bool) -> None:
         check_version()
         require_programs(config)
     else:
+        keep_memory_private()
         run(config, lambda observe: guest_agents(config, observe))
 
 

@@ -6,6 +6,7 @@ import sys
 
 from gateway.audit.settings import AuditSettings
 from gateway.audit.writer import run_writer
+from gateway.confinement import begin_as_first, keep_memory_private, stay_apart
 from gateway.errors import GatewayError
 from gateway.logs import log_to_manager
 
@@ -13,6 +14,9 @@ from gateway.logs import log_to_manager
 def main() -> int:
     log_to_manager()
     try:
+        begin_as_first()
+        keep_memory_private()
+        stay_apart()
         run_writer(AuditSettings.from_json(sys.argv[1]))
     except (GatewayError, OSError) as exc:
         print(f"audit writer: {exc}", file=sys.stderr)

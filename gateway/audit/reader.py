@@ -21,6 +21,7 @@ from gateway.audit.parts import Cursor, verify_part
 from gateway.audit.protocol import MAX_FRAME, Code, encode_frame
 from gateway.audit.search import Query, search
 from gateway.audit.settings import AuditSettings
+from gateway.confinement import keep_memory_private
 
 AT_ONCE = 4
 _SEND_SECONDS = 5.0
@@ -28,6 +29,7 @@ _NICE = 5
 
 
 def main() -> int:
+    keep_memory_private()
     settings = AuditSettings.from_json(sys.argv[1])
     os.nice(_NICE)  # the writer, and what waits for it, goes first
     with socket.socket(fileno=int(sys.argv[2])) as writer:

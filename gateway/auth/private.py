@@ -85,15 +85,15 @@ def make_directory(path: Path) -> None:
     check_directory(path)
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Replaces `path` by a new durable file of mode 0600, in one step. Raises TokenStoreError.
+def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replaces `path` by a new durable file of that mode, in one step. Raises TokenStoreError.
 
     One writer at a time, which is the caller's matter (`lock`); what one left half-written the next takes away.
     """
     part = path.with_name(f".{path.name}.part")
     try:
         part.unlink(missing_ok=True)
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()

@@ -28,6 +28,8 @@ class Role:
     purpose: str
     privileges: tuple[str, ...]
     paths: tuple[str, ...]
+    mode: int = 0o600
+    """Of its token's file."""
 
 
 WEB = Role(
@@ -44,7 +46,12 @@ WEB = Role(
     ("/nodes", "/pool", "/sdn/zones", "/storage", "/vms"),
 )  # fmt: skip
 SUPERVISOR = Role(
-    "PveExecGatewayAgent", "supervisor", "commands in virtual machines", ("VM.GuestAgent.Unrestricted",), ("/vms",)
+    "PveExecGatewayAgent",
+    "supervisor",
+    "commands in virtual machines",
+    ("VM.GuestAgent.Unrestricted",),
+    ("/vms",),
+    mode=0,  # root without CAP_DAC_OVERRIDE, as web is, reads no such file
 )
 
 Pvesh = Callable[[Sequence[str]], Any]
@@ -103,7 +110,10 @@ class Access:
     def _make_token(self, role: Role, file: Path, there: bool) -> Iterator[Step]:
         name = f"{USER}!{role.token}"
         if there and self._is_good(name, file):
-            yield Step(f"token {name} for {role.purpose}, in {file}", False)
+            narrow = file.stat().st_mode & 0o777 != role.mode
+            if narrow and not self._dry:
+                file.chmod(role.mode)
+            yield Step(f"token {name} for {role.purpose}, in {file} (mode {role.mode:04o})", narrow)
             return
         place = f"/access/users/{USER}/token/{role.token}"
         if there:
@@ -115,8 +125,8 @@ class Access:
             if not isinstance(secret, str) or not secret:
                 raise ConfigError(f"pvesh tells no secret of the new token {name}")
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_private(file, f"{name}={secret}\n".encode("ascii"))
-        yield Step(f"token {name} for {role.purpose}, its secret in {file} (mode 0600)", True)
+            write_private(file, f"{name}={secret}\n".encode("ascii"), mode=role.mode)
+        yield Step(f"token {name} for {role.purpose}, its secret in {file} (mode {role.mode:04o})", True)
 
     def _is_good(self, name: str, file: Path) -> bool:
         """Whether the file holds this token, and PVE takes it. A PVE that cannot be asked counts as one that does."""

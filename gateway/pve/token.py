@@ -1,4 +1,4 @@
-"""The file of an API token of PVE's, which `pve-exec-gateway setup` writes: `USER@REALM!NAME=SECRET`, mode 0600."""
+"""The file of an API token of PVE's, which `setup` writes: `USER@REALM!NAME=SECRET`, for root alone."""
 
 from __future__ import annotations
 

@@ -187,6 +187,7 @@ def _become_init(root: Path, binds: dict[str, Path]) -> NoReturn:
     linux.pivot_root(".", ".")
     linux.unmount_tree(".")
     os.chdir("/")
+    linux.mount("none", "/", "", flags=linux.MS_REC | linux.MS_SHARED)  # as systemd itself does, but in containers
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

@@ -9,7 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.debian import node
+from tests.debian import confined, node
 from tests.debian.node import UNITS, Gateway, apt, check, in_order, products, run, show
 
 _COMMANDS = 50
@@ -49,6 +49,10 @@ def service() -> None:
         figure = _exposure(unit)
         print(f"  systemd-analyze security {unit}: {figure}", flush=True)
         check(figure <= most, f"{unit} is exposed by {figure}")
+    with in_order("code inside web and audit writer has what is theirs"):
+        confined.check_reach()
+    with in_order("pve-cluster restarted, and web with it"):
+        confined.check_cluster_restart(gateway)
     with in_order("stopped and started"):
         _check_start(gateway)
     commands = _Commands(gateway, "service")

@@ -130,8 +130,8 @@ def test_everything_is_made(node_access: Node) -> None:
     }
     assert node_access.web.read_text() == f"{USER}!web=secret-1\n"
     assert node_access.agent.read_text() == f"{USER}!supervisor=secret-2\n"
-    for file in (node_access.web, node_access.agent):
-        assert file.stat().st_mode & 0o777 == 0o600
+    assert node_access.web.stat().st_mode & 0o777 == 0o600
+    assert node_access.agent.stat().st_mode & 0o777 == 0  # web, uid 0 without CAP_DAC_OVERRIDE, does not read it
     assert "IN ACCEPT" in done.stdout and "-dport 39400" in done.stdout
     assert "secret-" not in done.stdout + done.stderr
     assert not any("secret-" in word for call in node_access.calls() for word in call)
@@ -144,6 +144,16 @@ def test_again_changes_nothing(node_access: Node) -> None:
     again = node_access.setup()
     assert again.returncode == 0 and (len(node_access.changes()), node_access.state) == before
     assert "made:" not in again.stdout
+
+
+def test_file_of_an_earlier_version_is_narrowed(node_access: Node) -> None:
+    """The supervisor's token was readable for web; the token itself stays."""
+    node_access.setup()
+    node_access.agent.chmod(0o600)
+    before = node_access.state
+    again = node_access.setup()
+    assert again.returncode == 0 and node_access.state == before
+    assert node_access.agent.stat().st_mode & 0o777 == 0 and "mode 0000" in again.stdout
 
 
 def test_print_only_looks(node_access: Node) -> None:
