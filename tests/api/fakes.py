@@ -178,6 +178,8 @@ class FakeSupervisor:
         """Files are in real guests alone (tests/files)."""
         self._fail()
         self.bodies.append(json.dumps(data).encode())
+        if vmid not in self.guests:
+            raise GuestNotFound.for_vmid(vmid)
         raise GuestNotRunning(f"guest {vmid} is not running; start it first", vmid=vmid)
 
     def make_ticket(self, origin: Origin, secret: tuple[int, str], method_and_path: str) -> str:
