@@ -155,5 +155,11 @@ class DenialLog:
             return self._audit.commit(record).audit_id
         except GatewayError as exc:
             self._omit(caller, omitted + 1)
-            log.error("request %s: denial (%s) not recorded: %s", attempt.request_id, reason, exc.detail)
+            log.error(
+                "request %s of %s: denial (%s) not recorded: %s",
+                attempt.request_id,
+                token_id or "a stranger",
+                reason,
+                exc.detail,
+            )
             return None

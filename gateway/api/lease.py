@@ -123,6 +123,7 @@ class Lease(Live):
         self._monotonic = monotonic
         self._next = monotonic() + CHECK_SECONDS
         self._over = False
+        self.caller = live.caller
         self.upgrades = live.upgrades
         self.takes_in = live.takes_in
 

@@ -61,6 +61,7 @@ class Pipeline:
         """The reply to one request. Raises ClientGone alone: then there is nobody to reply to."""
         request_id = ulid.new(REQUEST_ID)
         quota: dict[str, str] = {}
+        actor = ANONYMOUS
         try:
             attempt = Attempt(route, _read_vmid(path), _read_exec_id(path), self._door.let_in(environ), request_id)
             actor = self._authenticate(attempt, environ)
@@ -71,7 +72,7 @@ class Pipeline:
         except ClientGone:
             raise
         except Exception as exc:
-            response = refuse(exc, request_id)
+            response = refuse(exc, request_id, actor.token_id)
         response.headers.update(quota)
         return response
 
@@ -149,6 +150,7 @@ class Pipeline:
         """What goes on after this ends with the caller's token."""
         if not isinstance(reply.body, Live) or not call.actor.token_id:
             return reply
+        reply.body.caller = _name(call.request_id, call.actor.token_id)
         return replace(reply, body=self._leases.hold(reply.body, call.actor, call.remote))
 
     def _authenticate(self, attempt: Attempt, environ: Mapping[str, Any]) -> Actor:
@@ -209,16 +211,22 @@ class Pipeline:
         return self._services.tokens.recall(maker.token_id, maker.secret, attempt.remote)
 
 
-def refuse(error: Exception, request_id: str | None = None) -> Response:
-    """The problem that `error` is. What is no GatewayError is a defect of ours: its traceback is logged."""
+def refuse(error: Exception, request_id: str | None = None, token_id: str = "") -> Response:
+    """The problem that `error` is. What is no GatewayError is a defect of ours: its traceback is logged. The log names
+    request and token."""
     request_id = request_id or ulid.new(REQUEST_ID)
     if not isinstance(error, GatewayError):
-        log.error("request %s failed", request_id, exc_info=error)
+        log.error("%s failed", _name(request_id, token_id), exc_info=error)
         error = InternalError("a fault of the gateway; its log tells more under this request_id")
     elif error.status >= 500:
-        log.warning("request %s: %s: %s", request_id, error.code, error.detail)
+        log.warning("%s: %s: %s", _name(request_id, token_id), error.code, error.detail)
     body = json.dumps(build_problem(error, request_id), separators=(",", ":")).encode()
     return _respond(body, error.status, MEDIA_TYPE, problem_headers(error), request_id)
+
+
+def _name(request_id: str, token_id: str) -> str:
+    """A request in the log, by which it is found (gateway.logs)."""
+    return f"request {request_id} of {token_id}" if token_id else f"request {request_id}"
 
 
 def _read_vmid(path: Mapping[str, str]) -> int | None:

@@ -189,7 +189,7 @@ class Terminal(Live):
         except GatewayError as error:
             self._fail(error)
         except Exception:
-            log.exception("a terminal failed")
+            log.exception("%s: its terminal failed", self.caller)
             self._fail(InternalError("a fault of the gateway; its log tells more"))
 
     def _advance(self) -> None:
@@ -296,7 +296,7 @@ class Terminal(Live):
     def _fail(self, error: GatewayError) -> None:
         ours = error.status >= 500
         if ours:
-            log.warning("a terminal was closed: %s: %s", error.code, error.detail)
+            log.warning("%s: its terminal was closed: %s: %s", self.caller, error.code, error.detail)
         self._socket.send_text(show_error(error))
         self._end(1011 if error.status == 500 else 4000 + error.status, error.code, left=not ours)
 

@@ -133,7 +133,9 @@ class Opening:
         except ClientGone as error:
             outcome = error
         except Exception as error:
-            log.exception("a terminal's start failed")
+            log.exception(
+                "request %s of %s: its terminal's start failed", self._origin.request_id, self._origin.token_id
+            )
             outcome = InternalError("a fault of the gateway; its log tells more")
             outcome.__cause__ = error
         self._share.close()

@@ -26,6 +26,9 @@ class Live(ABC):
     """Whether this writes every byte of the connection itself, from the reply's head on, and takes what the client
     sends (`receive`): a WebSocket. Otherwise these are pieces of an HTTP body, and the client's bytes are not read."""
 
+    caller: str = "an unknown caller"
+    """Whom it is sent to, in the words of the log."""
+
     takes_in: bool = False
     """Whether `take_in` does anything."""
 

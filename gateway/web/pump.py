@@ -205,10 +205,10 @@ class Pump:
         except ClientGone:
             self._lose(flow)
         except GatewayError as error:
-            self._log.warning("a live reply is cut: %s: %s", error.code, error.detail)
+            self._log.warning("%s: its live reply is cut: %s: %s", flow.live.caller, error.code, error.detail)
             self._cut(flow)
         except Exception:
-            self._log.exception("a live reply is cut for a fault of ours")
+            self._log.exception("%s: its live reply is cut for a fault of ours", flow.live.caller)
             self._cut(flow)
         else:
             if flow.cutting and flow.flushed and turn is not Turn.COMPLETE:
@@ -225,7 +225,8 @@ class Pump:
                 (flow for flow in self._flows.values() if flow.held and not flow.remains),
                 key=lambda flow: flow.moved_at,
             )
-            self._log.warning("a live reply is cut: its client is the slowest, and too much waits to be read")
+            caller = slowest.live.caller
+            self._log.warning("%s: its live reply is cut: its client is the slowest, and too much waits", caller)
             self._cut(slowest)
 
     def _watch_sources(self, flow: Flow) -> None:

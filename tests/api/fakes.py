@@ -183,6 +183,8 @@ class FakeSupervisor:
         """Files are in real guests alone (tests/files)."""
         self._fail()
         self.bodies.append(json.dumps(data).encode())
+        if vmid not in self.guests:
+            raise GuestNotFound.for_vmid(vmid)
         raise GuestNotRunning(f"guest {vmid} is not running; start it first", vmid=vmid)
 
     def let_go(self, vmid: int) -> None:

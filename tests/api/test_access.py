@@ -58,6 +58,16 @@ QUERIES = {
     "takeDevicesBack": "?key=dev0",
 }
 """What an operation has to be asked with."""
+OF_GUESTS_GONE = frozenset({"listBackups", "deleteBackup"})
+"""Backups outlive their guests: within the grant a guest that is not there has them still."""
+ABOUT_GUESTS = [r for r in ROUTES if "vmid" in r.parameters and r.operation_id not in OF_GUESTS_GONE]
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Protocol": "pvex.v1",
+}
 
 
 def fill(route: Route, vmid: int = 101) -> str:
@@ -132,6 +142,25 @@ def test_unreachable_guest_looks_unknown(api: Api, audit_down: bool) -> None:
     assert answers[0] == answers[1] == answers[2]
     reasons = [record["data"]["reason"] for record in api.audit.records]
     assert reasons == ([] if audit_down else ["guest_not_granted", "guest_protected", "unknown_guest"])
+
+
+@pytest.mark.parametrize("route", ABOUT_GUESTS, ids=lambda route: route.operation_id)
+def test_out_of_reach_looks_like_none_everywhere(api: Api, route: Route) -> None:
+    """C2 at every route about a guest: outside the grant, protected where that hides it, and not there at all: one
+    answer but for ids; for the first two nobody is asked, PVE least of all."""
+    token = api.token("all", "101,103-199")
+    api.supervisor.guests = {101, 102, PROTECTED}
+    upgrade = UPGRADE if route.upgrades else {}
+    confirm = "?confirm={}" if route.operation_id == "deleteGuest" else ""
+    answers = []
+    for vmid in (102, 102_000, *(() if route.action.is_read else (PROTECTED,)), 198):
+        asked = len(api.pve.calls), len(api.supervisor.bodies)
+        path = fill(route, vmid) + confirm.format(vmid)
+        response = api.request(route.method, path, token, json=BODIES[route.body], headers=upgrade)
+        problem = assert_problem(response, 404, "guest_not_found")
+        answers.append((without_ids(problem), sorted(response.headers.keys()), problem["vmid"] == vmid))
+        assert vmid == 198 or asked == (len(api.pve.calls), len(api.supervisor.bodies))
+    assert all(answer == answers[0] for answer in answers)
 
 
 def test_denials_survive_a_dead_audit_log(api: Api) -> None:

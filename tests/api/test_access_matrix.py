@@ -13,18 +13,10 @@ from gateway.auth.actions import GRANTABLE, Action
 from .conftest import PROTECTED
 from .fake_pve import make_upid
 from .fakes import DAY, Api, make_view
-from .test_access import BODIES, QUERIES
+from .test_access import BODIES, QUERIES, UPGRADE
 
 OWN, OTHER = 101, 102
 GUESTS = f"{OWN},{PROTECTED}"
-
-UPGRADE = {
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-    "Sec-WebSocket-Protocol": "pvex.v1",
-}
 
 # By hand: what each operation asks for. A route that is missing here, or asks for something else, fails.
 NEEDS = {

@@ -6,6 +6,7 @@ import pytest
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from gateway.api.routes import ROUTES
+from gateway.errors import SupervisorUnavailable
 
 from .fakes import Api, assert_problem, without_ids
 
@@ -107,3 +108,20 @@ def test_broken_store_is_503_for_every_token(api: Api) -> None:
     assert api.audit.records[-1]["data"]["reason"] == "store_unavailable"
     directory.chmod(0o700)
     assert api.request("GET", "/execs", token).status_code == 200
+
+
+@pytest.mark.parametrize("fault", [SupervisorUnavailable("it is away"), RuntimeError("a defect")])
+def test_the_log_names_request_and_token(api: Api, caplog: pytest.LogCaptureFixture, fault: Exception) -> None:
+    """What the log says of a request can be found by its id and by its token's, never by the token itself."""
+    token = api.token()
+    token_id = token.removeprefix("pveg_").split(".")[0]
+    api.supervisor.fails = fault
+    response = api.request("POST", "/exec/101", token, json={"command": ["true"]})
+    api.audit.down = True
+    denied = api.request("POST", "/exec/102", token, json={"command": ["true"]})
+    api.request("POST", "/exec/102", json={"command": ["true"]})
+    lines = [record.getMessage() for record in caplog.records]
+    for line, reply in zip(lines, (response, denied), strict=False):
+        assert line.startswith(f"request {reply.headers['X-Request-Id']} of {token_id}"), lines
+    assert lines[2].startswith("request req_") and "of a stranger: denial (no_token) not recorded" in lines[2]
+    assert len(lines) == 3 and token not in caplog.text

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,22 @@ def test_posts_outlive_a_writer(settings: AuditSettings) -> None:
     run_async(settings, story)
     ids = [sealed.record.get("exec_id") for sealed in read_log(settings)]
     assert ids == [None, *(f"ex_{number}" for number in range(40))]
+
+
+def test_outcomes_share_a_durable_write(settings: AuditSettings) -> None:
+    """What nobody waits for is written together: two hundred outcomes cost the disk a few syncs, not one each."""
+
+    async def story(client: AsyncAuditClient) -> None:
+        for number in range(200):
+            client.post(outcome(number))
+        assert await client.flush(30)
+
+    with Writer(settings), closing(AuditClient(settings.socket)) as asking:
+        before = asking.ping()
+        run_async(settings, story)
+        after = asking.ping()
+    assert after["records"] - before["records"] == 200
+    assert after["syncs"] - before["syncs"] < 20
 
 
 def test_a_post_that_is_refused_is_tried_again(settings: AuditSettings) -> None:

@@ -37,6 +37,7 @@ VMIDS = (101, 102, 105, None)
 def make_record(number: int) -> Fields:
     """Of many kinds; every 50th has texts made to look like other members."""
     hostile = {"event": "audit:opened", "seq": 1, "ts": "9999", "vmid": 101, "note": '"exec_id":"ex_7","vmid":101,'}
+    hostile |= {"exec_id": "ex_7", "request_id": "req_700", "token_id": "tk_3", "id": "tk_9", "reason": "timeout"}
     return build_record(
         (Event.EXEC_INTENT, Event.EXEC_OUTCOME, Event.REQUEST_DENIED)[number % 3],
         request_id=f"req_{number}",
@@ -54,6 +55,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> AuditSettings:
     opened = AuditLog(settings.directory, keys_of(settings), limits=limits(rotate_bytes=70_000), sync=lambda _: None)
     for number in range(1500):
         opened.append([make_record(number)])
+    opened.append([build_record(Event.TOKEN_REVOKE, token_id="tk_1", data={"token": {"id": "tk_9"}})])
+    opened.append([build_record(Event.REQUEST_DENIED, token_id="tk_1", data={"reason": "x", "token_id": "tk_9"})])
     opened.close()
     names = sorted(path for path in settings.directory.glob("audit.log.*"))
     with gzip.open(f"{names[2]}.gz", "wb") as packed:
@@ -93,6 +96,7 @@ FILTERS: list[tuple[dict[str, Any], Any]] = [
     ({"events": ("request:denied", "audit:rotated")}, lambda r: r["event"] in ("request:denied", "audit:rotated")),
     ({"events": ("audit:opened",)}, lambda r: r["event"] == "audit:opened"),
     ({"token_id": "tk_3"}, lambda r: r.get("actor", {}).get("token_id") == "tk_3"),
+    ({"token_id": "tk_9"}, lambda r: "tk_9" in (r["data"].get("token_id"), r["data"].get("token", {}).get("id"))),
     ({"vmid": 101}, lambda r: r.get("vmid") == 101),
     ({"exec_id": "ex_7"}, lambda r: r.get("exec_id") == "ex_7"),
     ({"request_id": "req_700"}, lambda r: r.get("request_id") == "req_700"),
@@ -115,6 +119,12 @@ def test_each_filter(
     if newest_first:
         expected.reverse()
     assert found(log, newest_first=newest_first, limit=70, **wanted) == expected
+
+
+def test_an_audit_id(log: AuditSettings, everything: list[Fields]) -> None:
+    """What an answer names is found by that, and nothing else is."""
+    assert found(log, audit_id=everything[700]["audit_id"]) == [everything[700]]
+    assert found(log, audit_id="au_0") == []
 
 
 @pytest.mark.parametrize("newest_first", [True, False])

@@ -235,6 +235,24 @@ def test_a_log_rolled_back_and_continued_is_betrayed(log: AuditSettings, tmp_pat
         assert fault and fault.wrong is Wrong.CHANGED and fault.seq == was.last
 
 
+@pytest.mark.parametrize("spliced", ["tail", "record"])
+def test_two_branches_of_a_log_do_not_fit_together(log: AuditSettings, tmp_path: Path, spliced: str) -> None:
+    """An older copy that was written on has genuine records with the numbers of those it lost: put among the others,
+    they are found by what they follow, though every line is the writer's and no number is missing."""
+    keys = keys_of(log)
+    lines = (log.directory / LOG_NAME).read_bytes().splitlines(keepends=True)
+    branch = rewrite(log, tmp_path, LOG_NAME, lines[:1])
+    writer = AuditLog(branch.directory, keys, limits=limits(), sync=lambda _: None)
+    writer.append([intent(99) for _ in lines[1:]])
+    writer.close()
+    assert verify(branch.directory, keys).fault is None
+    other = (branch.directory / LOG_NAME).read_bytes().splitlines(keepends=True)
+    mixed = [*lines[:2], *other[2:]] if spliced == "tail" else [lines[0], other[1], *lines[2:]]
+    (branch.directory / LOG_NAME).write_bytes(b"".join(mixed))
+    fault = verify(branch.directory, keys).fault
+    assert fault and (fault.wrong, fault.line) == (Wrong.CHANGED, 3), str(fault)
+
+
 def test_anchors_that_were_not_checked_are_told(tmp_path: Path) -> None:
     """Those of records that were pruned cannot be checked: the verdict says how many."""
     settings = make_settings(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import string
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -132,14 +133,15 @@ def test_networks(store: TokenStore, remote: str, passes: bool) -> None:
     assert isinstance(store.verify(token, remote), Actor) is passes
 
 
-@QUICK
-@given(position=st.integers(0, 500), bit=st.integers(0, 6))
-def test_no_flipped_bit_passes(store: TokenStore, position: int, bit: int) -> None:
-    """One bit changed anywhere in a token, the spare bits of its last character included: refused."""
+def test_no_flipped_bit_passes(store: TokenStore) -> None:
+    """One bit changed anywhere in a token, or its last character, two bits of which are spare in base64: refused."""
     token, _ = issue(store)
-    raw = bytearray(token.encode())
-    raw[position % len(raw)] ^= 1 << bit
-    assert refusal(store, raw.decode()) is Refusal.BAD_SIGNATURE
+    raw = token.encode()
+    forged = [raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :] for at in range(len(raw)) for bit in range(7)]
+    last = (string.ascii_letters + string.digits + "-_").replace(token[-1], "")
+    assert isinstance(store.verify(token, HOME), Actor)
+    for text in (*(one.decode() for one in forged), *(token[:-1] + one for one in last)):
+        assert refusal(store, text) is Refusal.BAD_SIGNATURE, text
 
 
 @QUICK

@@ -1,5 +1,5 @@
 """What trust costs: authentication, grants and both records of an exec, in a store of 10,000 tokens while the audit log
-has 1 GiB; and, named apart, what the disk adds.
+has 1 GiB; and, named apart, what the disk adds, what outcomes cost it, and how soon a revocation is seen.
 
 `python -m tests.bench.trust` runs anywhere with 3 GiB of disk, takes about three minutes, and leaves nothing behind.
 `--log MIB` and `--tokens N` make it smaller.
@@ -8,6 +8,7 @@ has 1 GiB; and, named apart, what the disk adds.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import random
@@ -19,16 +20,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from gateway.audit.aio import AsyncAuditClient
 from gateway.audit.client import AuditClient
 from gateway.audit.log import AuditLog
 from gateway.audit.protocol import encode_frame
 from gateway.audit.search import Query
 from gateway.audit.settings import AuditSettings
+from gateway.audit.unfinished import Unfinished
 from gateway.auth.actions import Action
 from gateway.auth.actor import Actor
+from gateway.auth.administration import Administration
 from gateway.auth.grants import Grant
 from gateway.auth.last_used import LastUsed
 from gateway.auth.tokens import TokenStore
+from gateway.auth.trail import Trail
 from gateway.exec.spec import ExecSpec
 from gateway.supervisor.execs.audit_trail import AuditTrail
 from tests.audit.live import Writer, keys_of, limits, make_settings
@@ -39,6 +44,8 @@ from tests.supervisor.test_reboot import make_ending, make_order
 
 TURNS = 20_000
 WRITES = 500
+OUTCOMES = 1000
+REVOKED = 50
 SPEC = ExecSpec.model_validate(
     {"command": ["/usr/bin/systemctl", "restart", "nginx"], "env": {"STAGE": "prod"}, "labels": {"job": "deploy-41"}}
 )
@@ -54,10 +61,13 @@ GRANTS: tuple[dict[str, Any], ...] = (
 REMOTE = "192.0.2.1"
 
 
-class Taken:
+class Taken(AsyncAuditClient):
     """Stands where the supervisor's audit client stands; what it is given is written as it would be sent."""
 
-    def post(self, record: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
+        """Without a loop and a socket."""
+
+    def post(self, record: Mapping[str, Any], change: Unfinished | None = None) -> None:
         encode_frame({"id": 1, "record": record, "wait": False, "sent": None})
 
 
@@ -117,10 +127,10 @@ def make_records(settings: AuditSettings) -> list[dict[str, Any]]:
     taken: list[dict[str, Any]] = []
 
     class Keeping(Taken):
-        def post(self, record: Mapping[str, Any]) -> None:
+        def post(self, record: Mapping[str, Any], change: Unfinished | None = None) -> None:
             taken.append(dict(record))
 
-    trail = AuditTrail(Keeping(), keys_of(settings).redactor)  # type: ignore[arg-type]
+    trail = AuditTrail(Keeping(), keys_of(settings).redactor)
     order = make_order()
     trail.outcome(order, make_ending())
     return [trail.intent(SPEC, order), *taken]
@@ -128,7 +138,7 @@ def make_records(settings: AuditSettings) -> list[dict[str, Any]]:
 
 def measure(settings: AuditSettings, store: TokenStore, tokens: list[str], client: AuditClient) -> None:
     """Print each figure: one exec of a token drawn at random, step by step; then what waits for the disk."""
-    trail = AuditTrail(Taken(), keys_of(settings).redactor)  # type: ignore[arg-type]
+    trail = AuditTrail(Taken(), keys_of(settings).redactor)
     steps: dict[str, list[float]] = {name: [] for name in ("authentication", "grants", "both records", "all of it")}
     rng = random.Random(1)
     for token in tokens:  # each record has been read once
@@ -156,6 +166,8 @@ def measure(settings: AuditSettings, store: TokenStore, tokens: list[str], clien
         tell(name, spent)
     intents = make_records(settings)[:1]
     tell("a durable intent, one at a time", repeat(WRITES, lambda: client.commit(intents[0])))
+    tell_outcomes(settings, client)
+    tell("a revocation, until another process's store refuses", revoke_some(store, tokens[-REVOKED:], client))
     tell("GET /audit's newest 100", repeat(20, lambda: client.search(Query())))
     tell("GET /audit of one exec, through the whole log", repeat(3, lambda: search_all(client)))
     part = client.verify()
@@ -165,6 +177,41 @@ def measure(settings: AuditSettings, store: TokenStore, tokens: list[str], clien
 
 
 ENDING = make_ending()
+
+
+def tell_outcomes(settings: AuditSettings, client: AuditClient) -> None:
+    """How many durable writes the outcomes of execs cost that end one after the other, 500 a second."""
+    outcome = make_records(settings)[1]
+
+    async def post() -> None:
+        posting = AsyncAuditClient(settings.socket, keys_of(settings).redactor)
+        for _ in range(OUTCOMES):
+            posting.post(outcome)
+            await asyncio.sleep(0.002)
+        assert await posting.flush(30)
+        await posting.close()
+
+    before = client.ping()
+    asyncio.run(post())
+    after = client.ping()
+    records, syncs = (after[name] - before[name] for name in ("records", "syncs"))
+    print(f"{records} outcomes that nobody waited for: {syncs} durable writes", flush=True)
+
+
+def revoke_some(store: TokenStore, tokens: list[str], client: AuditClient) -> list[float]:
+    """Seconds from the end of each one's revocation, by a store of its own as another process has, until it is none."""
+    other = TokenStore(store._directory, store.keys._path)
+    trail = Trail(client, "pve1")
+    spent = []
+    for token in tokens:
+        actor = store.verify(token, REMOTE)
+        assert isinstance(actor, Actor)
+        Administration(other, trail).revoke(actor.token_id)
+        begun = time.perf_counter()
+        while isinstance(store.verify(token, REMOTE), Actor):
+            pass
+        spent.append(time.perf_counter() - begun)
+    return spent
 
 
 def search_all(client: AuditClient) -> None:

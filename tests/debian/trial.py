@@ -16,6 +16,12 @@ _COMMANDS = 50
 _SKIPPED = 77  # autopkgtest's `skippable`
 _EXPOSURE = {"pve-exec-gateway": 2.5, "pve-exec-gateway-audit": 2.0}
 """The most that `systemd-analyze security` may say; docs/operating.md has the figures and the gaps."""
+_KEYS = "/var/lib/pve-exec-gateway/keys"
+_HIDDEN = {
+    "pve-exec-gateway": (f"{_KEYS}/audit.key", "/etc/pve-exec-gateway/pve-agent.token", "/var/log/pve-exec-gateway"),
+    "pve-exec-gateway-audit": (f"{_KEYS}/token.keys", "/etc/pve-exec-gateway/pve.token"),
+}
+"""What SECURITY.md keeps from them."""
 _SOCKETS = ("pve-exec-gateway.socket", "pve-exec-gateway-audit.socket")
 _IDLE_MEMORY = 130e6
 _START_PROCESSOR = 4.0
@@ -55,6 +61,12 @@ def service() -> None:
         confined.check_cluster_restart(gateway)
     with in_order("stopped and started"):
         _check_start(gateway)
+    with in_order("no service sees what is another's"):
+        for unit, paths in _HIDDEN.items():
+            for hidden in paths:
+                check(Path(hidden).exists(), f"{hidden} is not there to be hidden")
+                seen = Path(f"/proc/{show(unit, 'MainPID')}/root{hidden}")
+                check(not seen.exists() or not seen.stat().st_mode & 0o777, f"{unit} sees {hidden}")
     commands = _Commands(gateway, "service")
     with _Requests(gateway) as requests:
         with in_order("web restarted"):

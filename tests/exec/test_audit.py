@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from gateway.audit.client import AuditClient
 from tests.exec.api import Api
 from tests.exec.full import in_full
 from tests.exec.gateways import Gateway
@@ -98,6 +100,23 @@ def test_intent_is_durable_while_the_command_runs(api: Api, gateway: Gateway) ->
     with api.begin(101, {"command": ["sleep", mark], "labels": {"test": mark}}):
         exec_id = begun(api, mark, mark)
         assert [record["event"] for record in gateway.records(exec_id=exec_id)] == ["exec:intent"]
+
+
+def test_one_durable_write_before_a_command_runs(make_gateway: Callable[..., Gateway]) -> None:
+    """Its intent, which reserves its Idempotency-Key too, is all that the disk is waited for until it runs; its outcome
+    is one more record."""
+    alone = make_gateway()
+    api, mark = alone.api(), new_mark()
+    socket = Path(yaml.safe_load(alone.services.config.read_text())["audit"]["socket"])
+    with contextlib.closing(api), contextlib.closing(AuditClient(socket)) as audit:
+        before = audit.ping()
+        keyed = {"Prefer": "respond-async", "Idempotency-Key": mark}
+        exec_id = api.post(101, {"command": ["sleep", mark]}, headers=keyed).json()["id"]
+        until(lambda: living(mark), why="it runs")
+        running = audit.ping()
+        assert [running[name] - before[name] for name in ("records", "syncs")] == [1, 1]
+        assert api.request("DELETE", f"/execs/{exec_id}?wait=10").status == 200
+        until(lambda: audit.ping()["records"] == before["records"] + 3, why="the cancel and the outcome are recorded")
 
 
 def test_denials_are_recorded(api: Api, gateway: Gateway) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
-from tests.exec.waiting import BUSY
+from tests.exec.waiting import BUSY, until
 from tests.exec.websocket import Session
 
 ACTIONS = "exec:run,guest:read,token:admin"
@@ -104,12 +106,34 @@ def test_rotation_under_load(gateway: Gateway, admin: Api, hold: As) -> None:
     """Secret and keys are rotated while the token is used: with overlap not one request is refused."""
     made = create(admin)
     old = hold(made["token"])
-    new = hold(admin.request("POST", f"/tokens/{made['id']}/rotate", {"overlap": "10m"}).json()["token"])
-    gateway.services.command("keys", "rotate")
-    for api in (old, new, admin):
-        assert api.get("/execs").status == 200
+    with asking_on(gateway.api(made["token"])) as statuses:
+        new = hold(admin.request("POST", f"/tokens/{made['id']}/rotate", {"overlap": "10m"}).json()["token"])
+        for _ in range(2):
+            gateway.services.command("keys", "rotate")
+            assert [api.get("/execs").status for api in (old, new, admin)] == [200, 200, 200]
+    assert set(statuses) == {200} and len(statuses) > 20
     admin.request("POST", f"/tokens/{made['id']}/rotate", {})
     assert [api.get("/execs").status for api in (old, new, admin)] == [401, 401, 200]
+
+
+@contextmanager
+def asking_on(api: Api) -> Iterator[list[int]]:
+    """The statuses of requests that another client makes all the time."""
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            statuses.append(api.get("/execs").status)
+        api.close()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield statuses
+    finally:
+        stop.set()
+        asking.join()
 
 
 def test_what_is_under_way_ends_with_its_token(gateway: Gateway, admin: Api, hold: As) -> None:
@@ -139,6 +163,8 @@ def test_what_is_under_way_ends_with_its_token(gateway: Gateway, admin: Api, hol
         assert time.monotonic() - begun < 1 + BUSY
     finally:
         connection.close()
+    words = f"of {made['id']}: its live reply is cut"
+    until(lambda: words in gateway.services.log("web").read_text(), why="the log names the token")
     seer = hold(gateway.token("seer", actions="exec:admin"))
     ended = seer.get(f"/execs/{first['exec']['id']}?wait=10").json()
     assert (ended["state"], ended["reason"]) == ("ended", "client_gone")

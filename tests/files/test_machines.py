@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from gateway.files.machine import MAX_WRITE
+from tests.exec import faults
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.test_hostile_guests import reloading
@@ -223,6 +224,17 @@ def test_refusals_name_the_reason(files: Api, place: Path, gateway: Gateway) -> 
     assert sorted(os.listdir(place)) == ["dir", "file"] and path.read_bytes() == b"old"
     said = until(lambda: gateway.records(event="file:outcome"))[-1]["data"]
     assert (said["reason"], said["code"]) == ("failed", "driver_unsupported")
+
+
+def test_no_record_nothing_done(files: Api, place: Path, gateway: Gateway) -> None:
+    """C4: while the audit log takes nothing, nothing is read, written or removed: 503; it recovers."""
+    path = place / "file"
+    path.write_bytes(b"old")
+    with faults.stopped(gateway, Path()):
+        for answer in (get(files, path), put(files, path, b"new"), files.request("DELETE", url(VMID, str(path)))):
+            assert (answer.status, answer.code) == (503, "audit_unavailable")
+    assert path.read_bytes() == b"old" and os.listdir(place) == ["file"]
+    until(lambda: put(files, path, b"new").status == 200, why="it recovers")
 
 
 def test_what_stands_there_is_refused_as_in_containers(files: Api, place: Path) -> None:

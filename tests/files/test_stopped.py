@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.exec import faults
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.test_hostile_guests import reloading
@@ -243,6 +244,19 @@ def test_who_may_not(files: Api, guest: Guest, gateway: Gateway, logged: LoggedP
     reader.close()
     assert files.get(url(998, "/root")).code == "guest_not_found"
     assert logged.calls(guest.vmid) == before
+
+
+def test_no_record_no_mount(files: Api, guest: Guest, gateway: Gateway, logged: LoggedPct) -> None:
+    """C4: while the audit log takes nothing, pct is not even run: 503, and the guest has no lock; it recovers."""
+    until_free(guest, gateway)
+    before = logged.calls(guest.vmid)
+    with faults.stopped(gateway, Path()):
+        removed = files.request("DELETE", url(guest.vmid, "/etc/passwd"))
+        for answer in (read(files, guest, "/etc/passwd"), put(files, guest.vmid, "/root/x", b""), removed):
+            assert (answer.status, answer.code) == (503, "audit_unavailable")
+        assert logged.calls(guest.vmid) == before
+    until(lambda: read(files, guest, "/etc/passwd").status == 200, why="it recovers")
+    until_free(guest, gateway)
 
 
 def test_records(files: Api, guest: Guest, gateway: Gateway) -> None:

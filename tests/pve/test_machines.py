@@ -17,6 +17,7 @@ import pytest
 
 from tests.api.metrics import Scrape
 from tests.exec.api import Api
+from tests.exec.faults import stopped
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, living, new_mark
 from tests.exec.waiting import BUSY, until
@@ -67,6 +68,18 @@ def test_commands_grants_hold_in_machines(gateway: Gateway) -> None:
         assert limited.post(VMID, {"command": command}).code == "command_not_granted"
     assert limited.post(VMID, {"command": ["/bin/echo", "x"], "env": {"A": "b"}}).json()["field"] == "env"
     limited.close()
+
+
+def test_no_record_no_command(api: Api, gateway: Gateway) -> None:
+    """C4: while the audit log takes nothing, the agent hears of no command, waited for or not; it recovers."""
+    path = f"/tmp/{new_mark()}"
+    with stopped(gateway, Path()):
+        for headers in ({}, {"Prefer": "respond-async"}):
+            began = time.monotonic()
+            assert api.post(VMID, {"command": ["touch", path]}, headers=headers).code == "audit_unavailable"
+            assert time.monotonic() - began < 2 + BUSY
+    until(lambda: api.post(VMID, {"command": ["true"]}).status == 200, why="it recovers")
+    assert api.run(VMID, ["ls", path])["exit_code"] != 0
 
 
 def test_exit_codes_and_signals(api: Api) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ import yaml
 
 from gateway import errors_pve
 from gateway.errors import (
+    AuditUnavailable,
     GatewayError,
     GuestNotFound,
     InvalidRequest,
@@ -33,9 +35,10 @@ from gateway.policy.root import RootChange
 from gateway.pve.root import Again, change_as_root
 from gateway.supervisor.changes.pvesh import Said, call_at_once
 from gateway.supervisor.link.client import SupervisorClient
+from tests.exec.faults import stopped
 from tests.exec.gateways import Gateway
 from tests.exec.sockets import connect, socket_of
-from tests.exec.waiting import until
+from tests.exec.waiting import BUSY, until
 from tests.pvesim import pmxcfs
 from tests.pvesim.api.process import running_api
 
@@ -220,6 +223,25 @@ def test_client_that_leaves(root_gateway: Gateway, supervisor: SupervisorClient,
     (pvesh.directory / "go").write_text("go\n")
     until(lambda: len(root_gateway.records(event="guest:outcome")) == before + 1)
     assert root_gateway.records(event="guest:outcome")[-1]["data"]["exit_code"] == 0
+
+
+def test_no_record_no_change(root_gateway: Gateway, supervisor: SupervisorClient, pvesh: FakePvesh) -> None:
+    """C4: while the audit log takes nothing, pvesh is not even run, and the refusal is there in time; it recovers."""
+    with stopped(root_gateway, Path()):
+        began = time.monotonic()
+        with pytest.raises(AuditUnavailable):
+            change_as_root(supervisor, change(root_gateway), ORIGIN, same)
+        assert time.monotonic() - began < 2 + BUSY
+    assert pvesh.argv == []
+
+    def works() -> bool:
+        with contextlib.suppress(AuditUnavailable):
+            change_as_root(supervisor, change(root_gateway), ORIGIN, same)
+            return True
+        return False
+
+    until(works, why="it recovers")
+    assert pvesh.argv[1] == "set"
 
 
 def test_killed_supervisor(make_gateway: Callable[..., Gateway], pvesh: FakePvesh) -> None:
