@@ -13,6 +13,7 @@ JOURNAL = "/run/systemd/journal/socket"
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
 _DEBUG = 7
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _IDS = re.compile(r"\b(req|ex|au|tk)_[0-9A-HJKMNP-TV-Z]{26}\b")
 _FIELDS = {"req": "PVEG_REQUEST_ID", "ex": "PVEG_EXEC_ID", "au": "PVEG_AUDIT_ID", "tk": "PVEG_TOKEN_ID"}
 
@@ -20,9 +21,21 @@ _FIELDS = {"req": "PVEG_REQUEST_ID", "ex": "PVEG_EXEC_ID", "au": "PVEG_AUDIT_ID"
 def log_to_manager() -> None:
     """Set up logging for this process, from INFO on."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Entries("%(levelname)s %(name)s: %(message)s"))
     chosen: logging.Handler = JournalHandler(JOURNAL, handler) if _journal_is_behind_stderr() else handler
     logging.basicConfig(level=logging.INFO, handlers=[chosen])
+
+
+class _Entries(logging.Formatter):
+    """An entry begins a line, and nothing else does: what goes on is indented, other control characters are written
+    out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _CONTROL.sub(_write_out, super().format(record)).replace("\n", "\n  ")
+
+
+def _write_out(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 class JournalHandler(logging.Handler):

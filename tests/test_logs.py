@@ -2,6 +2,8 @@
 
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +72,23 @@ def read_entry(journal: socket.socket) -> dict[str, str]:
         fields[name.decode()] = left[8 : 8 + size].decode()
         left = left[8 + size + 1 :]
     return fields
+
+
+def test_no_text_begins_a_line_of_the_log() -> None:
+    """Without a journal an entry is one line; what goes on, and what a traceback says, is indented, and nothing in it
+    moves a terminal's cursor."""
+    program = (
+        "import logging; from gateway.logs import log_to_manager; log_to_manager()\n"
+        "log = logging.getLogger('gateway.trial')\n"
+        "log.warning('one\\nERROR gateway: forged\\x1b[31m\\rgone\\u2028still')\n"
+        "try: raise ValueError('bad\\nERROR gateway: forged')\n"
+        "except ValueError: log.exception('failed')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=30)
+    lines = done.stderr.decode().split("\n")
+    assert lines[:3] == [
+        "WARNING gateway.trial: one",
+        "  ERROR gateway: forged\\x1b[31m\\rgone\\u2028still",
+        "ERROR gateway.trial: failed",
+    ]
+    assert all(line.startswith("  ") for line in lines[3:-1]) and lines[-1] == ""

@@ -136,6 +136,12 @@ class AsyncAuditClient:
             await asyncio.wait_for(self._settled.wait(), timeout)
         return self._settled.is_set()
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether the writer has a record in hand that was posted, and would be posted again without its answer, or one
+        that nobody waits for any more, and is to be taken back at its answer."""
+        return any(entry.caller is None or entry.caller.done() for entry in self._pending.values())
+
     def unsettled(self) -> list[Owed]:
         """What was posted and has no answer yet, for a successor of this process to post."""
         return [*(entry.owed for entry in self._pending.values() if entry.caller is None), *self._unsent]

@@ -131,6 +131,9 @@ class _Successor:
             self._try(self._files, entry)
 
     def _files(self, entry: State) -> None:
+        if "over" in entry:
+            self.files[entry["connection"]] = self._supervisor.files.resume_over(entry)
+            return
         if "stopped" in entry:
             self.files[entry["connection"]] = self._supervisor.files.resume_stopped(entry)
             return

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config import Config
@@ -92,6 +93,19 @@ async def _hand_over(supervisor: Supervisor, lock: int, signals: Signals) -> Non
     notify(READY)
 
 
+async def _nothing_is_half_done(supervisor: Supervisor, give_up: Callable[[], bool]) -> bool:
+    """Whether nothing is on its way into a guest, nor to the audit log: an outcome that the writer has in hand would be
+    written twice. For a writer that does not answer it waits two seconds."""
+    io = supervisor.loop.io
+    deadline, patience = io.time() + _HANDOVER_SECONDS, io.time() + _FLUSH_SECONDS
+    while await supervisor.nothing_starts(deadline - io.time(), give_up):
+        left = patience - io.time()
+        if not supervisor.audit.unanswered or left <= 0:
+            return True
+        await supervisor.audit.flush(left)
+    return False
+
+
 async def _become_new_image(supervisor: Supervisor, lock: int, signals: Signals) -> None:
     """The same without the check. Nothing begins meanwhile, and nobody is listened to."""
     listener = supervisor.server.stop_listening()
@@ -103,7 +117,7 @@ async def _become_new_image(supervisor: Supervisor, lock: int, signals: Signals)
     supervisor.root_changes.turns.hold()
     try:
         await supervisor.audit.flush(_FLUSH_SECONDS)
-        ready = await supervisor.nothing_starts(_HANDOVER_SECONDS, lambda: signals.waits(_STOPS))
+        ready = await _nothing_is_half_done(supervisor, lambda: signals.waits(_STOPS))
         if signals.waits(_STOPS):
             log.error("not reloaded: it is being stopped")
         elif ready and listener is not None:

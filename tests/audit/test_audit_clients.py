@@ -359,6 +359,30 @@ def test_a_change_is_in_hand_until_its_record_is_durable(settings: AuditSettings
     run_async(settings, story)
 
 
+def test_what_the_writer_has_in_hand_is_known(settings: AuditSettings) -> None:
+    """A post, or an announcement whose caller has given up, until its answer: a process that becomes another waits for
+    it, for its successor would write the one twice, and never take the other back."""
+
+    async def story(client: AsyncAuditClient) -> None:
+        client.post(outcome(1))
+        assert not client.unanswered  # nobody has it yet
+        writer = SlowWriter(settings.socket)
+        await happens(lambda: client.unanswered)
+        await happens(lambda: writer.requests)
+        writer.answer(0)
+        await happens(lambda: not client.unanswered)
+        with pytest.raises(AuditUnavailable, match="does not answer"):
+            await client.commit(intent(2), 0.1)
+        assert client.unanswered
+        writer.answer(1)
+        await happens(lambda: len(writer.requests) == 3)
+        writer.answer(2)
+        await happens(lambda: not client.unanswered)
+        writer.close()
+
+    run_async(settings, story)
+
+
 def test_posts_have_a_bound(settings: AuditSettings) -> None:
     """A writer that never comes back does not eat the supervisor's memory."""
 

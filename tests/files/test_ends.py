@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from tests.files.test_hostile_guests import begin_put, leftovers, sessions
 from tests.pvesim import guests
 from tests.pvesim.guests import Guest
 
+OCTETS = {"Content-Type": "application/octet-stream"}
 SIZE = 8 << 20
 HALF = SIZE // 2
 
@@ -76,6 +80,37 @@ def test_a_reload_is_not_noticed(files: Api, gateway: Gateway, upload: ssl.SSLSo
     until(lambda: not sessions(guests.get(101), gateway))
     assert outcome_of(gateway, "/root/ends-read", "file:read")["bytes"] == len(DATA)
     until(lambda: SIZE in [record["data"].get("bytes") for record in gateway.records(event="file:outcome")])
+
+
+def test_reloads_among_many_small_files(files: Api, gateway: Gateway) -> None:
+    """What ends just while the supervisor becomes a new image, when the launcher has left and the web's word has not
+    come yet, has its outcome in the log all the same, and once; nothing stays in hand."""
+    path, stop = "/root/ends-small", threading.Event()
+
+    def write() -> list[int]:
+        answers = []
+        while not stop.is_set():
+            answers.append(files.request("PUT", url(101, path), raw=b"small", headers=OCTETS).status)
+        return answers
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write) for _ in range(2)]
+        try:
+            for _ in range(3):
+                gateway.services.reload("supervisor")
+        finally:
+            stop.set()
+        assert {status for writer in writers for status in writer.result()} <= {200, 201}
+    asked = [record for record in gateway.records(event="file:write") if record["data"]["path"] == path]
+    assert asked
+    ids = {record["audit_id"] for record in asked}
+
+    def ends() -> Counter[str]:
+        return Counter(record["audit_id"] for record in gateway.records(event="file:outcome"))
+
+    until(lambda: ids <= ends().keys(), why="all have an end")
+    assert {ends()[audit_id] for audit_id in ids} == {1}
+    until(lambda: not list((gateway.services.state / "changes").iterdir()), why="no change is in hand")
 
 
 def test_places_are_counted(files: Api, gateway: Gateway, upload: ssl.SSLSocket) -> None:

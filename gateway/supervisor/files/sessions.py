@@ -22,6 +22,7 @@ from gateway.supervisor.files.agent_session import AgentFileSession
 from gateway.supervisor.files.session import FileSession
 from gateway.supervisor.files.stopped_roots import StoppedRoots
 from gateway.supervisor.files.stopped_session import StoppedSession
+from gateway.supervisor.files.web_pipes import WebPipes
 from gateway.supervisor.guests.containers import Guests, Incarnation
 from gateway.supervisor.guests.machines import Machine, Machines
 from gateway.supervisor.kernel import reexec
@@ -36,6 +37,24 @@ EVENTS = frozenset({Event.FILE_READ, Event.FILE_WRITE, Event.FILE_DELETE})
 REASONS = frozenset({"ok", "failed", "client_gone", "unknown"})
 
 
+class OverSession:
+    """One of which nothing ran any more when the image before this one became it: only its end is to be told."""
+
+    can_be_handed_over = True
+    guest = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pipes = WebPipes()
+
+    def end(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def to_state(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
 Session = FileSession | StoppedSession | AgentFileSession
 
 
@@ -43,11 +62,13 @@ Session = FileSession | StoppedSession | AgentFileSession
 class Held:
     """A session that the web has in hand: what it was recorded as, and what it takes of the node."""
 
-    session: Session
+    session: Session | OverSession
     claim: Claim
     intent: dict[str, Any]
     unfinished: Unfinished | None
     recorded: bool = False
+    over: bool = False
+    """Whether nothing of it runs any more; the web has not said yet how it ended."""
 
 
 class FileSessions:
@@ -112,6 +133,7 @@ class FileSessions:
         except BaseException:
             self._places.give_back(claim)
             raise
+        assert not isinstance(held.session, OverSession)
         try:
             async with asyncio.timeout(self._config.exec.spawn_timeout):
                 await asyncio.shield(held.session.started)
@@ -164,8 +186,13 @@ class FileSessions:
     def to_state(self, held: Held) -> dict[str, Any]:
         """What `resume` needs; descriptors by number."""
         unfinished = held.unfinished.to_state() if held.unfinished is not None else None
-        claim = {"token_id": held.claim.token_id, "most": held.claim.most}
-        return {**held.session.to_state(), **claim, "intent": held.intent, "unfinished": unfinished}
+        claim = {"vmid": held.claim.vmid, "token_id": held.claim.token_id, "most": held.claim.most}
+        session = {"over": held.session.name} if held.over else held.session.to_state()
+        return {**claim, **session, "intent": held.intent, "unfinished": unfinished}
+
+    def resume_over(self, state: dict[str, Any]) -> Held:
+        """Goes on with one that is over but for the web's word; it takes nothing of the node."""
+        return self._hold(state, OverSession(state["over"]), state["vmid"], over=True)
 
     def resume(self, state: dict[str, Any], guest: Incarnation, tree: Tree) -> Held:
         """Goes on with a session that an earlier image of this program had; for whoever holds it."""
@@ -182,13 +209,16 @@ class FileSessions:
         return self._resume(state, session, machine.vmid)
 
     def _resume(self, state: dict[str, Any], session: Session, vmid: int) -> Held:
+        held = self._held[session.name] = self._hold(state, session, vmid)
+        self._places.occupy(held.claim)
+        return held
+
+    def _hold(self, state: dict[str, Any], session: Session | OverSession, vmid: int, *, over: bool = False) -> Held:
         claim = Claim(state["token_id"], vmid, most=state["most"])
         unfinished = state["unfinished"]
         if unfinished is not None:
             unfinished = Unfinished.from_state(unfinished, reexec.take(unfinished["fd"]))
-        held = self._held[session.name] = Held(session, claim, state["intent"], unfinished)
-        self._places.occupy(claim)
-        return held
+        return Held(session, claim, state["intent"], unfinished, over=over)
 
     async def _begin(self, claim: Claim, kind: GuestKind, intent: dict[str, Any]) -> Held:
         changes = intent["event"] != Event.FILE_READ
@@ -247,6 +277,7 @@ class FileSessions:
 
     def _gone(self, session: Session) -> None:
         held = self._held.pop(session.name)
+        held.over = True
         self._places.give_back(held.claim)
 
     def _abort(self, held: Held, exc: BaseException) -> None:
