@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from tests.exec.api import Api
 from tests.exec.full import in_full
 from tests.exec.gateways import Gateway
+from tests.opened import closing_all
 from tests.pvesim import guests
 from tests.pvesim.guests import Guest
 
@@ -28,6 +29,13 @@ class Run(Protocol):
     """Runs a command in a guest through the gateway, to its end: the result of POST /exec/{vmid}."""
 
     def __call__(self, vmid: int, command: str | list[str], **spec: Any) -> dict[str, Any]: ...
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """A test that fails has its connections closed, so that it alone fails."""
+    with closing_all():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def test_a_restart_under_load_refuses_nobody(settings: AuditSettings) -> None:
                 record = intent(len(asked))
                 asked.append(record["audit_id"])
                 try:
-                    got.append(client.commit(record, timeout=10).audit_id)
+                    got.append(client.commit(record, timeout=30).audit_id)
                 except Exception as exc:
                     wrong.append(exc)
 
@@ -65,7 +65,7 @@ def test_a_restart_under_load_refuses_nobody(settings: AuditSettings) -> None:
                 record = intent(len(asked))
                 asked.append(record["audit_id"])
                 try:
-                    got.append((await client.commit(record, timeout=10)).audit_id)
+                    got.append((await client.commit(record, timeout=30)).audit_id)
                 except Exception as exc:
                     wrong.append(exc)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.contract import check_reply
+from tests.opened import noted
 from tests.pvesim.services import make_client_context
 
 
@@ -94,15 +95,13 @@ class Api:
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         plain = socket.create_connection((self.host, self.port), timeout=30)
-        secured = self._context.wrap_socket(plain, server_hostname="localhost")
+        secured = noted(self._context.wrap_socket(plain, server_hostname="localhost"))
         secured.sendall(head.encode() + data)
         return secured
 
     def connect(self, timeout: float | None = None) -> http.client.HTTPSConnection:
         """A new connection, for who reads a reply as it comes."""
-        return http.client.HTTPSConnection(
-            self.host, self.port, context=self._context, timeout=timeout or self._timeout
-        )
+        return _Lent(self.host, self.port, context=self._context, timeout=timeout or self._timeout)
 
     def close(self) -> None:
         """Closes the kept connections."""
@@ -119,7 +118,15 @@ class Api:
                     connection.sock.settimeout(timeout)
                     return connection
                 connection.close()
-        return self.connect(timeout)
+        return http.client.HTTPSConnection(self.host, self.port, context=self._context, timeout=timeout)
+
+
+class _Lent(http.client.HTTPSConnection):
+    """A connection that is the test's own."""
+
+    def connect(self) -> None:
+        super().connect()
+        noted(self.sock)
 
 
 def _has_ended(sock: socket.socket) -> bool:

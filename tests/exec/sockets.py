@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from tests.exec.gateways import Gateway
+from tests.opened import noted
 
 
 def socket_of(gateway: Gateway) -> Path:
@@ -17,7 +18,7 @@ def socket_of(gateway: Gateway) -> Path:
 
 def connect(path: Path) -> socket.socket:
     """A connection on which nothing takes longer than twenty seconds."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = noted(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     sock.settimeout(20)
     sock.connect(str(path))
     return sock

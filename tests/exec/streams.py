@@ -45,7 +45,11 @@ class Reply:
             raise
         self.status = self._reply.status
         self.headers = self._reply.headers
-        check_reply(method, path, self.status, self.headers.items(), None)
+        try:
+            check_reply(method, path, self.status, self.headers.items(), None)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

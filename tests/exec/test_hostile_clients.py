@@ -22,6 +22,7 @@ from gateway.auth.actions import GRANTABLE
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import BUSY, until
+from tests.opened import noted
 from tests.web.conftest import unverified_context
 
 THREADS = 16
@@ -67,7 +68,7 @@ _LINE = re.compile(r"(\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+0000\] \[\d+\] )?\[?(IN
 
 def connect(gateway: Gateway) -> ssl.SSLSocket:
     plain = socket.create_connection(("127.0.0.1", gateway.services.port), timeout=30)
-    return unverified_context().wrap_socket(plain)
+    return noted(unverified_context().wrap_socket(plain))
 
 
 def worker(gateway: Gateway) -> Path:
@@ -132,7 +133,7 @@ def test_clients_that_break_off_leave_nothing(other: Gateway, api: Api) -> None:
 
 
 def silent(gateway: Gateway, token: str) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", gateway.services.port), timeout=15)
+    return noted(socket.create_connection(("127.0.0.1", gateway.services.port), timeout=15))
 
 
 def half_handshake(gateway: Gateway, token: str) -> socket.socket:

@@ -21,6 +21,7 @@ from tests.exec.waiting import until
 from tests.files.conftest import STOPPED
 from tests.files.paths import url
 from tests.files.test_files import DATA, put, shell
+from tests.opened import noted
 from tests.pvesim import guests
 from tests.pvesim.guests import Guest
 
@@ -143,7 +144,7 @@ def test_a_full_disk(files: Api, small_vmid: int) -> None:
 def begin_put(files: Api, vmid: int, path: str, size: int) -> ssl.SSLSocket:
     """An upload whose body the caller sends, or not."""
     plain = socket.create_connection((files.host, files.port), timeout=30)
-    sock = files._context.wrap_socket(plain, server_hostname="localhost")
+    sock = noted(files._context.wrap_socket(plain, server_hostname="localhost"))
     sock.sendall(
         f"PUT {url(vmid, path)} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {files.token}\r\n"
         f"Content-Length: {size}\r\n\r\n".encode()

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.opened import noted
+
 SERVED_APP = Path(__file__).with_name("served_app.py")
 ROOT = Path(__file__).parents[2]
 
@@ -39,9 +41,9 @@ class Client:
     """A raw keep-alive connection, over TLS or not; `sock` is one that there is."""
 
     def __init__(self, port: int, *, tls: bool, timeout: float = 30, sock: socket.socket | None = None) -> None:
-        self.sock: socket.socket = sock or socket.create_connection(("127.0.0.1", port), timeout)
+        self.sock: socket.socket = noted(sock or socket.create_connection(("127.0.0.1", port), timeout))
         if tls and sock is None:
-            self.sock = unverified_context().wrap_socket(self.sock, suppress_ragged_eofs=False)
+            self.sock = noted(unverified_context().wrap_socket(self.sock, suppress_ragged_eofs=False))
         self._buffer = b""
 
     def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> Reply:
@@ -129,7 +131,7 @@ class Server:
         return client
 
     def raw(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 30)
+        return noted(socket.create_connection(("127.0.0.1", self.port), 30))
 
     def worker(self) -> int:
         """The process id of a worker that answers."""
