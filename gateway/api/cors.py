@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-_ASKED = "Authorization, Content-Type, Prefer, Idempotency-Key, Last-Event-ID, Range, If-Match"
+_ASKED = (
+    "Authorization, Content-Type, Prefer, Idempotency-Key, Last-Event-ID, Range, If-Range, If-Match, If-None-Match, "
+    "Content-Digest"
+)
 _TOLD = (
     "Location, Retry-After, X-Request-Id, Idempotency-Replayed, Preference-Applied, Content-Range, ETag, "
+    "Content-Digest, X-File-Type, X-File-Mode, X-File-Uid, X-File-Gid, X-File-User, X-File-Group, "
     "X-Output-Bytes, X-Output-Complete, X-Output-Dropped, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
 )
 _MAX_AGE = "600"

@@ -23,6 +23,9 @@ MAX_WAITED_BODY_BYTES = 64 * 1024
 REPLY_SECONDS = 30.0
 """How long the client may take no byte of a reply."""
 
+MAX_READS = 32
+"""Of one connection before others have their turn: under TLS each gives one record, of one byte if its client likes."""
+
 _READ_BYTES = 64 * 1024
 _FRAMING = re.compile(rb"\r\n(content-length|transfer-encoding|expect)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
@@ -113,11 +116,13 @@ class Connection:
                 self.sock.do_handshake()
                 self.phase = Phase.HEAD
                 self.deadline = self.since + self._limits.head_s
-            while (step := self.frame(now)) is Next.READ:
+            for _ in range(MAX_READS):
+                if (step := self.frame(now)) is not Next.READ:
+                    return step
                 if not (data := self.sock.recv(_READ_BYTES)):
                     return Next.GONE
                 self.buffer += data
-            return step
+            return self.frame(now)  # what is left is in the kernel: it wakes us again
         except (ssl.SSLWantReadError, BlockingIOError):
             return Next.READ
         except ssl.SSLWantWriteError:

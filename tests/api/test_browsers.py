@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.api.openapi.text import write_json
 from gateway.app import create_app
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
@@ -72,6 +74,24 @@ def test_named_origin_may_ask(open_api: Api) -> None:
     assert (told["Access-Control-Allow-Origin"], told["Vary"]) == (PAGE, "Origin")
     assert "Access-Control-Allow-Credentials" not in told
     assert cors(open_api.request("GET", "/execs", headers={"Origin": PAGE}))["Access-Control-Allow-Origin"] == PAGE
+
+
+def test_a_page_may_send_and_read_all_fields(open_api: Api) -> None:
+    """Every header field of the API's description, but those that browsers send and keep for themselves."""
+    document = json.loads(write_json())
+    may_send = cors(open_api.request("OPTIONS", "/execs", headers={"Origin": PAGE}))["Access-Control-Allow-Headers"]
+    may_read = cors(open_api.request("GET", "/health/live", headers={"Origin": PAGE}))["Access-Control-Expose-Headers"]
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    common = document["components"]["parameters"]
+    taken = [
+        common[at["$ref"].rpartition("/")[2]] if "$ref" in at else at
+        for o in operations
+        for at in o.get("parameters", ())
+    ]
+    send = {at["name"] for at in taken if at["in"] == "header"}
+    assert send - {"Origin", "Sec-WebSocket-Protocol"} <= set(may_send.split(", "))
+    of_the_browser = {"Last-Modified", "Sec-WebSocket-Protocol", "Sec-WebSocket-Version", "Upgrade", "WWW-Authenticate"}
+    assert set(document["components"]["headers"]) - of_the_browser <= set(may_read.split(", "))
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example.org", "null", f"{PAGE}.evil.org", f"{PAGE}:8443", "*", ""])

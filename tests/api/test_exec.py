@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -293,3 +294,37 @@ def test_a_body_full_of_mistakes_costs_little(body: Any) -> None:
     with pytest.raises(InvalidRequest):
         parse_json(ExecSpec, json.dumps(body).encode())
     assert time.process_time() - began < 3
+
+
+MANY = 2_000_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"command": [' + b'"",' * MANY + b'""]}',
+        b'{"x": [' + b"[]," * MANY + b"[]]}",
+        b'{"command": ["a"], "env": [' + b"{}," * MANY + b"{}]}",
+        b"[" * MANY,
+        b'"' * MANY,
+    ],
+    ids=["arguments", "lists", "objects", "deep", "quotes"],
+)
+def test_a_body_of_countless_values_is_not_taken_apart(body: bytes) -> None:
+    """Sixteen mebibytes of the shortest values there are would become gigabytes of objects, in seconds that nobody else
+    is served in."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest) as refused:
+            parse_json(ExecSpec, body)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(body)
+    finally:
+        tracemalloc.stop()
+    assert refused.value.evidence["errors"][0]["code"] == "too_many_values"
+
+
+@pytest.mark.parametrize("text", [',"[' * 1_000_000, "\\" * 3_000_000 + '"', '\\"' * 2_000_000, "\n,{" * 1_000_000])
+def test_what_stands_in_text_is_no_value(text: str) -> None:
+    """Input of any length may hold whatever JSON is made of, and a command as many arguments as Linux takes."""
+    spec = parse_json(ExecSpec, json.dumps({"command": ["a"] + ["", "a"] * 78_000, "stdin": text}).encode())
+    assert isinstance(spec, ExecSpec) and spec.stdin == text and len(spec.command) == 156_001

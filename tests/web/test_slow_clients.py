@@ -7,9 +7,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from gateway.web.connection import MAX_READS, Connection, Next, Phase
+from gateway.web.settings import WebSettings
+from gateway.web.tls import make_context
 from tests.web.conftest import Client, Server, StartServer, unverified_context
 
 ATTACKERS = 200
@@ -220,6 +224,32 @@ def unread_reply(server: Server, path: str) -> socket.socket:
         sock = unverified_context().wrap_socket(sock)
     sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     return sock
+
+
+def test_a_head_in_tiny_records_has_its_turns(certificate: tuple[Path, Path]) -> None:
+    """A thousand TLS records of one byte each, all here at once, are read some at a time, and others' heads between."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    ours.setblocking(False)
+    secured = make_context(*certificate).wrap_socket(ours, server_side=True, do_handshake_on_connect=False)
+    with secured, theirs:
+        connection = Connection(secured, ("192.0.2.1", 1), ("192.0.2.2", 2), WebSettings(), 0)
+        came, left = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = unverified_context().wrap_bio(came, left)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        theirs.sendall(left.read())
+        assert connection.advance(0) is Next.READ
+        came.write(theirs.recv(1 << 16))
+        client.do_handshake()
+        for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 1000 + b"\r\n\r\n":
+            client.write(bytes([byte]))
+        theirs.sendall(left.read())
+        turns, seen = 0, 0
+        while connection.advance(0) is Next.READ:
+            assert 0 < len(connection.buffer) - seen <= MAX_READS
+            turns, seen = turns + 1, len(connection.buffer)
+        assert turns >= 1000 // MAX_READS and connection.phase is Phase.BODY
 
 
 @pytest.mark.parametrize("size", [1, 8192], ids=["one-by-one", "many-at-once"])
