@@ -148,7 +148,7 @@ MAKING_ROUTES: tuple[Route, ...] = (
         reply=Work,
         statuses=(200, 202),
         tells=("Location",),
-        errors=(StorageUnsuitable, GuestIsTemplate, *TO_CHANGE),
+        errors=(Forbidden, StorageUnsuitable, GuestIsTemplate, *TO_CHANGE),
         change=snapshots.describe_rollback,
         handler=snapshots.roll_back,
     ),

@@ -235,10 +235,10 @@ def reachable(
 
 
 def fillable(grants: Iterable[Grant]) -> frozenset[str] | None:
-    """The pools that guests may be made in: those that the grants of guest:create name. None: any, for one of them is
-    on all guests. Whom a pool has is what other grants go by, so a range of vmids alone gives none."""
+    """The pools that guests may be made in: those that the grants of guest:create name. None: any, for these are on all
+    guests. Whom a pool has is what other grants go by, so a range of vmids alone gives none."""
     making = [grant for grant in grants if Action.GUEST_CREATE in grant.actions]
-    if any(grant.guests == ALL_GUESTS for grant in making):
+    if merge(pair for grant in making for pair in grant.guests) == ALL_GUESTS:
         return None
     return frozenset(pool for grant in making for pool in grant.pools)
 

@@ -15,6 +15,7 @@ from gateway.auth.grants import (
     VMID_MIN,
     Grant,
     covers,
+    fillable,
     format_guests,
     merge,
     parse_actions,
@@ -237,6 +238,40 @@ def grant(**members: Any) -> Grant:
 def test_covering(held: list[Grant], wanted: Grant, covered: bool) -> None:
     """Whoever makes tokens gives away no more than it has: guests, pools, actions and terms."""
     assert covers(held, wanted) is covered
+
+
+MAKING = st.builds(
+    lambda actions, guests, pools: grant(
+        actions=actions, **({"guests": guests} if guests else {}), **({"pools": pools} if pools else {})
+    ),
+    st.sampled_from([["guest:create"], ["guest:create", "exec:run"], ["guest:config"], ["all"]]),
+    st.sampled_from(["all", "100-500", "501-999999999", "100-199"]),
+    st.lists(st.sampled_from(["web", "web/a", "db"]), unique=True),
+)
+
+
+@given(st.lists(MAKING, max_size=3), MAKING)
+def test_nobody_gives_a_pool_to_fill_that_they_may_not_fill(held: list[Grant], wanted: Grant) -> None:
+    """What a token may delegate (`covers`) never puts a guest into a pool that it could not put one into itself."""
+    if covers(held, wanted):
+        mine, given_away = fillable(held), fillable([wanted])
+        assert mine is None or (given_away is not None and given_away <= mine)
+
+
+@pytest.mark.parametrize(
+    ("grants", "pools"),
+    [
+        ([], frozenset()),
+        ([grant(actions=["guest:create"], guests="100-199")], frozenset()),
+        ([grant(actions=["guest:create"], guests="100-199", pools=["web"])], {"web"}),
+        ([grant(actions=["guest:config", "exec:run"], guests="all", pools=["web"])], frozenset()),
+        ([grant(actions=["guest:create"], guests="all")], None),
+        ([grant(actions=["all"], guests="100-500"), grant(actions=["all"], guests="501-999999999")], None),
+    ],
+)
+def test_pools_that_guests_may_be_made_in(grants: list[Grant], pools: frozenset[str] | None) -> None:
+    """Those that grants of guest:create name; any, where they come to all guests; none by any other action."""
+    assert fillable(grants) == pools
 
 
 def test_decisions() -> None:

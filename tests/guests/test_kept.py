@@ -106,6 +106,21 @@ def test_rollback_gives_nothing_back(api: Api, line: str, key: str) -> None:
     assert ask(api, "DELETE", f"{THIN}/snapshots/risky?wait=60").status == 200
 
 
+def test_rollback_starts_nothing_without_the_power_to(api: Api, as_token: Callable[..., Api]) -> None:
+    """`start` is guest:power, as a restart after a change is: without it nothing is rolled back either."""
+    assert ask(api, "POST", f"{THIN}/snapshots?wait=60", {"name": "still"}).status == 200
+    config_only = as_token("guest:config", str(THIN))
+    answer = ask(config_only, "POST", f"{THIN}/snapshots/still/rollback?wait=60&start=true")
+    assert (answer.status, answer.code, answer.json()["action"]) == (403, "forbidden", "guest:power"), answer.body
+    assert ask(config_only, "POST", f"{THIN}/snapshots/still/rollback?wait=60").status == 200
+    assert api.get(f"/guests/{THIN}").json()["status"] == "stopped"
+    powerful = as_token("guest:config,guest:power", str(THIN))
+    assert ask(powerful, "POST", f"{THIN}/snapshots/still/rollback?wait=60&start=true").status == 200
+    if guests.get(THIN).state() != "RUNNING":
+        ask(api, "POST", f"{THIN}/start?wait=60")
+    assert ask(api, "DELETE", f"{THIN}/snapshots/still?wait=60").status == 200
+
+
 def test_snapshots_are_under_a_grant(api: Api, as_token: Callable[..., Api]) -> None:
     """Who may read sees them; who may change takes them; who may destroy removes them."""
     reader = as_token("guest:read", str(THIN))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.auth.grants import Grant
 from gateway.guests.tasks import VisibleTasks
 from gateway.pve.ids import parse_upid
 from gateway.pve.tasks import Task
@@ -177,6 +179,29 @@ def test_revoked_token_waits_no_longer(gateway: Gateway, api: Api, pve: PveProce
     assert api.get(f"/tasks/{upid}?wait=20").json()["ok"] is True
     outcome = until(lambda: [r for r in gateway.records(event="guest:outcome") if r["data"].get("upid") == upid])
     assert outcome[0]["data"]["reason"] == "ok"
+
+
+def test_a_guest_that_leaves_the_grant_is_told_of_no_more(gateway: Gateway, api: Api, pve: PveProcess) -> None:
+    """Who waits for a task, or for its log, sees nothing of it when it has lost the guest meanwhile."""
+    pve.faults.add("stall", "vzstart", seconds=4, times=1)
+    upid = start(api)["upid"]
+    token = gateway.token("loser", actions="guest:power", guests=str(VMID))
+    client = gateway.api(token)
+    paths = (f"/tasks/{upid}?wait=20", f"/tasks/{upid}/log?after=9999&wait=20")
+    assert client.get(f"/tasks/{upid}").json()["state"] == "running"
+    waiting = [client.connect() for _ in paths]
+    for connection, path in zip(waiting, paths, strict=True):
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+    assert client.get("/tokens/self").status == 200  # asked behind them
+    elsewhere = (Grant.from_json({"actions": ["guest:power"], "guests": str(OTHER)}),)
+    root(gateway.tokens()).edit(token.split(".")[0].removeprefix("pveg_"), {"grants": elsewhere}, None)
+    answers = [connection.getresponse() for connection in waiting]
+    told = [(answer.status, json.loads(answer.read())["code"]) for answer in answers]
+    for connection in waiting:
+        connection.close()
+    client.close()
+    assert told == [(404, "task_not_found")] * 2
+    assert api.get(f"/tasks/{upid}?wait=20").json()["ok"] is True
 
 
 def test_client_that_leaves(gateway: Gateway, api: Api, pve: PveProcess) -> None:

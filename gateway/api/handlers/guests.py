@@ -107,7 +107,7 @@ def edit_guest(services: Services, call: Call) -> Reply:
     edit = _read_edit(guest.kind, call)
     services.policy.require(_describe(services, guest, edit))  # another guest may have got the vmid since
     asked: GuestPatch = call.body
-    require_power(call, restart=asked.restart)
+    require_power(call, starts=asked.restart)
     reads = asked.restart or "features" in {*edit.options, *edit.delete}
     config = services.pve.guests.config(guest, pending=False).options if reads else {}
     try:

@@ -37,7 +37,7 @@ def give_mount(services: Services, call: Call) -> Reply:
             action=action,
             vmid=guest.vmid,
         )
-    require_power(call, restart=asked.restart)
+    require_power(call, starts=asked.restart)
     gift = Gift(
         "mp",
         asked.path,

@@ -62,7 +62,7 @@ def give_devices(services: Services, call: Call) -> Reply:
     """Gives them as free `dev[n]`, and looks whether the guest has them; what fails is taken back."""
     asked: DeviceRequest = call.body
     guest = require_container(services, call, call.vmid)
-    require_power(call, restart=asked.restart)
+    require_power(call, starts=asked.restart)
     nodes = [(path, services.devices.find(path)) for path in _paths(services, asked)]
     gids = _gids(services, call, guest, asked, [node for _, node in nodes])
     mode = int(asked.mode, 8) if asked.mode else OPEN_TO_ALL.get(asked.preset or "")
@@ -77,7 +77,7 @@ def take_devices_back(services: Services, call: Call) -> Reply:
     """Of a running guest they go with its next start."""
     asked: TakeBackQuery = call.query
     guest = require_container(services, call, call.vmid)
-    require_power(call, restart=asked.restart)
+    require_power(call, starts=asked.restart)
     config = services.pve.guests.config(guest)
     options = device_options({**config.options, **{k: v for k, v in config.pending.items() if v is not None}})
     keys = [key for key, value in options.items() if asked.key == key or asked.path == Passed.read(value).path]
@@ -140,10 +140,11 @@ def _differs(passed: Passed, node: Node, found: Found) -> str | None:
     return None if there == wanted else f"mode and owner are {there} and not {wanted}"
 
 
-def require_power(call: Call, *, restart: bool) -> None:
-    if restart and call.actor.decide(Action.GUEST_POWER, call.vmid) is not None:
+def require_power(call: Call, *, starts: bool) -> None:
+    """Raises Forbidden where a start, or a restart, is asked for by who may not power the guest."""
+    if starts and call.actor.decide(Action.GUEST_POWER, call.vmid) is not None:
         action = Action.GUEST_POWER
-        raise Forbidden(f"this token may not {action} in this guest, which a restart is", action=action, vmid=call.vmid)
+        raise Forbidden(f"this token may not {action} in this guest, which a start is", action=action, vmid=call.vmid)
 
 
 def giving(services: Services) -> Giving:

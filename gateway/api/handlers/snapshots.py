@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.call import Call, Reply
+from gateway.api.handlers.passing import require_power
 from gateway.api.models.kept import PageQuery, RollbackQuery, SnapshotList, SnapshotRequest, SnapshotView
 from gateway.api.paging import cut
 from gateway.api.services import Services
@@ -46,6 +47,7 @@ def describe_rollback(services: Services, call: Call) -> GuestChange:
 def roll_back(services: Services, call: Call) -> Reply:
     """A running guest is stopped for it."""
     asked: RollbackQuery = call.query
+    require_power(call, starts=asked.start)
     guest, name = services.guests.find(call.vmid), call.names["snapshot"]
     return change_guest(
         services,

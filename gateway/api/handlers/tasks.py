@@ -29,7 +29,8 @@ def list_tasks(services: Services, call: Call) -> Reply:
 def show_task(services: Services, call: Call) -> Reply:
     """How it is, also when it failed: that is no failure of this request."""
     asked: TaskQuery = call.query
-    return Reply(_show(_visible(services, call).show(call.names["upid"], asked.wait, call.watch)))
+    task = _visible(services, call).show(call.names["upid"], asked.wait, call.watch)
+    return Reply(_show(_still_seen(services, call, task)))
 
 
 def read_log(services: Services, call: Call) -> Reply:
@@ -37,6 +38,7 @@ def read_log(services: Services, call: Call) -> Reply:
     lines, following = _visible(services, call).log(
         call.names["upid"], after=asked.after, limit=asked.limit, seconds=asked.wait, watch=call.watch
     )
+    _visible(services, call).find(call.names["upid"])  # it may have been long
     log: TaskLog = {"lines": [{"number": line.number, "text": line.text} for line in lines], "next": following}
     return Reply(log)
 
@@ -52,12 +54,19 @@ def stop_task(services: Services, call: Call) -> Reply:
 
     make_change(services, call, act, node=upid.node, vmid=upid.vmid, data={"upid": str(upid)})
     task = visible.show(str(upid), asked.wait, call.watch)
-    return Reply(_show(task), status=200 if task.ended else 202)
+    return Reply(_show(_still_seen(services, call, task)), status=200 if task.ended else 202)
 
 
 def _visible(services: Services, call: Call, action: Action = Action.GUEST_READ) -> VisibleTasks:
-    pve = services.pve
-    return VisibleTasks(pve.tasks, pve.watcher, services.guests, services.pace, call.actor.reach(action))
+    """As the caller's grants are now."""
+    pve, reach = services.pve, call.standing.current().reach(action)
+    return VisibleTasks(pve.tasks, pve.watcher, services.guests, services.pace, reach)
+
+
+def _still_seen(services: Services, call: Call, task: Task) -> Task:
+    """The task, if the caller may see it still, who may have waited for it. Raises TaskNotFound."""
+    _visible(services, call).find(str(task.upid))
+    return task
 
 
 def _show(task: Task) -> TaskView:

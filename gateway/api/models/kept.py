@@ -35,7 +35,7 @@ class SnapshotRequest(Strict):
 class RollbackQuery(WorkQuery):
     """What follows the rollback."""
 
-    start: bool = Field(default=False, description="Start the guest afterwards.")
+    start: bool = Field(default=False, description="Start the guest afterwards; asks for guest:power, too.")
 
 
 class SnapshotView(TypedDict):
