@@ -171,6 +171,7 @@ class Supervisor:
         if booted:
             self._recover_keys()
         self.roots.recover()
+        self.files.recover()
 
     def _recover_keys(self) -> None:
         """Finds the execs with a key that a loss of power took from the spool: their keys must run nothing again."""

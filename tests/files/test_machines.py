@@ -9,6 +9,7 @@ import base64
 import contextlib
 import hashlib
 import http.client
+import json
 import os
 import ssl
 import subprocess
@@ -345,6 +346,11 @@ def growing(place: Path) -> list[Path]:
     return [file for file in place.glob(".pveg-*/new") if file.stat().st_size]
 
 
+def notes(gateway: Gateway) -> list[Path]:
+    """What is remembered of uploads that are not finished."""
+    return sorted((gateway.spool / "uploads").glob("fs_*"))
+
+
 def is_old(place: Path) -> bool:
     """Waits until nothing is left of an upload; whether the old file stands there."""
     until(lambda: os.listdir(place) == ["file"], why="nothing is left of it")
@@ -440,15 +446,63 @@ def test_a_reload_is_not_noticed(files: Api, gateway: Gateway, place: Path, uplo
 
 
 def test_a_killed_supervisor(files: Api, gateway: Gateway, place: Path, upload: ssl.SSLSocket) -> None:
-    """After SIGKILL to the supervisor the old file stays, and the log says `unknown`."""
+    """After SIGKILL to the supervisor the old file stays, and the log says `unknown`. The next one removes what was
+    left of the upload, and nothing that looks like it."""
     gateway.services.kill("supervisor")
+    anothers = place / ".pveg-0123456789abcdef"
+    anothers.mkdir(mode=0o700)
+    (anothers / "new").write_bytes(b"x")
     gateway.services.restart("supervisor")
     with contextlib.suppress(OSError):
         upload.sendall(DATA[HALF:SIZE])
     assert read_reply(upload).startswith(b"HTTP/1.1 50")
     assert (place / "file").read_bytes() == b"old"
     assert outcome(gateway, place / "file")["reason"] == "unknown"
+    until(lambda: growing(place) == [anothers / "new"], why="what it had begun is removed")
+    until(lambda: not notes(gateway), why="and forgotten")
     assert put(files, place / "file", b"new").status == 200
+    assert sorted(os.listdir(place)) == [anothers.name, "file"]
+
+
+@pytest.mark.parametrize("change", ["moved", "linked", "opened", "named"])
+def test_what_a_killed_supervisor_left_may_be_anothers_by_now(
+    files: Api, gateway: Gateway, place: Path, upload: ssl.SSLSocket, change: str
+) -> None:
+    """What is not where it was, not as it was, or not of our name is left alone, and not asked for again."""
+    (new,) = growing(place)
+    (note,) = notes(gateway)
+    gateway.services.kill("supervisor")
+    if change in ("moved", "linked"):
+        moved = new.parent.rename(place / "elsewhere")
+        if change == "linked":
+            new.parent.symlink_to(moved)
+        new = moved / "new"
+    elif change == "opened":
+        new.parent.chmod(0o755)
+    else:
+        moved = new.parent.rename(place / "named")
+        told = json.loads(note.read_text())
+        note.write_text(json.dumps({**told, "directory": base64.b64encode(os.fsencode(moved)).decode()}))
+        new = moved / "new"
+    gateway.services.restart("supervisor")
+    until(lambda: not notes(gateway), why="it is forgotten")
+    assert new.exists()
+
+
+def test_notes_that_are_none(gateway: Gateway, files: Api, machine: Machine, place: Path) -> None:
+    """What is damaged, or too old, is forgotten; one of a machine that does not run is kept."""
+    gateway.services.kill("supervisor")
+    directory = gateway.spool / "uploads"
+    directory.mkdir(exist_ok=True)
+    where = base64.b64encode(b"/root/.pveg-0123456789abcdef").decode()
+    good = json.dumps({"vmid": 349, "inode": "1 2", "directory": where})
+    texts = {"fs_a": "", "fs_b": "[1]", "fs_c": '{"vmid": "x"}', "fs_old": good, "fs_off": good}
+    for name, text in texts.items():
+        (directory / f"{name}.json").write_text(text)
+    os.utime(directory / "fs_old.json", (0, 0))
+    gateway.services.restart("supervisor")
+    until(lambda: [path.stem for path in notes(gateway)] == ["fs_off"])
+    (directory / "fs_off.json").unlink()
 
 
 def test_a_file_that_is_replaced_while_it_is_read(files: Api, place: Path) -> None:

@@ -28,7 +28,7 @@ from gateway.files.wire import EXCLUSIVE, NOFOLLOW, RECURSIVE, Failure, FileType
 from gateway.supervisor.agent import scripts
 from gateway.supervisor.agent.commands import AgentCommands, CommandFailed, refused
 from gateway.supervisor.agent.scripts import PIECE_IN, PIECE_OUT, escape, read_status
-from gateway.supervisor.agent.upload import AgentUpload
+from gateway.supervisor.agent.upload import AgentUpload, Unfinished
 
 _MAX_NAME_BYTES = 4 << 20
 _STATUSES_AT_ONCE = 500
@@ -88,6 +88,11 @@ class AgentFiles:
             self.outbox += await self._answer(frame)
         del self.inbox[:size]
         return True
+
+    @property
+    def unfinished(self) -> Unfinished | None:
+        """What `drop` would remove."""
+        return self._upload.unfinished
 
     async def drop(self) -> None:
         """Removes what has not been finished. Raises CommandFailed."""

@@ -133,6 +133,18 @@ cd .. && rmdir "./$b"
 """
 """directory, its inode: it is gone, with what is in it."""
 
+DROP_LATER = f"""{_BEGIN}{_ENTER}
+case "$v" in */.pveg-????????????????) ;; *) exit 8;; esac
+p=$(pwd -P && echo .); p=${{p%?}}; p=${{p%?}}
+[ "$p" = "$v" ] && [ ! -L "$v" ] || exit 8
+u=$(id -u)
+case "$(stat -c '%u %a' .)" in "$u 700"|"$u 2700") ;; *) exit 8;; esac
+rm -f new
+b=${{PWD##*/}}
+cd .. && rmdir "./$b"
+"""
+"""The same, long after: nothing but a directory of ours, in that very place, for the inode may be another's by then."""
+
 UNLINK = f"""{_BEGIN}
 unlink "$v" || fail 0
 """

@@ -18,6 +18,14 @@ from gateway.supervisor.agent.commands import AgentCommands, CommandFailed, refu
 from gateway.supervisor.agent.scripts import PIECE_IN, escape, read_place, read_status
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """Where one grows: a directory of ours in the machine, and that one's inode."""
+
+    inode: str
+    directory: bytes
+
+
 @dataclass
 class _Place:
     """The directory that it grows in, that one's inode, and the name that it shall have."""
@@ -40,6 +48,11 @@ class AgentUpload:
     @property
     def open(self) -> bool:
         return self._place is not None
+
+    @property
+    def unfinished(self) -> Unfinished | None:
+        """What is in the machine and has not been given its place."""
+        return Unfinished(self._place.inode, self._place.directory) if self._place is not None else None
 
     async def begin(self, request: Request) -> Status:
         """What stands there; where that is nothing or a regular file, one is open now."""

@@ -13,6 +13,8 @@ from gateway.files.wire import WireError
 from gateway.supervisor.agent.commands import AgentCommands, CommandFailed
 from gateway.supervisor.agent.files import AgentFiles
 from gateway.supervisor.agent.questions import Questions
+from gateway.supervisor.agent.upload import Unfinished
+from gateway.supervisor.files.half_uploads import HalfUploads
 from gateway.supervisor.files.web_pipes import WebPipes
 from gateway.supervisor.guests.machines import Machine
 
@@ -34,6 +36,7 @@ class AgentFileSession:
         questions: Questions,
         name: str,
         machine: Machine,
+        half: HalfUploads,
         gone: Callable[[AgentFileSession], object],
         limit: float,
     ) -> None:
@@ -44,6 +47,8 @@ class AgentFileSession:
         self.started: asyncio.Future[None] = io.create_future()
         self.started.set_result(None)
         self._io = io
+        self._half = half
+        self._noted: Unfinished | None = None
         self._gone = gone
         self._commands = AgentCommands(io, questions, machine)
         self._questions = questions
@@ -79,12 +84,24 @@ class AgentFileSession:
             self._close()
             if self.guest.alive():
                 await self._files.drop()
+                self._note()
         except CommandFailed as exc:
-            log.warning("%s: what it had begun stays in guest %s: %s", self.name, self.guest.vmid, exc)
+            log.warning("%s: what it had begun is in guest %s still: %s", self.name, self.guest.vmid, exc)
         finally:
             self._close()
             self._limit.cancel()
             self._gone(self)
+
+    def _note(self) -> None:
+        """Has remembered what is in the machine now, so that it is removed though we are not there any more."""
+        unfinished = self._files.unfinished
+        if unfinished == self._noted:
+            return
+        self._noted = unfinished
+        if unfinished is not None:
+            self._half.note(self.name, self.guest.vmid, unfinished)
+        else:
+            self._half.forget(self.name)
 
     def _close(self) -> None:
         self._ending = True
@@ -100,7 +117,9 @@ class AgentFileSession:
         try:
             while not self._ending:
                 await self._say(files.outbox)
-                if not await files.advance():
+                advanced = await files.advance()
+                self._note()
+                if not advanced:
                     await self._hear(files.inbox)
         except WireError:
             with contextlib.suppress(_Over, OSError):
@@ -185,11 +204,13 @@ class AgentFileSession:
         questions: Questions,
         state: dict[str, Any],
         machine: Machine,
+        half: HalfUploads,
         gone: Callable[[AgentFileSession], object],
     ) -> AgentFileSession:
         """Goes on with a session that an earlier image of this program began; its descriptors are ours."""
-        self = cls(io, questions, state["name"], machine, gone, state["limit"])
+        self = cls(io, questions, state["name"], machine, half, gone, state["limit"])
         self._reading, self._writing = state["fds"]["reading"], state["fds"]["writing"]
         self._files = AgentFiles.resume(self._commands, state["files"])
+        self._noted = self._files.unfinished
         self._life = io.create_task(self._live())
         return self

@@ -19,6 +19,7 @@ from gateway.exec.permit import within
 from gateway.supervisor.agent.questions import Questions
 from gateway.supervisor.execs.audit_trail import AuditTrail, record_of
 from gateway.supervisor.files.agent_session import AgentFileSession
+from gateway.supervisor.files.half_uploads import HalfUploads
 from gateway.supervisor.files.session import FileSession
 from gateway.supervisor.files.stopped_roots import StoppedRoots
 from gateway.supervisor.files.stopped_session import StoppedSession
@@ -97,6 +98,8 @@ class FileSessions:
         self._places = places
         self._trail = trail
         self._unfinished = UnfinishedChanges(config.pve.changes)
+        uploads = config.spool.directory / "uploads"
+        self._half = HalfUploads(io, uploads, machines, questions, config.guests.protected)
         self._held: dict[str, Held] = {}
         self._opening = 0
         self._stopped = False
@@ -105,6 +108,10 @@ class FileSessions:
     def under_way(self) -> bool:
         """Whether any is on its way into its guest, or ending: such a one cannot be handed to another image."""
         return bool(self._opening) or not all(held.session.can_be_handed_over for held in self._held.values())
+
+    def recover(self) -> None:
+        """Has removed what earlier supervisors left in machines; what has been taken over apart."""
+        self._half.look_after(self.names)
 
     def names(self) -> list[str]:
         """Their cgroups' names."""
@@ -205,7 +212,7 @@ class FileSessions:
 
     def resume_machine(self, state: dict[str, Any], machine: Machine) -> Held:
         """The same in a virtual machine."""
-        session = AgentFileSession.resume(self._io, self._questions, state, machine, self._gone)
+        session = AgentFileSession.resume(self._io, self._questions, state, machine, self._half, self._gone)
         return self._resume(state, session, machine.vmid)
 
     def _resume(self, state: dict[str, Any], session: Session, vmid: int) -> Held:
@@ -261,7 +268,7 @@ class FileSessions:
         if kind is GuestKind.QEMU:
             limit = self._io.time() + self._config.exec.timeout_max
             machine = self._machines.require(vmid)
-            return AgentFileSession(self._io, self._questions, name, machine, self._gone, limit)
+            return AgentFileSession(self._io, self._questions, name, machine, self._half, self._gone, limit)
         if self._guests.current(vmid) is None:
             return StoppedSession(self._services, name, await self._roots.take(vmid, write=write), self._gone)
         guest = self._guests.find(vmid)
