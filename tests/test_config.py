@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway import cli_context
+from gateway.cli import web_settings
 from gateway.config import DEFAULT_PATH, Config, load
 from gateway.errors import ConfigError
 
@@ -87,3 +88,16 @@ def test_plain_http_on_loopback_only() -> None:
 def test_the_command_knows_the_default_path() -> None:
     """The command line has its own copy of the default path, to start quickly."""
     assert cli_context.DEFAULT_PATH == DEFAULT_PATH
+
+
+def test_every_limit_reaches_the_edge() -> None:
+    """What the configuration bounds of connections, heads, bodies and streams is what the server is started with."""
+    names = {
+        "workers": "workers", "threads": "threads", "keepalive": "keepalive_s", "handshake_timeout": "handshake_s",
+        "head_timeout": "head_s", "body_timeout": "body_s", "connections_per_address": "connections_per_address",
+        "max_half_open_per_address": "max_half_open_per_address", "max_half_open": "max_half_open",
+        "max_streams": "max_streams", "max_body": "max_body_bytes",
+    }  # fmt: skip
+    values = {name: 2000 + number for number, name in enumerate(names)} | {"workers": 3}
+    settings = web_settings(Config.model_validate({"node": "pve1", "web": values}))
+    assert {name: getattr(settings, own) for name, own in names.items()} == values

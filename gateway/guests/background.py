@@ -88,15 +88,15 @@ class Work(Generic[T]):
                 os.eventfd_read(signal)
         return ready
 
-    def run(self, make: Callable[[Work[T]], T]) -> None:
-        """Does it, in the thread that calls."""
+    def run(self, make: Callable[[Work[T]], T], token_id: str) -> None:
+        """Does it, in the thread that calls, for a request of this token."""
         result, error = None, None
         try:
             result = make(self)
         except GatewayError as exc:
             error = exc
         except Exception as exc:
-            log.exception("what was done for a request that had been let in failed")
+            log.exception("what was begun for a request of %s failed", token_id)
             error = InternalError("a fault of the gateway; its log tells more")
             error.__cause__ = exc
         with self._changed:
@@ -127,7 +127,7 @@ class Workers:
 
         def go() -> None:
             try:
-                work.run(make)
+                work.run(make, token_id)
             finally:
                 with self._lock:
                     self._busy[token_id] -= 1

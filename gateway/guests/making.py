@@ -243,7 +243,7 @@ class Making(ABC):
     def _give_up(self, intent: Intent, guest: GuestRef, upid: Upid | None, error: Exception, *, made: bool) -> NoReturn:
         """Undoes it, records that, and raises the error with what became of it; a defect of ours undoes it, too."""
         if not isinstance(error, GatewayError):
-            log.error("guest %d was not made whole", guest.vmid, exc_info=error)
+            log.error("%s: guest %d was not made whole", intent.audit_id, guest.vmid, exc_info=error)
             error = InternalError("a fault of the gateway; its log tells more")
         kept = self._wish.on_failure == "keep"
         end = Undone(False) if kept else undo(self._pve, self._workshop.guests, guest, upid if made else None)

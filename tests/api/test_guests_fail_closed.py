@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,3 +54,20 @@ def test_the_same_is_done_with_one(api: Api, route: Route) -> None:
     response = ask(api, route)
     assert response.status_code in (200, 201, 202), response.json
     assert {method for method, _ in api.pve.calls} - {"GET"} or api.supervisor.root_changes
+
+
+@pytest.mark.parametrize("route", [r for r in GUEST_ROUTES if r.operation_id in BY_SUPERVISOR], ids=lambda r: r.path)
+def test_a_machine_is_not_paused_without_a_record(api: Api, tmp_path: Path, route: Route) -> None:
+    """Machines are paused by PVE, so by the web: 503, and PVE is asked for nothing; with a record it is."""
+    known = json.loads((tmp_path / "etc/.vmlist").read_text())
+    known["ids"]["101"]["type"] = "qemu"
+    (tmp_path / "etc/.vmlist").write_text(json.dumps(known))
+    api.audit.down = True
+    assert_problem(ask(api, route), 503, "audit_unavailable")
+    assert {method for method, _ in api.pve.calls} <= {"GET"}
+    api.audit.down = False
+    assert ask(api, route).status_code in (200, 202)
+    assert (
+        "POST",
+        fill(route).replace("/guests", "/nodes/pve1/qemu").replace("/101/", "/101/status/"),
+    ) in api.pve.calls

@@ -1,6 +1,7 @@
 """The trials that debian/tests runs on a node with the package installed: `python3 -m tests.debian.trial NAME`."""
 
 import itertools
+import re
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ _COMMANDS = 50
 _SKIPPED = 77  # autopkgtest's `skippable`
 _EXPOSURE = {"pve-exec-gateway": 2.5, "pve-exec-gateway-audit": 2.0}
 """The most that `systemd-analyze security` may say; docs/operating.md has the figures and the gaps."""
+_CONFIG = Path("/etc/pve-exec-gateway/config.yaml")
 _KEYS = "/var/lib/pve-exec-gateway/keys"
 _HIDDEN = {
     "pve-exec-gateway": (f"{_KEYS}/audit.key", "/etc/pve-exec-gateway/pve-agent.token", "/var/log/pve-exec-gateway"),
@@ -67,6 +69,8 @@ def service() -> None:
                 check(Path(hidden).exists(), f"{hidden} is not there to be hidden")
                 seen = Path(f"/proc/{show(unit, 'MainPID')}/root{hidden}")
                 check(not seen.exists() or not seen.stat().st_mode & 0o777, f"{unit} sees {hidden}")
+    with in_order("anchors and copies of records, by the node's own journal and syslog socket"):
+        _check_copies(gateway)
     commands = _Commands(gateway, "service")
     with _Requests(gateway) as requests:
         with in_order("web restarted"):
@@ -158,6 +162,30 @@ def _check_start(gateway: Gateway) -> None:
     print(f"  memory, idle: {memory / 1e6:.0f} MB", flush=True)
     check(processor < _START_PROCESSOR, f"the start took {processor:.1f} s of a processor")
     check(memory < _IDLE_MEMORY, f"idle, it occupies {memory / 1e6:.0f} MB")
+
+
+def _check_copies(gateway: Gateway) -> None:
+    """Journald has the log's heads, by which it verifies, and of a command every record, twice: once by syslog."""
+    before = _CONFIG.read_text()
+    changed = before.replace("\n  journal: false", "\n  journal: true").replace(
+        "\n  syslog: null", "\n  syslog: /dev/log"
+    )
+    _CONFIG.write_text(changed)
+    try:
+        run("systemctl", "restart", UNITS[0])
+        id = gateway.execute(102, ["hostname"])["id"]
+    finally:
+        _CONFIG.write_text(before)
+        run("systemctl", "restart", UNITS[0])  # it ends with an anchor
+    run("journalctl", "--sync")
+    for words in (["-t", "pve-exec-gateway-record"], ["_TRANSPORT=syslog"]):
+        said = run("journalctl", "-o", "cat", *words)
+        events = re.findall(rf'"event":"(exec:[a-z]+)","exec_id":"{id}"', said)
+        check(events == ["exec:intent", "exec:outcome"], f"{words}: {events}")
+    anchors = Path("/run/pveg-anchors")
+    anchors.write_text(run("journalctl", "-o", "cat", "-t", "pve-exec-gateway-audit"))
+    said = run("pve-exec-gateway", "audit", "verify", "--anchors", str(anchors))
+    check(re.search(r" [1-9][0-9]* anchors", said), f"no anchor was checked: {said}")
 
 
 def _processes(unit: str) -> list[str]:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from gateway.errors import ClientGone
+from gateway.errors import ClientGone, InternalError
 from gateway.errors_pve import GuestLocked, TooManyChanges
 from gateway.exec.order import GuestKind
 from gateway.guests.background import Begun, Work, Workers
@@ -136,3 +136,14 @@ def test_a_client_that_leaves_ends_the_waiting_alone() -> None:
         work.wait(5, Gone())
     go.set()
     assert done.wait(20)
+
+
+def test_a_fault_behind_a_request_is_logged_with_its_token(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever began it is known by the log, though the request may have been answered long before."""
+
+    def make(work: Work[int]) -> int:
+        raise KeyError("a defect")
+
+    with pytest.raises(InternalError):
+        Workers().start("tk_1", make).wait(20, None)
+    assert "of tk_1 failed" in caplog.text and "KeyError" in caplog.text
