@@ -12,13 +12,14 @@ from typing import Any
 import click
 
 from pvex import __version__
+from pvex.commands.changing import migrate, resize
 from pvex.commands.completion import completion
 from pvex.commands.devices import devices
 from pvex.commands.exec import exec_
 from pvex.commands.execs import attach, inspect, kill, logs, ps
 from pvex.commands.files import cp
 from pvex.commands.guests import GUEST_COMMANDS
-from pvex.commands.kept import snapshot, templates
+from pvex.commands.kept import backup, snapshot, templates
 from pvex.commands.profiles import login, profile
 from pvex.commands.run import run
 from pvex.commands.trust import audit, token
@@ -125,7 +126,7 @@ def _choose_output(context: click.Context, _parameter: click.Parameter, value: s
 
 COMMANDS = {
     "Commands in guests": (exec_, run, ps, logs, attach, kill, inspect),
-    "Guests": (*GUEST_COMMANDS, snapshot, templates, devices, cp),
+    "Guests": (*GUEST_COMMANDS, resize, migrate, snapshot, backup, templates, devices, cp),
     "Access": (login, profile, token, audit, completion),
 }
 OUTPUT = click.Option(

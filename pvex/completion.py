@@ -77,6 +77,31 @@ def complete_snapshots(context: click.Context, parameter: click.Parameter, incom
     return _ask(context, find) if context.params.get("guest") else []
 
 
+def complete_backups(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The backups of the guest that was named before."""
+
+    def find(api: Any) -> Iterable[CompletionItem]:
+        from pvex.guests import find_vmid
+
+        vmid = find_vmid(api, context.params["guest"])
+        for one in api.pages(f"/guests/{vmid}/backups", "backups"):
+            if one["volume"].startswith(incomplete):
+                yield CompletionItem(one["volume"], help=plain(one["notes"])[:40])
+
+    return _ask(context, find) if context.params.get("guest") else []
+
+
+def complete_nodes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The nodes of the cluster."""
+
+    def find(api: Any) -> Iterable[CompletionItem]:
+        for one in api.get("/nodes")["nodes"]:
+            if one["name"].startswith(incomplete):
+                yield CompletionItem(one["name"])
+
+    return _ask(context, find)
+
+
 def complete_tokens(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of tokens; the name for help."""
 

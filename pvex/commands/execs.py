@@ -53,13 +53,22 @@ def ps(
 @click.command()
 @click.argument("exec_id", metavar="EXEC", shell_complete=complete_execs)
 @click.option("-f", "--follow", is_flag=True, help="Stay until it ends; its exit code is ours then.")
+@click.option(
+    "-n",
+    "--tail",
+    type=click.IntRange(0),
+    metavar="LINES",
+    help="Only the last so many lines of both streams.",
+)
 @click.pass_obj
-def logs(context: Context, /, exec_id: str, follow: bool) -> None:
+def logs(context: Context, /, exec_id: str, follow: bool, tail: int | None) -> None:
     """Print what a command has written, stdout and stderr each as what it is."""
     from pvex.events import follow as read_events
     from pvex.running import tell_end, write
+    from pvex.tail import find_tail
 
-    for event in read_events(context.api, exec_id, stay=follow):
+    start = find_tail(context.api, exec_id, tail) if tail is not None else 0
+    for event in read_events(context.api, exec_id, start=start, stay=follow):
         if event["type"] == "end":
             if follow:
                 sys.exit(tell_end(event["exec"]))

@@ -123,7 +123,7 @@ def clone(context: Context, /, source: str, wait: float, **wish: Any) -> None:
     """Make a copy of a guest, and print its vmid."""
     body = {name: value for name, value in wish.items() if value}
     answer = context.api.post(f"/guests/{_vmid(context, source)}/clone", body, {"wait": wait}, wait=wait)
-    _tell_new(context, answer)
+    tell_new(context, answer)
 
 
 @click.command()
@@ -153,7 +153,7 @@ def create(context: Context, /, wait: float, keys: tuple[Any, ...], file: Any, *
     body |= {name: list(value) if name == "tags" else value for name, value in wish.items() if value}
     if keys:
         body["ssh_public_keys"] = [line.strip() for file in keys for line in file if line.strip()]
-    _tell_new(context, context.api.post("/guests", body, {"wait": wait}, wait=wait))
+    tell_new(context, context.api.post("/guests", body, {"wait": wait}, wait=wait))
 
 
 @click.command()
@@ -209,7 +209,8 @@ def _tell(context: Context, answer: dict[str, Any], done: str) -> dict[str, Any]
     return answer
 
 
-def _tell_new(context: Context, answer: dict[str, Any]) -> None:
+def tell_new(context: Context, answer: dict[str, Any]) -> None:
+    """The vmid of a guest that is made, or being made."""
     if context.output != "table":
         show_one(context.output, answer)
         return

@@ -1,11 +1,13 @@
-"""`pvex snapshot|templates`: what is kept of guests, and for them."""
+"""`pvex snapshot|backup|templates`: what is kept of guests, and for them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from pvex.commands.guests import WAIT, confirm, tell_work
-from pvex.completion import complete_guests, complete_snapshots
+from pvex.commands.guests import WAIT, confirm, tell_new, tell_work
+from pvex.completion import complete_backups, complete_guests, complete_snapshots
 from pvex.context import Context
 from pvex.guests import find_vmid
 from pvex.paths import segment
@@ -72,6 +74,84 @@ def remove(context: Context, /, guest: str, name: str, wait: float) -> None:
     """Remove a snapshot; the guest stays as it is."""
     path = f"/guests/{find_vmid(context.api, guest)}/snapshots/{segment(name)}"
     tell_work(context, context.api.call("DELETE", path, query={"wait": wait}, wait=wait), name)
+
+
+@click.group()
+def backup() -> None:
+    """Backups of guests."""
+
+
+_VOLUME = click.argument("volume", shell_complete=complete_backups)
+
+
+@backup.command("ls")
+@_GUEST
+@click.option("--storage", help="Only those on this storage.")
+@click.pass_obj
+def list_backups(context: Context, /, guest: str, storage: str | None) -> None:
+    """List a guest's backups, the newest first; by vmid those of one that is no more, too."""
+    path = f"/guests/{find_vmid(context.api, guest)}/backups"
+    columns = {
+        "VOLUME": lambda one: one["volume"],
+        "AGE": lambda one: age(one["made_at"]),
+        "SIZE": lambda one: size(one["size"]),
+        "PROTECTED": lambda one: one["protected"],
+        "NOTES": lambda one: one["notes"],
+    }
+    show_list(context.output, list(context.api.pages(path, "backups", {"storage": storage})), columns)
+
+
+@backup.command("create")
+@_GUEST
+@click.option("--storage", required=True, help="Where it goes.")
+@click.option(
+    "--mode",
+    type=click.Choice(["snapshot", "suspend", "stop"]),
+    default="snapshot",
+    show_default=True,
+    help="suspend: where the storage has no snapshots; stop: the guest is shut down meanwhile.",
+)
+@click.option(
+    "--compress", type=click.Choice(["zstd", "gzip", "lzo", "none"]), default="zstd", show_default=True, help="How."
+)
+@click.option("--notes", help="Some words about it; may hold PVE's {{guestname}} and others.")
+@click.option("--protected", is_flag=True, help="PVE refuses to remove it.")
+@WAIT
+@click.pass_obj
+def make_backup(context: Context, /, guest: str, wait: float, **wish: Any) -> None:
+    """Make a backup, and print its volume."""
+    body = {name: value for name, value in wish.items() if value is not None}
+    answer = context.api.post(f"/guests/{find_vmid(context.api, guest)}/backups", body, {"wait": wait}, wait=wait)
+    tell_work(context, answer, answer["volume"] or guest)
+
+
+@backup.command()
+@click.argument("volume")
+@click.option("--storage", required=True, help="Where its disks go.")
+@click.option("--vmid", type=int, help="The new one's vmid. Default: the lowest that is free.")
+@click.option("--name", help="Its host name. Default: as it was.")
+@click.option("--pool", help="The pool that it joins.")
+@click.option("--start", is_flag=True, help="Start it.")
+@WAIT
+@click.pass_obj
+def restore(context: Context, /, volume: str, wait: float, **wish: Any) -> None:
+    """Make a new guest of a backup, by its volume, and print its vmid. It is whole, or it is not there."""
+    body = {name: value for name, value in wish.items() if value}
+    kind = {"type": "qemu"} if "vzdump-qemu-" in volume or ":backup/vm/" in volume else {}
+    tell_new(context, context.api.post("/guests", {**kind, **body, "backup": volume}, {"wait": wait}, wait=wait))
+
+
+@backup.command("rm")
+@_GUEST
+@_VOLUME
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@WAIT
+@click.pass_obj
+def remove_backup(context: Context, /, guest: str, volume: str, yes: bool, wait: float) -> None:
+    """Remove a backup; the guest stays as it is."""
+    path = f"/guests/{find_vmid(context.api, guest)}/backups"
+    confirm(yes, f"Remove the backup {volume}? It cannot be undone.")
+    tell_work(context, context.api.call("DELETE", path, query={"volume": volume, "wait": wait}, wait=wait), volume)
 
 
 @click.command()

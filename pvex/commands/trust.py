@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -63,32 +65,111 @@ def show(context: Context, /, token_id: str) -> None:
     show_one(context.output, context.api.get(f"/tokens/{segment(token_id)}"))
 
 
+def _terms(*, needed: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options that say what a token is; `needed`: those that a new one cannot be without."""
+    options = (
+        click.option("--name", required=needed, help="Who or what uses it."),
+        click.option("--allow", "actions", multiple=True, help="Actions, with commas between: exec:run,guest:read."),
+        click.option("--guests", default="", help="Their guests: all, 101, or 100-199,205."),
+        click.option("--grants", "file", type=click.File(), help="In place of these two: a JSON list of grants."),
+        click.option("--expires", required=needed, help="30d, 12h, 2030-01-01T00:00:00Z, or never."),
+        click.option(
+            "--network", "networks", multiple=True, help="Only from this network (CIDR); any: from all. Repeatable."
+        ),
+        click.option("--rate", help="Requests a second on each node; none: what any token may."),
+        click.option("--max-running", help="Execs at the same time on each node; none: what any token may."),
+    )
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @token.command()
-@click.option("--name", required=True, help="Who or what uses it.")
-@click.option("--allow", "actions", multiple=True, help="Actions, with commas between: exec:run,guest:read.")
-@click.option("--guests", default="", help="Their guests: all, 101, or 100-199,205.")
-@click.option("--grants", "file", type=click.File(), help="In place of these two: a JSON list of grants.")
-@click.option("--expires", required=True, help="30d, 12h, 2030-01-01T00:00:00Z, or never.")
-@click.option("--network", "networks", multiple=True, help="Only from this network (CIDR). Repeatable.")
+@_terms(needed=True)
 @click.pass_obj
-def create(context: Context, /, actions: tuple[str, ...], guests: str, file: Any, **wish: Any) -> None:
+def create(context: Context, /, **terms: Any) -> None:
     """Make a token, and print it, alone, on stdout: this once."""
+    from pvex.errors import UsageError
+
+    body = _read_terms(**terms)
+    if "grants" not in body:
+        raise UsageError("say what the token may do: --allow with --guests, or --grants")
+    _tell_secret(context, context.api.post("/tokens", body))
+
+
+@token.command()
+@_ID
+@_terms(needed=False)
+@click.pass_obj
+def edit(context: Context, /, token_id: str, **terms: Any) -> None:
+    """Change what a token is; what is not given stays, and so does its secret. New grants replace all of the old."""
+    from pvex.errors import UsageError
+
+    body = _read_terms(**terms)
+    if not body:
+        raise UsageError("nothing to change: give --name, --allow with --guests, --grants, --expires, ...")
+    answer = context.api.call("PATCH", f"/tokens/{segment(token_id)}", body)
+    if context.output != "table":
+        dump(context.output, answer)
+    else:
+        click.echo(answer["id"])
+
+
+def _read_terms(
+    *,
+    actions: tuple[str, ...],
+    guests: str,
+    file: Any,
+    networks: tuple[str, ...],
+    rate: str | None,
+    max_running: str | None,
+    **texts: str | None,
+) -> dict[str, Any]:
+    """The members of a request that were given. Raises UsageError."""
+    body: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
+    grants = _read_grants(actions, guests, file)
+    if grants is not None:
+        body["grants"] = grants
+    if networks:
+        body["networks"] = [] if networks == ("any",) else list(networks)
+    given = (("rate", rate, float), ("max_running", max_running, int))
+    limits = {name: _read_number(name, text, kind) for name, text, kind in given if text is not None}
+    return {**body, "limits": limits} if limits else body
+
+
+def _read_grants(actions: tuple[str, ...], guests: str, file: Any) -> Any:
+    """None where none were given."""
     import json
 
     from pvex.errors import UsageError
 
-    if file is not None:
-        try:
-            grants = json.load(file)
-        except ValueError as exc:
-            raise UsageError(f"--grants: {file.name} is no JSON") from exc
-    else:
-        words = [word for text in actions for word in text.split(",") if word]
-        if not words:
-            raise UsageError("say what the token may do: --allow with --guests, or --grants")
-        grants = [{"actions": words, "guests": guests}]
-    body = {**wish, "networks": list(wish["networks"]), "grants": grants}
-    _tell_secret(context, context.api.post("/tokens", body))
+    words = [word for text in actions for word in text.split(",") if word]
+    if file is None:
+        if guests and not words:
+            raise UsageError("--guests says where: say what, too, with --allow")
+        return [{"actions": words, "guests": guests}] if words else None
+    if words or guests:
+        raise UsageError("--grants stands in place of --allow and --guests")
+    try:
+        return json.load(file)
+    except ValueError as exc:
+        raise UsageError(f"--grants: {file.name} is no JSON") from exc
+
+
+def _read_number(name: str, text: str, kind: type[float] | type[int]) -> float | None:
+    from pvex.errors import UsageError
+
+    try:
+        number = None if text == "none" else kind(text)
+    except ValueError:
+        number = math.nan
+    if number is not None and not math.isfinite(number):
+        raise UsageError(f"--{name.replace('_', '-')} takes a number, or none")
+    return number
 
 
 @token.command()

@@ -155,6 +155,48 @@ def test_looked_after(pvex: Pvex) -> None:
     assert not living(mark, alone=True)
 
 
+def run_to_end(pvex: Pvex, script: str) -> str:
+    """The id of a command that has run to its end."""
+    (exec_id,) = pvex.lines("exec", "-d", "101", "--", "sh", "-c", script)
+    pvex.lines("inspect", exec_id, "--wait", "30")
+    return exec_id
+
+
+def test_last_lines(pvex: Pvex) -> None:
+    """Of both streams together, as they came; what has no newline yet is a line; more than there are is all."""
+    script = "for n in 1 2 3; do echo out $n; sleep 0.3; echo err $n >&2; sleep 0.3; done; printf rest"
+    exec_id = run_to_end(pvex, script)
+    shown = {count: pvex.inside("logs", exec_id, "-n", str(count)) for count in (0, 1, 3, 7, 8)}
+    assert (shown[0].stdout, shown[0].stderr) == (b"", b"")
+    assert (shown[1].stdout, shown[1].stderr) == (b"rest", b"")
+    assert (shown[3].stdout, shown[3].stderr) == (b"out 3\nrest", b"err 3\n")
+    assert (shown[7].stdout, shown[7].stderr) == (b"out 1\nout 2\nout 3\nrest", b"err 1\nerr 2\nerr 3\n")
+    assert shown[8].stdout == shown[7].stdout
+    assert pvex.lines("logs", run_to_end(pvex, "true"), "-n", "5") == []
+    for wrong in ("-1", "x"):
+        assert pvex.inside("logs", exec_id, "--tail", wrong).returncode == 2
+
+
+def test_last_lines_of_many(pvex: Pvex) -> None:
+    """Of a megabyte of lines the last ones are found, few or many."""
+    exec_id = run_to_end(pvex, "seq 1 150000")
+    for count in (1, 3, 100_000):
+        assert pvex.lines("logs", "-n", str(count), exec_id) == [str(n) for n in range(150_001 - count, 150_001)]
+
+
+def test_last_lines_and_what_follows(pvex: Pvex) -> None:
+    """With -f it goes on from there, and its exit code is the command's."""
+    script = "trap 'echo 3; exit 4' USR1; echo 1; echo 2; while :; do sleep 0.05; done"
+    (exec_id,) = pvex.lines("exec", "-d", "101", "--", "sh", "-c", script)
+    until(lambda: pvex.lines("logs", exec_id) == ["1", "2"])
+    with pvex.start("logs", "-f", "--tail", "1", exec_id) as following:
+        assert following.stdout and following.stdout.readline() == b"2\n"
+        with contextlib.closing(pvex.gateway.api(pvex.token)) as api:
+            assert api.request("POST", f"/execs/{exec_id}/signal", {"signal": "USR1"}).status == 200
+        assert following.stdout.read() == b"3\n"
+        assert following.wait(30) == 4
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_reach_the_whole_tree(pvex: Pvex, number: signal.Signals) -> None:
     """What would end a job here ends it there, the shell's child included; the exit code tells of it."""

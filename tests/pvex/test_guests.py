@@ -149,6 +149,68 @@ def test_snapshots_and_the_end(lab: Pvex, guests: list[str], tmp_path: Path) -> 
     assert vmid not in lab.lines("ls", "-q")
 
 
+def test_a_larger_disk(lab: Pvex, guests: list[str]) -> None:
+    """By so much, or to so much; what is no size, and what is smaller, is refused."""
+    assert lab.lines("resize", "web1", "rootfs", "+1G") == [guests[0]]
+    shown = json.loads("\n".join(lab.lines("resize", guests[0], "rootfs", "6G", "-o", "json")))
+    assert shown["state"] == "ended"
+    for words, code, told in (
+        (("rootfs", "1G"), 125, b"]"),
+        (("rootfs", "much"), 125, b"[invalid_request]"),
+        (("rootfs",), 2, b"SIZE"),
+    ):
+        done = lab.inside("resize", "web1", *words)
+        assert (done.returncode, told in done.stderr, done.stdout) == (code, True, b""), done
+
+
+def test_a_guest_that_stays(lab: Pvex, guests: list[str]) -> None:
+    """A node that is not there, or is its own, is told; the nodes there are complete the command."""
+    for target in ("pve1", "pve9"):
+        done = lab.inside("migrate", "web1", target, "--restart")
+        assert (done.returncode, done.stderr.count(b"\n"), done.stdout) == (125, 1, b""), done
+    assert lab.inside("migrate", "web1").returncode == 2
+    assert complete(lab, "pvex migrate web1 p") == ["plain,pve1"]
+
+
+def test_backups(lab: Pvex, guests: list[str]) -> None:
+    """Made, listed, restored as another guest, and removed, which wants a yes."""
+    (volume,) = lab.lines("backup", "create", "web1", "--storage", "local", "--notes", "before")
+    assert f"vzdump-lxc-{guests[0]}-" in volume
+    header, row = lab.lines("backup", "ls", "web1")
+    assert (header.split()[0], row.split()[0], row.split()[-1]) == ("VOLUME", volume, "before")
+    assert complete(lab, f"pvex backup rm web1 {volume[:12]}") == [f"plain,{volume}"]
+    restored = lab.lines("backup", "restore", volume, "--storage", "local-lvm", "--vmid", "7707", "--name", "again")
+    assert restored == ["7707"]
+    assert json.loads("\n".join(lab.lines("show", "7707", "-o", "json")))["name"] == "again"
+    assert lab.lines("rm", "-y", "7707") == ["7707"]
+    done = lab.inside("backup", "rm", "web1", volume)
+    assert (done.returncode, b"say --yes" in done.stderr) == (2, True)
+    assert lab.lines("backup", "rm", "web1", volume, "-y") == [volume]
+    assert json.loads("\n".join(lab.lines("backup", "ls", guests[0], "-o", "json"))) == []
+    assert lab.inside("backup", "create", "web1").returncode == 2
+
+
+def test_a_token_is_edited(lab: Pvex) -> None:
+    """What is given changes, the rest and the secret stay; nothing given, or no number, is a wrong call."""
+    new = ("--name", "ci", "--allow", "exec:run", "--guests", "7700", "--expires", "1h", "--max-running", "3")
+    (secret,) = lab.lines("token", "create", *new)
+    token_id = secret.split(".")[0].removeprefix("pveg_")
+    grants = ("--allow", "guest:read", "--guests", "7701", "--rate", "50")
+    assert lab.lines("token", "edit", token_id, *grants) == [token_id]
+    shown = json.loads("\n".join(lab.lines("token", "show", token_id, "-o", "json")))
+    assert shown["grants"] == [{"actions": ["guest:read"], "guests": "7701"}]
+    assert (shown["name"], shown["limits"]) == ("ci", {"rate": 50.0, "max_running": 3})
+    others = ("--name", "renamed", "--rate", "none", "--network", "10.0.0.0/8", "-o", "json")
+    answer = json.loads("\n".join(lab.lines("token", "edit", token_id, *others)))
+    assert (answer["name"], answer["limits"]["rate"], answer["networks"]) == ("renamed", None, ["10.0.0.0/8"])
+    lab.lines("token", "edit", token_id, "--network", "any")
+    assert lab.lines("token", "self", GATEWAY_TOKEN=secret)[0].startswith("renamed")
+    for wrong in ((), ("--rate", "nan"), ("--max-running", "x"), ("--guests", "all")):
+        done = lab.inside("token", "edit", token_id, *wrong)
+        assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done
+    lab.lines("token", "revoke", "-y", token_id)
+
+
 def test_trust(lab: Pvex) -> None:
     """A token is made, shown to be what it is, and revoked; the log tells of it, and is whole."""
     done = lab.inside("token", "create", "--name", "ci", "--allow", "exec:run", "--guests", "7700", "--expires", "1h")
