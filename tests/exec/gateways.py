@@ -65,10 +65,10 @@ class Gateway:
         """A new token."""
         return self.services.create_token(name=name, actions=actions, guests=guests)
 
-    def token_for(self, *grants: dict[str, Any]) -> str:
+    def token_for(self, *grants: dict[str, Any], name: str = "granted") -> str:
         """A new token with grants in their JSON form (auth.grants.Grant)."""
         store = self.tokens()
-        return issue_token(store, store.prepare("granted", [Grant.from_json(grant) for grant in grants], lifetime=None))
+        return issue_token(store, store.prepare(name, [Grant.from_json(grant) for grant in grants], lifetime=None))
 
     def tokens(self) -> TokenStore:
         """The token store, as the gateway's configuration names it."""

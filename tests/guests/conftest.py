@@ -67,7 +67,8 @@ def api(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Api]:
     may make them in the pool `nobody`, too, which does not exist."""
     module = request.module
     guests = f"{module.FIRST}-{module.LAST}" if hasattr(module, "FIRST") else GUESTS
-    opened = gateway.api(gateway.token_for({"actions": ["all"], "guests": guests, "pools": ["nobody"]}))
+    grant = {"actions": ["all"], "guests": guests, "pools": ["nobody"]}
+    opened = gateway.api(gateway.token_for(grant, name="guests"))
     yield opened
     opened.close()
 
