@@ -89,6 +89,7 @@ ALLOWED = {
         "metrics",
         "pve",
         "supervisor.link",
+        "supervisor.launching.library",
         "supervisor.readiness",
     },
     "exec": {"exec", "config"},

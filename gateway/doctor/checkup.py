@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gateway.audit.client import AuditClient
 from gateway.auth.tokens import TokenStore
 from gateway.config import Config
-from gateway.doctor import access, guest, node, services
+from gateway.doctor import access, guest, node, requirements, services
 from gateway.doctor.finding import Check, Finding, examine
 from gateway.pve.guests import GuestMap
 from gateway.supervisor.link.client import SupervisorClient
@@ -18,7 +18,7 @@ def check_all(config: Config, tokens: TokenStore, vmid: int | None) -> Iterator[
     guests = GuestMap(config.pve.etc, config.node)
     supervisor, audit = SupervisorClient(config.supervisor.socket, guests), AuditClient(config.audit.socket)
     checks: list[Check] = [
-        ("kernel", lambda: node.check_kernel(config)),
+        ("kernel", lambda: requirements.check_requirements(config)),
         ("pmxcfs", lambda: node.check_pmxcfs(config)),
         ("quorum", lambda: node.check_quorum(config)),
         ("certificate", lambda: node.check_certificate(config.tls)),

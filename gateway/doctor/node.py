@@ -1,4 +1,4 @@
-"""The node itself: its kernel, its cluster file system and quorum, its clock, the API's certificate."""
+"""The node itself: its cluster file system and quorum, its clock, the API's certificate."""
 
 from __future__ import annotations
 
@@ -12,21 +12,10 @@ from typing import Any
 from gateway.certificate import read_validity
 from gateway.config import Config, PveConfig, TlsConfig
 from gateway.doctor.finding import Finding, bad, doubtful, good
-from gateway.supervisor import readiness
 
 _TIMEX_BYTES = 208  # struct timex of adjtimex(2) on 64 bits
 _TIME_ERROR = 5
 _SOON = timedelta(days=14)
-
-
-def check_kernel(config: Config) -> Iterator[Finding]:
-    """What the supervisor asks of the node before it starts: the checks of GET /health/ready."""
-    for check in readiness.checks(config):
-        if check["ok"]:
-            yield good(check["name"], "as it must be")
-        else:
-            what, _, remedy = check["detail"].partition("; ")
-            yield bad(check["name"], what, remedy or "put that right; the supervisor then works again by itself")
 
 
 def check_pmxcfs(config: Config) -> Iterator[Finding]:

@@ -42,6 +42,7 @@ from gateway.supervisor.kernel.cgroup import ExecGroup
 from gateway.supervisor.kernel.loop import Loop
 from gateway.supervisor.launching.inspection import Inspections
 from gateway.supervisor.launching.launch import Launcher
+from gateway.supervisor.launching.library import LookedAt
 from gateway.supervisor.launching.services import Services
 from gateway.supervisor.launching.tools import choose_tool
 from gateway.supervisor.limits.memory import Memory
@@ -113,12 +114,16 @@ class Supervisor:
         self.files = FileSessions(
             io, config, services, self.guests, self.roots, self.machines, self.questions, places, self.trail
         )
+        library = LookedAt(config)
         self.operations = Operations(
             ExecOperations(self.acceptance, execs, looking, following),
             ActingOperations(acting, looking, self.tickets),
             FileOperations(self.files),
             GuestOperations(self.root_changes, Pauses(config, self.guests, announced), self.inspections),
-            show_health=lambda: {"checks": readiness.checks(config), "running": len(execs.running)},
+            show_health=lambda: {
+                "checks": readiness.checks(config, library.find()),
+                "running": len(execs.running),
+            },
             show_figures=self.show_figures,
         )
         self.server = Server(

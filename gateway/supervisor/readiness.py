@@ -11,19 +11,21 @@ from gateway.errors import ConfigError
 
 
 class Check(TypedDict):
-    """One requirement: its name, whether it holds, and what to do when it does not."""
+    """One requirement: its name, whether it holds, and what was found or is to be done."""
 
     name: str
     ok: bool
     detail: str
 
 
-def checks(config: Config) -> list[Check]:
-    """All requirements of the supervisor."""
+def checks(config: Config, library: tuple[bool, str] | None = None) -> list[Check]:
+    """All requirements of the supervisor. `library`: whether LXC's can be loaded, and its version or why not, by who
+    may start the process that tells (launching.library); None where nobody may, or where a program is run instead."""
     return [
         _check("cgroup_v2", *_pure_v2(config.lxc)),
         _check("nsdelegate", *_nsdelegate(config.lxc)),
-        _tool(config),
+        *_tool(config),
+        *([Check(name="liblxc", ok=library[0], detail=library[1])] if library is not None else []),
         _executable("launcher", config.lxc.launcher, "run make, or set lxc.launcher"),
         _executable("nursery", config.lxc.nursery, "run make, or set lxc.nursery"),
         _check("spool", os.access(config.spool.directory, os.W_OK), f"{config.spool.directory} cannot be written"),
@@ -45,10 +47,13 @@ def _executable(name: str, path: Path, remedy: str) -> Check:
     return _check(name, os.access(path, os.X_OK), f"{path} cannot be run; {remedy}")
 
 
-def _tool(config: Config) -> Check:
+def _tool(config: Config) -> list[Check]:
+    """The program that containers are entered by, where it is one."""
     if config.exec.driver == "pct":
-        return _executable("pct", config.lxc.pct, "install pve-container, or set lxc.pct")
-    return _executable("lxc_attach", config.lxc.attach, "install lxc, or set lxc.attach")
+        return [_executable("pct", config.lxc.pct, "install pve-container, or set lxc.pct")]
+    if config.exec.driver == "lxc-attach":
+        return [_executable("lxc_attach", config.lxc.attach, "install lxc, or set lxc.attach")]
+    return []
 
 
 def _pure_v2(lxc: LxcConfig) -> tuple[bool, str]:

@@ -47,7 +47,8 @@ def test_a_dead_supervisor_still_tells_of_the_node(api: Api) -> None:
     api.supervisor.fails = SupervisorUnavailable("down")
     checks = {check["name"]: check["ok"] for check in api.request("GET", "/health/ready").json["checks"]}
     assert checks["supervisor"] is False
-    assert {"cgroup_v2", "nsdelegate", "lxc_attach", "launcher"} <= checks.keys()
+    assert {"cgroup_v2", "nsdelegate", "nursery", "launcher"} <= checks.keys()
+    assert "lxc_attach" not in checks, "containers are not entered by it"
 
 
 def test_tokens_self(api: Api) -> None:

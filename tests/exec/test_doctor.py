@@ -93,8 +93,9 @@ def test_a_good_node_is_good(patient: Patient) -> None:
     found = {finding["name"]: finding for finding in told["findings"]}
     assert [finding for finding in found.values() if finding["verdict"] == "failed"] == []
     assert (code, told["status"]) == (0, "ok")
+    assert found["liblxc"]["detail"].startswith("LXC ")
     assert found.keys() == {
-        "cgroup_v2", "nsdelegate", "lxc_attach", "launcher", "nursery", "spool", "pmxcfs", "quorum", "certificate",
+        "cgroup_v2", "nsdelegate", "liblxc", "launcher", "nursery", "spool", "pmxcfs", "quorum", "certificate",
         "supervisor", "audit", "audit_chain", "clock", "tokens", "web", "pve_token", "pve_agent_token", *NAMES,
     }  # fmt: skip
     doubtful = {"guest_cgroup"}  # a machine that delegates no controller to its nodes is told so
@@ -235,6 +236,17 @@ def no_launcher(patient: Patient) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def no_library(patient: Patient) -> Iterator[None]:
+    """As a nursery says it that finds no LXC."""
+    config, nursery = patient.gateway.services.config, patient.disk / "nursery"
+    nursery.write_text("#!/bin/sh\necho 'liblxc.so.1: cannot open shared object file' >&2; exit 1\n")
+    nursery.chmod(0o755)
+    text = config.read_text()
+    with replaced(config, text.replace(str(load(config).lxc.nursery), str(nursery))):
+        yield
+
+
 BROKEN: dict[str, tuple[Broken, set[str], bool]] = {
     "pmxcfs": (no_members, {"pmxcfs", "quorum", "web"}, False),
     "quorum": (no_quorum, {"quorum"}, False),
@@ -248,6 +260,7 @@ BROKEN: dict[str, tuple[Broken, set[str], bool]] = {
     "pve-privileges": (less_privileges, {"pve_token"}, False),
     "guest-frozen": (frozen_guest, set(NAMES), True),
     "launcher": (no_launcher, {"launcher"}, False),
+    "liblxc": (no_library, {"liblxc"}, False),
 }
 
 

@@ -20,9 +20,10 @@ from typing import Literal
 from gateway.config import Config, LxcConfig
 from gateway.errors import ConfigError
 from gateway.supervisor.launching.handshake import open_pipe, open_status
+from gateway.supervisor.launching.library import look_at_library
 from gateway.supervisor.launching.nursery import Nursery
 from gateway.supervisor.launching.programs import Images, Programs, sealed_memfd
-from gateway.supervisor.launching.tools import LibLxc, Tool, choose_tool
+from gateway.supervisor.launching.tools import LibLxc, Tool
 
 _LOW_FDS = range(3, 10)
 _ATTACH_FD = 8
@@ -48,8 +49,9 @@ def require_programs(config: Config) -> None:
     for key, path in (("launcher", config.lxc.launcher), ("nursery", config.lxc.nursery)):
         if not os.access(path, os.X_OK):
             raise ConfigError(f"{path} cannot be run; run make, or set lxc.{key}")
-    if choose_tool(config).library:
-        Nursery(config.lxc.nursery.read_bytes()).require_library()
+    library = look_at_library(config)
+    if library is not None and not library.ok:
+        raise ConfigError(library.detail)
 
 
 def build_spec(

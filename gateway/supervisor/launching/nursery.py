@@ -15,7 +15,6 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 
-from gateway.errors import ConfigError
 from gateway.supervisor.launching.programs import sealed_memfd
 
 log = logging.getLogger(__name__)
@@ -36,16 +35,19 @@ class Nursery:
         self._program = program
         self._requests: socket.socket | None = None
 
-    def require_library(self) -> None:
-        """Raises ConfigError unless LXC's library can be loaded, as `attach` needs it. Takes as long as a fork."""
+    def look_for_library(self, timeout: float) -> tuple[str, str]:
+        """The version of LXC's library, if it can be loaded as `attach` needs it, else why not; one of them is empty.
+        Raises OSError."""
         with self._image() as image:
             command = [f"/proc/self/fd/{image}", "check"]
-            done = subprocess.run(command, pass_fds=[image], env={}, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ConfigError(
-                f"LXC's library cannot be loaded: {done.stderr.strip()}; install lxc, or set exec.driver: lxc-attach"
-            )
-        log.debug("containers are entered by LXC %s", done.stdout.strip())
+            try:  # its exit code is not asked for: where Children runs, that reaps it
+                done = subprocess.run(
+                    command, pass_fds=[image], env={}, capture_output=True, text=True, check=False, timeout=timeout
+                )
+            except subprocess.TimeoutExpired:
+                return "", f"that has taken more than {timeout:g} s"
+        version = done.stdout.strip()
+        return version, "" if version else done.stderr.strip() or "the nursery does not say why"
 
     def start(self) -> None:
         """Starts the process; one that there is already ends once it has done what it was asked. Raises OSError."""
