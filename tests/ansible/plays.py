@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ PROGRAMS = Path(sys.executable).parent
 """Where ansible-playbook and its like are: beside the Python that runs the tests."""
 _CALLBACKS = Path(__file__).parent / "callbacks"
 _NUMBERS = itertools.count(1)
+_LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,28 @@ def installed(gateway: Gateway, directory: Path, token: str) -> Iterator[Plays]:
         yield plays
     finally:
         plays.end_keepers()
+
+
+@contextmanager
+def looked_at() -> Iterator[set[bytes]]:
+    """Meanwhile the argument list and environment of every process here, of guests too, as they are seen from time to
+    time."""
+    seen: set[bytes] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            for directory, words in _commands():
+                with suppress(OSError):
+                    seen.update((words, (directory / "environ").read_bytes()))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        looking.join()
 
 
 def _commands() -> Iterator[tuple[Path, bytes]]:

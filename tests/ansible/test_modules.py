@@ -3,11 +3,12 @@ pipelining."""
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
 from tests.ansible.conftest import DEBIAN, PASSWORD
-from tests.ansible.plays import Plays
+from tests.ansible.plays import Plays, looked_at
 from tests.conftest import needs_debian
 from tests.exec.gateways import Gateway
 from tests.pvex.proxy import Proxy
@@ -48,12 +49,12 @@ EVERYDAY: list[dict[str, Any]] = [
 
 def test_everyday_tasks(plays: Plays, gateway: Gateway) -> None:
     """More than twenty of them over one connection; files arrive whole in both directions, exit codes and streams as
-    they are, and the token is in nothing that -vvvv prints."""
+    they are, and the token is in nothing that -vvvv prints, nor in what any process is given where all may see it."""
     data = random.Random(6).randbytes(300_000)
     (plays.directory / "empty").touch()
     (plays.directory / "binary").write_bytes(data)
     (plays.directory / "template.j2").write_text("{{ ansible_facts.distribution }} {{ inventory_hostname }}\n")
-    with Proxy(gateway.services.port, iter(())) as proxy:
+    with Proxy(gateway.services.port, iter(())) as proxy, looked_at() as seen:
         done = plays.play(EVERYDAY, HOST, "-vvvv", ansible_pve_exec_url=proxy.url)
         plays.end_keepers()
     assert done.exit_code == 0, done.printed[-4000:]
@@ -70,6 +71,9 @@ def test_everyday_tasks(plays: Plays, gateway: Gateway) -> None:
     assert done.of("bytes")["stdout"].encode(errors="surrogateescape") == b"a\xffb\x00c"
     assert done.of("natively")["stdout"].startswith("uid=33(www-data)") and "(video)" in done.of("natively")["stdout"]
     assert plays.token not in done.printed
+    for one in (f"HOME={plays.directory}", f"{plays.keepers}/pveg-"):
+        assert any(os.fsencode(one) in text for text in seen), "Ansible and the keeper of its connection were looked at"
+    assert not [text for text in seen if plays.token.encode() in text]
 
 
 def test_without_pipelining(plays: Plays, login: str) -> None:
