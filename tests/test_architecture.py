@@ -151,7 +151,7 @@ ONLY = {
     "wsproto": {"api.terminal"},
 }
 
-DURABLE = {"audit", "auth.private", "supervisor.files.stopped_roots"}
+DURABLE = {"audit", "auth.private", "supervisor.files"}
 
 
 def imports(path: Path) -> Iterator[str]:
