@@ -69,7 +69,11 @@ class Leases:
             if due:
                 known.next, known.asked = now + CHECK_SECONDS, True
         if due:
-            self._ask(lambda: self._look_again(known, actor, remote))
+            try:
+                self._ask(lambda: self._look_again(known, actor, remote))
+            except RuntimeError as exc:  # no thread can be had now: it is asked after at the next look
+                known.asked = False
+                log.warning("the token %s cannot be looked at again yet: %s", actor.token_id, exc)
         return known
 
     def _look_again(self, known: Known, actor: Actor, remote: str) -> None:
@@ -91,17 +95,18 @@ class Known:
 
 
 class Asker:
-    """A thread, begun with its first step, that ends with the process whatever it waits for."""
+    """A thread, begun with its first step, that ends with the process whatever it waits for. `ask` raises RuntimeError
+    while none can be begun, and begins one as soon as it can."""
 
     def __init__(self) -> None:
         self._steps: SimpleQueue[Step] = SimpleQueue()
         self._begun = False
 
     def ask(self, step: Step) -> None:
-        self._steps.put(step)
         if not self._begun:
-            self._begun = True
             threading.Thread(target=self._run, name="leases", daemon=True).start()
+            self._begun = True
+        self._steps.put(step)
 
     def _run(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gateway.api.services import Services
 from gateway.api.terminal_frames import parse_start
 from gateway.clientwatch import Watch
-from gateway.errors import ClientGone, FieldError, GatewayError, InternalError, InvalidRequest
+from gateway.errors import ClientGone, FieldError, GatewayError, InternalError, InvalidRequest, Overloaded
 from gateway.exec.origin import Origin
 from gateway.exec.view import ExecView
 from gateway.supervisor.link.calling import Decide
@@ -102,7 +102,13 @@ class Opening:
         self._departure = Departure()
         self._watch = watch(self._departure)
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        threading.Thread(target=self._run, args=(message,), name="terminal-start", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(message,), name="terminal-start", daemon=True).start()
+        except RuntimeError as exc:
+            self._share.close()
+            self._departure.close()
+            os.close(self.fd)
+            raise Overloaded("this node has no room for another thread now; try again", retry_after=1) from exc
 
     def take(self) -> Session | None:
         """The session, once it stands. Raises what the start was refused for."""

@@ -38,13 +38,13 @@ class Debts:
                 log.error("%s of %s will not be in the audit log", record["event"], record["audit_id"])
                 return
             self._owed.append(record)
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="audit debts", daemon=True).start()
+            self._begin()
 
     def settle(self, timeout: float) -> bool:
         """Whether nothing was owed any more within `timeout` seconds."""
         with self._changed:
+            if self._owed and self._pid == os.getpid():
+                self._begin()
             return self._changed.wait_for(lambda: not self._owed or self._pid != os.getpid(), timeout)
 
     def drop(self) -> None:
@@ -52,6 +52,17 @@ class Debts:
         with self._changed:
             self._owed.clear()
             self._changed.notify_all()
+
+    def _begin(self) -> None:
+        """The lock is held. Without a thread to be had what is owed waits for the next time."""
+        if self._running:
+            return
+        try:
+            threading.Thread(target=self._run, name="audit debts", daemon=True).start()
+        except RuntimeError as exc:
+            log.error("%d records wait to be written: %s", len(self._owed), exc)
+        else:
+            self._running = True
 
     def _run(self) -> None:
         while (record := self._next()) is not None:

@@ -62,13 +62,17 @@ class Work(Generic[T]):
                 if not self._look(left, watch) and self.began is None and not self._ended:
                     break  # our process ends
         finally:
-            with self._changed:
-                signal, self._signal = self._signal, None
-            if signal is not None:
-                os.close(signal)
+            self.close()
         if self._error is not None:
             raise self._error
         return self._result
+
+    def close(self) -> None:
+        """Nobody waits for it."""
+        with self._changed:
+            signal, self._signal = self._signal, None
+        if signal is not None:
+            os.close(signal)
 
     def _look(self, seconds: float | None, watch: Watch | None) -> bool:
         """Whether anything has changed within `seconds`."""
@@ -133,5 +137,12 @@ class Workers:
                     self._busy[token_id] -= 1
                     self._busy += Counter()  # drops those that have none
 
-        threading.Thread(target=go, name="guest-making", daemon=True).start()
+        try:
+            threading.Thread(target=go, name="guest-making", daemon=True).start()
+        except RuntimeError as exc:
+            work.close()
+            with self._lock:
+                self._busy[token_id] -= 1
+                self._busy += Counter()
+            raise TooManyChanges("this node has no room for another thread now; try again", retry_after=5) from exc
         return work

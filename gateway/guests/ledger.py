@@ -57,7 +57,10 @@ class Ledger:
         with self._starting:
             if self._writer is None or not self._writer.is_alive():
                 self._writer = threading.Thread(target=self._write, name="outcomes", daemon=True)
-                self._writer.start()
+                try:
+                    self._writer.start()
+                except RuntimeError as exc:  # the next outcome tries again, and both are written
+                    log.error("the outcome of %s waits to be written: %s", outcome["audit_id"], exc)
 
     def adopt(self) -> Iterator[Unfinished]:
         """What a process of ours that ended has left."""

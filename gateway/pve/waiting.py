@@ -100,8 +100,12 @@ class TaskWatcher:
             followed.listeners.append(hear)
             if upid.node not in self._threads:
                 thread = threading.Thread(target=self._run, args=(upid.node,), name="pve-tasks", daemon=True)
-                self._threads[upid.node] = thread
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as exc:  # who follows the next task of this node tries again, for both
+                    log.error("nobody looks at the tasks of node %s yet: %s", upid.node, exc)
+                else:
+                    self._threads[upid.node] = thread
 
         def forget() -> None:
             with self._changed:

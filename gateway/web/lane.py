@@ -37,7 +37,10 @@ class Lane(Generic[Item, Result]):
         self._load = 0
 
     def submit(self, item: Item) -> bool:
-        """Have `item` worked on; False if the lane and its queue are full."""
+        """Have `item` worked on; False if the lane and its queue are full, or there is no thread and none can be had.
+
+        While the node has no room for another thread those that there are do all of it; each item tries again.
+        """
         with self._lock:
             if self._load >= self._size + self._backlog:
                 return False
@@ -45,9 +48,22 @@ class Lane(Generic[Item, Result]):
             start = self._load > self._threads < self._size
             if start:
                 self._threads += 1
+        if start and not self._start():
+            with self._lock:
+                if not self._threads:
+                    self._load -= 1
+                    return False
         self._queue.put(item)
-        if start:
+        return True
+
+    def _start(self) -> bool:
+        """Whether there is one thread more."""
+        try:
             threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
+        except RuntimeError:  # pids.max, say
+            with self._lock:
+                self._threads -= 1
+            return False
         return True
 
     @property
