@@ -30,6 +30,7 @@ class LastUsed:
         self._monotonic = monotonic
         self._noted: dict[str, float] = {}
         self._lock = threading.Lock()
+        self._swept = monotonic()
         self._broken = False
 
     def note(self, token_id: str) -> None:
@@ -42,6 +43,9 @@ class LastUsed:
             if self._noted.get(token_id) != noted:
                 return
             self._noted[token_id] = now
+            if now - self._swept >= COARSE_SECONDS:  # what is older tells nothing, and may be a token's that is gone
+                self._noted = {known: at for known, at in list(self._noted.items()) if now - at < COARSE_SECONDS}
+                self._swept = now
         try:
             self._touch(token_id)
             self._broken = False

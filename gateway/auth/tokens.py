@@ -32,6 +32,8 @@ from gateway.auth.terms import Network, parse_name
 from gateway.errors import TokenNotFound, TokenStoreError
 
 ID_PREFIX = "tk_"
+MAX_CACHED = 12_000
+"""Records in memory: all that there may be (`administration.MAX_TOKENS`), and some that others have deleted."""
 _ID = re.compile(r"tk_[0-9A-HJKMNP-TV-Z]{26}")
 
 Clock = Callable[[], datetime]
@@ -263,6 +265,8 @@ class TokenStore:
             if record.id != token_id:
                 raise TokenStoreError(f"{path}: the record is of another token")
             cached = stamp, record, *self._actor(record)
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
             self._cache[token_id] = cached
         elif cached[3] is not None and cached[3] is not self._pools():
             cached = stamp, cached[1], *self._actor(cached[1])

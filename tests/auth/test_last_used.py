@@ -28,6 +28,16 @@ class Watch:
         return self.now
 
 
+def test_what_is_noted_is_forgotten_after_its_minute(tmp_path: Path) -> None:
+    """So that of tokens that others delete nothing stays in memory for ever."""
+    watch = Watch()
+    used = LastUsed(tmp_path / "used", monotonic=watch)
+    for number in range(60):
+        watch.now += 10
+        used.note(f"tk_{number:026}")
+    assert len(used._noted) <= 13
+
+
 def test_one_write_a_minute(tmp_path: Path) -> None:
     """A thousand uses within a minute touch the disk once; the next minute does so again."""
     watch = Watch()

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.auth import tokens
 from gateway.auth.actor import Actor
 from gateway.auth.grants import Grant, parse_actions, parse_guests
 from gateway.auth.records import TokenRecord
@@ -62,6 +63,18 @@ def refusal(store: TokenStore, token: str, remote: str = HOME) -> Refusal:
     found = store.verify(token, remote)
     assert isinstance(found, Refused)
     return found.reason
+
+
+def test_tokens_that_others_delete_leave_no_memory(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token for each job, deleted by the command or another worker when that is done: what is kept of them is
+    bounded, and all that there are go on being known."""
+    monkeypatch.setattr(tokens, "MAX_CACHED", 4)
+    kept, _ = issue(store)
+    for _ in range(20):
+        token, record = issue(store)
+        assert isinstance(store.verify(token, HOME), Actor) and isinstance(store.verify(kept, HOME), Actor)
+        store._path(record.id).unlink()
+        assert len(store._cache) <= 4
 
 
 def test_a_token_gives_its_actor(store: TokenStore) -> None:
