@@ -1,5 +1,6 @@
 """`/nodes/{node}/tasks` and `/cluster/tasks`: status, log, list, stop (pve-manager, API2/Tasks.pm)."""
 
+from functools import lru_cache
 from typing import Any
 
 from tests.pvesim.api import privileges, tasks
@@ -37,11 +38,13 @@ def list_of_node(call: Call) -> Any:
     auditor = privileges.may(call.user, f"/nodes/{call.node}", "Sys.Audit")
     source, found = call.get("source", "archive"), []
     for task in tasks.every_task():
+        if task.node != call.node or not (auditor or _is_own(task, call.user)) or not _is_asked_for(call, task):
+            continue
         running = tasks.is_running(task)
-        if task.node != call.node or source == ("archive" if running else "active"):
+        if source == ("archive" if running else "active"):
             continue
         shown = _summary(task, running)
-        if (auditor or _is_own(task, call.user)) and _fits(call, task, shown["status"]):
+        if running or classify(shown["status"]) in _wanted(call):
             found.append(shown)
     start, limit = call.get("start", 0), call.get("limit", 50)
     return Listed(found[start : start + limit], len(found))
@@ -79,18 +82,24 @@ def _is_own(task: Upid, user: str) -> bool:
 
 
 def _summary(task: Upid, running: bool) -> dict[str, Any]:
-    if running:
-        return {**task.told(), "status": "RUNNING"}
-    return {**task.told(), "status": read_status(task), "endtime": int(task.log.stat().st_mtime)}
+    return {**task.told(), "status": "RUNNING"} if running else {**task.told(), **_end(task)}
 
 
-def _fits(call: Call, task: Upid, status: str) -> bool:
-    wanted = {word.lower() for word in split_list(call.get("statusfilter"))} or {"ok", "warning", "error", "unknown"}
+@lru_cache(maxsize=20_000)
+def _end(task: Upid) -> dict[str, Any]:
+    """Of a task that has ended: PVE keeps these in an index, and reads no log for them."""
+    return {"status": read_status(task), "endtime": int(task.log.stat().st_mtime)}
+
+
+def _wanted(call: Call) -> set[str]:
     if call.get("errors"):
-        wanted = {"warning", "error", "unknown"}
+        return {"warning", "error", "unknown"}
+    return {word.lower() for word in split_list(call.get("statusfilter"))} or {"ok", "warning", "error", "unknown"}
+
+
+def _is_asked_for(call: Call, task: Upid) -> bool:
     return (
-        (status == "RUNNING" or classify(status) in wanted)
-        and str(call.get("userfilter", "")).lower() in task.user.lower()
+        str(call.get("userfilter", "")).lower() in task.user.lower()
         and call.get("typefilter", task.type) == task.type
         and str(call.get("vmid", task.id)) == task.id
         and call.get("since", 0) <= task.starttime <= call.get("until", task.starttime)
