@@ -41,7 +41,7 @@ _HAS = {
     _AUDIT: {
         "signals": [],
         "sees": [],
-        "reads": [f"{_STATE}/keys/token.keys", f"{_STATE}/keys/audit.key", "/var/log/pve-exec-gateway/audit.log"],
+        "reads": [f"{_STATE}/keys/audit.key", "/var/log/pve-exec-gateway/audit.log"],
         "writes": [f"{_STATE}/keys", "/var/log/pve-exec-gateway"],
         "sockets": ["/run/systemd/journal/dev-log", "/run/systemd/journal/socket", "/run/systemd/notify"],
         "abstract": [],
