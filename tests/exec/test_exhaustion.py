@@ -181,6 +181,21 @@ def test_survivors_are_let_go_of_when_there_is_a_descriptor(api: Api, gateway: G
     kill_all(mark)
 
 
+def test_a_signal_is_not_taken_for_the_end_of_the_guest(api: Api, gateway: Gateway) -> None:
+    """Where nothing of the guest can be looked at, for want of a descriptor, no end is invented."""
+    mark = new_mark()
+    exec_id = detach(api, 101, f"sleep {mark} & read line; kill -9 $$", stdin_open=True, background="kill")
+    until(lambda: living(mark, alone=True), why="it runs")
+    assert api.get(f"/execs/{exec_id}").json()["state"] == "running"  # the web keeps the connection that this made
+    headers = {"Content-Type": "application/octet-stream"}
+    with descriptors_left(gateway.services.pid("supervisor"), 0):
+        answer = api.request("PUT", f"/execs/{exec_id}/stdin?offset=0", raw=b"go on\n", headers=headers)
+        assert answer.status in (200, 204), answer.body
+        until(lambda: len(living(mark)) < 2, why="the command has ended")
+    view = ended(api, exec_id)
+    assert (view["reason"], view["signal"]) == ("signaled", "SIGKILL")
+
+
 def test_peers_wait_for_a_descriptor(api: Api, gateway: Gateway) -> None:
     """With no descriptor left new connections wait, without burning CPU, and are served when there are some again."""
     pid = gateway.services.pid("supervisor")

@@ -29,9 +29,10 @@ class StraySignal:
         self._until = died + _SHUTDOWN
 
     def ended_the_guest(self, now: float) -> bool | None:
-        """True: the guest ends, too. False: it goes on. None: it may be about to; look again."""
-        if self._guest.stopping():
-            return True
+        """True: the guest ends, too. False: it goes on. None: it may be about to, or cannot be seen; look again."""
+        stopping = self._guest.stopping()
+        if stopping is not False:
+            return stopping
         if now < self._died + _WRITE_BACK and self._guest.writes_back():
             self._until = now + _SHUTDOWN
         undecided = now < self._died + LOOK_SECONDS or (now < self._until and self._guest.seems_to_shut_down())

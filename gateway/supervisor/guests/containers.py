@@ -61,15 +61,18 @@ class Incarnation:
     def frozen(self) -> bool:
         return not self.closed and read_event(self.ns_events, "frozen")
 
-    def stopping(self) -> bool:
-        """Whether its init is dead, dying, or has a SIGKILL waiting: then the kernel ends all its processes."""
+    def stopping(self) -> bool | None:
+        """Whether its init is dead, dying, or has a SIGKILL waiting: then the kernel ends all its processes. None where
+        the node has no descriptor to look with."""
         if not self.alive():
             return True
         process = self.proc / str(self.init_pid)
         try:
             stat = read_stat(process)
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             return True
+        except OSError:
+            return None
         pending = read_status(process, b"SigPnd", b"ShdPnd").values()
         return (
             stat.state in b"ZX"
