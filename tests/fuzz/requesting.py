@@ -45,6 +45,22 @@ _COMMANDS: tuple[Any, ...] = (
     "printf '\\377\\376'; kill -9 $$",
     "sleep 0.2 & echo left",
 )
+_OWN_FILES = ("/root/fuzz", "/root/fuzz.tree", "/root/fuzz.tree/deep", "/no/such/file", "/proc/fuzz")
+_PLACES = {
+    "GET /guests/{vmid}/files": (
+        *_OWN_FILES,
+        "/etc/passwd",
+        "/bin/busybox",
+        "/",
+        "/root",
+        "/dev/null",
+        "/proc/self/stat",
+    ),
+    "PUT /guests/{vmid}/files": _OWN_FILES,
+    "DELETE /guests/{vmid}/files": _OWN_FILES,
+    "GET /devices/lookup": ("/dev/null", "/dev/tty", "/dev/no", "/dev/../etc/shadow", "/dev"),
+}
+"""Of what is changed there, nothing that a guest has of itself."""
 _ACCEPTS = (None, "application/json", "application/x-ndjson", "text/event-stream", "*/*", "text/html", ";q=", "\x7f")
 _GRANT: dict[str, Any] = {"actions": ["exec:run"], "guests": "104"}
 
@@ -131,6 +147,8 @@ def _ground(case: Case[Any], known: Known, chance: random.Random) -> None:
         ground_guest(case, known, chance)
     elif "vmid" in path:
         path["vmid"] = chance.choice(VMIDS)
+    if case.operation.label in _PLACES and isinstance(case.query, dict):
+        case.query["path"] = chance.choice(_PLACES[case.operation.label])
     if "id" in path and known.execs:
         path["id"] = chance.choice(known.execs)
     if "token_id" in path and known.tokens:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from gateway.errors import NodeNotReady
+from gateway.errors import SupervisorUnavailable
 from gateway.exec.origin import Origin
 from gateway.supervisor.link.protocol import ProtocolError
 from gateway.supervisor.operations.acting import ActingOperations
@@ -66,8 +66,8 @@ class Operations:
             return await handler(connection, header, blobs, origin)
         except OSError as exc:
             log.error("%s failed: %s", operation, exc)
-            raise NodeNotReady(
-                f"the node is out of something that a command needs ({exc.strerror}); try again", missing=["resources"]
+            raise SupervisorUnavailable(
+                f"the supervisor is out of something that this needs ({exc.strerror}); try again", retry_after=1
             ) from exc
 
     def closed(self, connection: Connection) -> None:
