@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,10 @@ settings.register_profile(
 settings.load_profile("suite")
 """The same examples each time, however long each takes on a busy machine: what is new is looked for at the full size,
 and by `make fuzz`, where a find stops nobody's work."""
+
+# What a shell starts in the background ignores these, and so does what that starts: machines, and who is interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 class Run(Protocol):

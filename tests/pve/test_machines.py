@@ -298,7 +298,8 @@ def is_let_go(gateway: Gateway, exec_id: str) -> bool:
     """Whether the spool knows that nothing of an ended exec runs any more."""
     texts = [path.read_text() for path in (gateway.spool / "journal").iterdir()]
     lines = [line for text in texts for line in text.rpartition("\n")[0].splitlines()]  # the last may be half there
-    return any(line["id"] == exec_id and line.get("gone") for line in map(json.loads, lines))
+    told = [json.loads(line) for line in lines if not line.startswith("#")]  # such a one has been taken back
+    return any(line["id"] == exec_id and line.get("gone") for line in told)
 
 
 def ask_agent(machine: Machine, pid: int) -> str:
