@@ -88,18 +88,18 @@ def fuzz(target: Target, *, count: int, seed: int, threads: int = 1) -> Tally:
         with lock:
             mine = random.Random(chance.random())
         for sent in variants(case, known, target.token, target.url, mine):
-            began, reply = time.monotonic(), None
+            began, reply, told = time.monotonic(), None, None
             try:
                 reply = local.session.request(**sent.arguments, timeout=30, allow_redirects=False)
                 wrong = list(judge(sent, reply, time.monotonic() - began))
-            except (requests.RequestException, UnicodeError) as error:
+                told = _read(reply)
+            except (requests.RequestException, UnicodeError) as error:  # JSON that is none, too
                 wrong = [f"{case.operation.label}: {type(error).__name__}"]
             seconds = time.monotonic() - began
             with lock:
                 _count(tally, sent.arguments, reply, wrong, seconds)
                 tally.worked[case.operation.label] += reply is not None and reply.ok
-                if reply is not None and reply.headers.get("Content-Type") == "application/json":
-                    known.learn(reply.json())
+                known.learn(told)
 
     with contextlib.ExitStack() as sessions, ThreadPoolExecutor(threads) as pool:
 
@@ -114,6 +114,17 @@ def fuzz(target: Target, *, count: int, seed: int, threads: int = 1) -> Tally:
         done.result()
     tally.secrets = [target.token, CANARY, *known.secrets]
     return tally
+
+
+def _read(reply: requests.Response) -> Any:
+    """What a reply says in JSON; a HEAD's and a 304's have no body."""
+    if (
+        reply.headers.get("Content-Type") != "application/json"
+        or reply.request.method == "HEAD"
+        or reply.status_code == 304
+    ):
+        return None
+    return reply.json()
 
 
 class _Trusting(HTTPAdapter):
