@@ -255,4 +255,7 @@ def _respond(body: Any, status: int, media_type: str | None, headers: Mapping[st
     safe = [(name, value) for name, value in SAFE_HEADERS if name not in headers]
     fields = [*headers.items(), *safe, ("X-Request-Id", request_id)]
     live = isinstance(body, Live)  # as it is, for the server to see
-    return Response(body, status=status, headers=fields, content_type=media_type, direct_passthrough=live)
+    response = Response(body, status=status, headers=fields, content_type=media_type, direct_passthrough=live)
+    if status == 204:
+        del response.headers["Content-Type"]
+    return response

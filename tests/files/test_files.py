@@ -74,7 +74,8 @@ def test_what_is_written_is_read(files: Api, any_vmid: int, size: int) -> None:
     assert answer.headers["Content-Digest"] == (digest(data) if size <= 1 << 20 else None)
     assert put(files, any_vmid, path, b"other").status == 200
     assert files.get(url(any_vmid, path)).body == b"other"
-    assert files.request("DELETE", url(any_vmid, path)).status == 204
+    gone = files.request("DELETE", url(any_vmid, path))
+    assert (gone.status, gone.headers.get("Content-Type")) == (204, None)
     assert files.get(url(any_vmid, path)).code == "file_not_found"
 
 

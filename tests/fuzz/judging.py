@@ -39,6 +39,10 @@ _EDGE = {404: "not_found", 405: "method_not_allowed", 414: "request_line_too_lon
 """What is answered before an operation is known: to paths that are none, and to heads over the limits."""
 _ASKED_FOR = frozenset({"storage_full", "task_unfinished", "guest_without_address"})
 """What a request may bring about in a gateway and a PVE that are well: a disk too large, a time limit too short."""
+_BROUGHT_ABOUT = (b"container did not stop", b"(pve.agent_token_file) is absent")
+"""The same: too little time for a shutdown; files of machines, which here are the node's: nobody may ask for them."""
+_REFUSALS = (413, 426)
+"""Refusals, too, which schemathesis does not know as such: of what is long in too many places; of no WebSocket."""
 _CHECKS: list[CheckFunction] = [
     status_code_conformance,
     content_type_conformance,
@@ -61,15 +65,14 @@ def judge(sent: Sent, reply: requests.Response, seconds: float) -> Iterator[str]
     if "X-Request-Id" not in reply.headers:
         yield f"{where}: {reply.status_code} without X-Request-Id"
     code = _code(reply)
-    without_agent = (
-        code == "node_not_ready" and b"pve.agent_token_file" in reply.content
-    )  # no file of a machine is safe
-    if reply.status_code >= 500 and "/health/" not in where and code not in _ASKED_FOR and not without_agent:
+    asked_for = code in _ASKED_FOR or (
+        reply.status_code >= 500 and any(word in reply.content for word in _BROUGHT_ABOUT)
+    )
+    if reply.status_code >= 500 and "/health/" not in where and not asked_for:
         yield f"{where}: {reply.status_code} {code}"
     if _EDGE.get(reply.status_code) == code and code is not None:
         return
-    # A 413 is a refusal, too, which that check does not know: what is long in too many places gets one.
-    checks = [*_CHECKS, *([negative_data_rejection] if sent.pure and reply.status_code != 413 else [])]
+    checks = [*_CHECKS, *([negative_data_rejection] if sent.pure and reply.status_code not in _REFUSALS else [])]
     events = _EVENTS.get(reply.headers.get("Content-Type", "").partition(";")[0])
     if events is not None:
         # In OpenAPI 3.1 a stream is a string, and `x-item-schema` says what its events are.
