@@ -54,3 +54,10 @@ def test_the_writers_socket_is_roots_alone() -> None:
     found = settings("pve-exec-gateway-audit.socket")
     assert found["ListenStream"] == [str(CONFIG.audit.socket)]
     assert found["SocketMode"] == ["0600"] and found["DirectoryMode"] == ["0700"]
+
+
+@pytest.mark.parametrize("unit", ["pve-exec-gateway.service", "pve-exec-gateway-audit.service"])
+def test_the_end_of_a_service_is_waited_for(unit: str) -> None:
+    """With PrivatePIDs systemd 257 waits for all processes or for none: with KillMode=mixed SIGKILL would follow at once."""
+    found = settings(unit)
+    assert (found["PrivatePIDs"], found["KillMode"]) == (["yes"], ["control-group"])
