@@ -58,6 +58,6 @@ def test_the_writers_socket_is_roots_alone() -> None:
 
 @pytest.mark.parametrize("unit", ["pve-exec-gateway.service", "pve-exec-gateway-audit.service"])
 def test_the_end_of_a_service_is_waited_for(unit: str) -> None:
-    """With PrivatePIDs systemd 257 waits for all processes or for none: with KillMode=mixed SIGKILL would follow at once."""
+    """With PrivatePIDs systemd 257 waits for all processes or for none: KillMode=mixed would kill them at once."""
     found = settings(unit)
     assert (found["PrivatePIDs"], found["KillMode"]) == (["yes"], ["control-group"])
