@@ -65,28 +65,22 @@ def complete_places(context: click.Context, parameter: click.Parameter, incomple
 
 def complete_snapshots(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The snapshots of the guest that was named before."""
-
-    def find(api: Any) -> Iterable[CompletionItem]:
-        from pvex.guests import find_vmid
-
-        vmid = find_vmid(api, context.params["guest"])
-        for one in api.pages(f"/guests/{vmid}/snapshots", "snapshots"):
-            if one["name"].startswith(incomplete):
-                yield CompletionItem(one["name"], help=plain(one["description"])[:40])
-
-    return _ask(context, find) if context.params.get("guest") else []
+    return _of_guest(context, incomplete, "snapshots", "name", "description")
 
 
 def complete_backups(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The backups of the guest that was named before."""
+    return _of_guest(context, incomplete, "backups", "volume", "notes")
 
+
+def _of_guest(context: click.Context, incomplete: str, what: str, name: str, about: str) -> list[CompletionItem]:
     def find(api: Any) -> Iterable[CompletionItem]:
         from pvex.guests import find_vmid
 
         vmid = find_vmid(api, context.params["guest"])
-        for one in api.pages(f"/guests/{vmid}/backups", "backups"):
-            if one["volume"].startswith(incomplete):
-                yield CompletionItem(one["volume"], help=plain(one["notes"])[:40])
+        for one in api.pages(f"/guests/{vmid}/{what}", what):
+            if one[name].startswith(incomplete):
+                yield CompletionItem(one[name], help=plain(one[about])[:40])
 
     return _ask(context, find) if context.params.get("guest") else []
 
