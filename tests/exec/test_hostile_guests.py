@@ -239,12 +239,19 @@ def test_forged_claim_takes_no_exec_along(hostile: MakeGuest, api: Api) -> None:
 
 
 def test_flooded_handshake_holds_nobody_up(hostile: MakeGuest, api: Api) -> None:
-    """Eight processes that say the same word for ever end their own exec; another guest is served meanwhile."""
+    """Eight processes that say the same word for ever end their own exec; another guest is served meanwhile.
+
+    Mostly before it began; but one whose second word comes only after it was told to go is the command by then, and
+    exits when nobody listens any more.
+    """
     forge(hostile(913), "flood 8")
     with ThreadPoolExecutor(3) as pool:
         attacks = [pool.submit(api.run, 913, ["true"]) for _ in range(3)]
         assert_others_are_served(api)
-        assert {attack.result(20)["reason"] for attack in attacks} == {"spawn_failed"}
+        results = [attack.result(20) for attack in attacks]
+    for result in results:
+        ended = (result["reason"], result["exit_code"])
+        assert ended in [("spawn_failed", 126), ("exited", 0)], result
     until(lambda: not exec_cgroups(913), why="nothing of them is left")
 
 
