@@ -2,10 +2,12 @@
 
 import itertools
 import re
+import stat
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ _HIDDEN = {
 """What SECURITY.md keeps from them."""
 _SOCKETS = ("pve-exec-gateway.socket", "pve-exec-gateway-audit.socket")
 _IDLE_MEMORY = 130e6
+_COPIED_SECONDS = 30.0
 _START_PROCESSOR = 4.0
 """Seconds that all three may take of a processor until they are ready: 1.5 s of the clock on two idle ones."""
 
@@ -46,9 +49,10 @@ def service() -> None:
     with in_order("keys are root's alone"):
         for directory in (Path("/var/lib/pve-exec-gateway"), Path("/var/log/pve-exec-gateway")):
             for path in (directory, *directory.rglob("*")):
-                if not path.is_symlink():
-                    status = path.stat()
-                    check(status.st_uid == 0 and not status.st_mode & 0o077, f"{path}: {status.st_mode:o}")
+                with suppress(FileNotFoundError):  # of an exec that is forgotten meanwhile
+                    status = path.lstat()
+                    open_to_others = status.st_mode & 0o077 and not stat.S_ISLNK(status.st_mode)
+                    check(status.st_uid == 0 and not open_to_others, f"{path}: {status.st_mode:o}")
     with in_order("a guest inherits nothing of the supervisor's unit"):
         _check_inherited(gateway)
     for unit in UNITS:
@@ -175,18 +179,27 @@ def _check_copies(gateway: Gateway) -> None:
     try:
         run("systemctl", "restart", UNITS[0])
         id = gateway.execute(102, ["hostname"])["id"]
+        for words in (["-t", "pve-exec-gateway-record"], ["_TRANSPORT=syslog"]):
+            _await_records(id, words)
     finally:
         _CONFIG.write_text(before)
         run("systemctl", "restart", UNITS[0])  # it ends with an anchor
     run("journalctl", "--sync")
-    for words in (["-t", "pve-exec-gateway-record"], ["_TRANSPORT=syslog"]):
-        said = run("journalctl", "-o", "cat", *words)
-        events = re.findall(rf'"event":"(exec:[a-z]+)","exec_id":"{id}"', said)
-        check(events == ["exec:intent", "exec:outcome"], f"{words}: {events}")
     anchors = Path("/run/pveg-anchors")
     anchors.write_text(run("journalctl", "-o", "cat", "-t", "pve-exec-gateway-audit"))
     said = run("pve-exec-gateway", "audit", "verify", "--anchors", str(anchors))
     check(re.search(r" [1-9][0-9]* anchors", said), f"no anchor was checked: {said}")
+
+
+def _await_records(id: str, words: list[str]) -> None:
+    """Return when the journal has an exec's records by these words: an outcome may be written after the reply."""
+    deadline = time.monotonic() + _COPIED_SECONDS
+    events: list[str] = []
+    while events != ["exec:intent", "exec:outcome"]:
+        check(time.monotonic() < deadline, f"{words}: {events}")
+        run("journalctl", "--sync")
+        said = run("journalctl", "-o", "cat", *words)
+        events = re.findall(rf'"event":"(exec:[a-z]+)","exec_id":"{id}"', said)
 
 
 def _processes(unit: str) -> list[str]:
@@ -195,8 +208,11 @@ def _processes(unit: str) -> list[str]:
 
 def _proportional_set(pid: str) -> int:
     """Bytes, pages that several processes have being shared out among them (proc_pid_smaps(5))."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return 0
+    return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
 
 
 def _check_inherited(gateway: Gateway) -> None:
