@@ -145,6 +145,16 @@ def test_limits_are_refused_by_name(api: Api, body: dict[str, Any], path: str) -
     assert any(error["path"].startswith(path) for error in answer.json()["errors"]), answer.body
 
 
+def test_maximum_is_told_exactly(api: Api) -> None:
+    """What may be asked for instead stands in the refusal, to the last byte, and is taken."""
+    refused = api.post(101, {"command": ["true"], "output": {"limit": 1 << 40}, "timeout": 1e9}).json()["errors"]
+    assert [error["message"] for error in refused] == [
+        "at most 86400 is allowed here",
+        f"at most {16 << 20} is allowed here",
+    ]
+    assert api.run(101, ["true"], output={"limit": 16 << 20}, timeout=86400)["exit_code"] == 0
+
+
 @pytest.fixture(scope="module")
 def narrow(make_gateway: Callable[..., Gateway]) -> Iterator[Api]:
     """A gateway that runs two execs at once and lets three more wait."""
