@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.web.connection import MAX_READS, Connection, Next, Phase
+from gateway.web.crowd import Crowd
 from gateway.web.settings import WebSettings
 from gateway.web.tls import make_context
 from tests.web.conftest import Client, Server, StartServer, unverified_context
@@ -159,6 +160,23 @@ def test_half_open_connections_per_address_are_capped(start_server: StartServer)
     assert all(client.request("GET", "/").status == 200 for client in busy)
     for sock in socks:
         sock.close()
+
+
+def test_burst_of_an_address_has_a_second() -> None:
+    """Who opens many connections at once may use them: those over its limit are too many when they are a second old,
+    the oldest first."""
+    limits = WebSettings(max_half_open_per_address=2)
+    crowd = Crowd(limits, files=10_000)
+    with contextlib.ExitStack() as stack:
+        held = []
+        for number in range(5):
+            ours, _ = (stack.enter_context(sock) for sock in socket.socketpair())
+            client = ("192.0.2.1" if number < 4 else "192.0.2.2", number)
+            held.append(Connection(ours, client, ("192.0.2.3", 2), limits, now=10 + number / 10))
+            crowd.hold(held[-1])
+        assert crowd.crowding(10.9) == []
+        assert crowd.crowding(11.05) == held[:1]
+        assert crowd.crowding(20) == held[:2]
 
 
 def test_half_open_connections_are_capped_in_all(start_server: StartServer) -> None:
