@@ -179,6 +179,19 @@ def test_burst_of_an_address_has_a_second() -> None:
         assert crowd.crowding(20) == held[:2]
 
 
+def test_who_takes_no_replies_goes_in_the_end() -> None:
+    """A connection whose client takes nothing of a reply for 30 s is closed, however long keep-alive may last."""
+    limits = WebSettings(keepalive_s=600)
+    crowd = Crowd(limits, files=10_000)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = Connection(ours, ("192.0.2.1", 1), ("192.0.2.2", 2), limits, now=100)
+        connection.wait_until_read(100)
+        crowd.hold(connection)
+        assert crowd.expired(129) == []
+        assert crowd.expired(130) == [connection]
+
+
 def test_half_open_connections_are_capped_in_all(start_server: StartServer) -> None:
     """One more than max_half_open closes the oldest at once, and no other: the newest eight stay."""
     server = start_server(max_half_open=8, head_s=30, handshake_s=30)
