@@ -156,9 +156,14 @@ def test_maximum_is_told_exactly(api: Api) -> None:
 
 
 @pytest.fixture(scope="module")
-def narrow(make_gateway: Callable[..., Gateway]) -> Iterator[Api]:
+def narrow_gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
     """A gateway that runs two execs at once and lets three more wait."""
-    opened = make_gateway(exec={"max_running": 2, "max_queued": 3}).api()
+    return make_gateway(exec={"max_running": 2, "max_queued": 3})
+
+
+@pytest.fixture(scope="module")
+def narrow(narrow_gateway: Gateway) -> Iterator[Api]:
+    opened = narrow_gateway.api()
     yield opened
     opened.close()
 
@@ -223,6 +228,17 @@ def test_places_come_back_after_every_kind_of_failure(narrow: Api) -> None:
         narrow.begin(101, {"command": ["sleep", "60"], "kill_grace": 0}).close()
     until(lambda: not living("60", alone=True), why="the lost ones are gone")
     assert narrow.run(101, ["true"], queue_timeout=1)["reason"] == "exited"
+
+
+def test_places_come_back_where_nothing_is_recorded(narrow: Api, narrow_gateway: Gateway) -> None:
+    """What had its place, and was refused for its intent, gives it back at once."""
+    narrow_gateway.services.kill("audit")
+    try:
+        for _ in range(4):
+            assert narrow.post(101, {"command": ["true"], "queue_timeout": 0}).code == "audit_unavailable"
+    finally:
+        narrow_gateway.services.restart("audit")
+    until(lambda: narrow.post(101, {"command": ["true"], "queue_timeout": 0}).status == 200, why="it recovers")
 
 
 def test_placement_in_the_guest_is_where_it_says(api: Api, vmid: int) -> None:
