@@ -157,8 +157,8 @@ def test_maximum_is_told_exactly(api: Api) -> None:
 
 @pytest.fixture(scope="module")
 def narrow_gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
-    """A gateway that runs two execs at once and lets three more wait."""
-    return make_gateway(exec={"max_running": 2, "max_queued": 3})
+    """A gateway that runs two execs at once, lets three more wait, and two of a guest leave processes behind."""
+    return make_gateway(exec={"max_running": 2, "max_queued": 3, "max_survivors": 2})
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +239,20 @@ def test_places_come_back_where_nothing_is_recorded(narrow: Api, narrow_gateway:
     finally:
         narrow_gateway.services.restart("audit")
     until(lambda: narrow.post(101, {"command": ["true"], "queue_timeout": 0}).status == 200, why="it recovers")
+
+
+def test_survivors_of_a_guest_are_bounded(narrow: Api) -> None:
+    """Where as many ended execs as may have left processes in a guest, no other may: one that kills its own, or another
+    guest's, runs; and so does the next when those are gone."""
+    mark = new_mark()
+    for _ in range(2):
+        assert narrow.run(104, f"sleep {mark} & echo ok")["survivors"] == 1
+    refused = narrow.post(104, {"command": ["true"]})
+    assert (refused.status, refused.code) == (429, "too_many_execs")
+    assert narrow.run(104, f"sleep {mark} & echo ok", background="kill")["survivors"] == 0
+    assert narrow.run(101, ["true"])["exit_code"] == 0
+    kill_all(mark)
+    until(lambda: narrow.post(104, {"command": ["true"]}).status == 200, why="those are gone")
 
 
 def test_placement_in_the_guest_is_where_it_says(api: Api, vmid: int) -> None:
