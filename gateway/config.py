@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import socket
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,10 +47,20 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
+def _is_address(given: str) -> str:
+    """What the edge serves on (web.settings): no name that a resolver would have to tell."""
+    try:
+        if given != "localhost":
+            ip_address(given)
+    except ValueError as exc:
+        raise PydanticCustomError("address", "give an IP address, 0.0.0.0 or :: for all of them, or localhost") from exc
+    return given
+
+
 class ListenConfig(Section):
     """Where the API listens. A socket passed by systemd (LISTEN_FDS) wins over it."""
 
-    address: str = "0.0.0.0"
+    address: Annotated[str, AfterValidator(_is_address)] = "0.0.0.0"
     port: Annotated[int, Field(ge=1, le=65535)] = 39377
 
 
@@ -104,6 +114,17 @@ class ExecConfig(Section):
     max_survivors: Count = 100
     memory: Annotated[int, Field(ge=16 << 20)] = 1 << 30
     path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+    @model_validator(mode="after")
+    def _defaults_are_allowed(self) -> ExecConfig:
+        """Else who asks for nothing would get what nobody may ask for."""
+        for name in ("timeout", "kill_grace", "queue_timeout", "output_limit"):
+            default, most = getattr(self, name), getattr(self, f"{name}_max")
+            if default > most:
+                words = "exec.{name} is {default}, and must be at most exec.{name}_max, {most}"
+                numbers = {"default": f"{default:.15g}", "most": f"{most:.15g}"}
+                raise PydanticCustomError("over_maximum", words, {"name": name, **numbers})
+        return self
 
 
 class SpoolConfig(Section):
@@ -286,6 +307,10 @@ def _explain(path: Path, node: yaml.Node | None, error: Any) -> str:
     message = str(error["msg"])
     if error["type"] == "extra_forbidden":
         message = f"unknown key; allowed here: {_names(_section(keys[:-1]))}"
+    elif error["type"] == "model_type":
+        message = f"give its keys, or leave it out: {_names(_section(keys))}"
+    elif error["type"] == "path_type":
+        message = "give a path"
     return f"{path}:{line}: {'.'.join(keys) or 'configuration'}: {re.sub(r'^Value error, ', '', message)}"
 
 

@@ -35,7 +35,7 @@ def resolve_limits(spec: ExecSpec, settings: Config, *, spooled: bool) -> Limits
         "output.limit": (spec.output.limit, kept, most_kept),
     }
     over = [
-        FieldError(path, "over_maximum", f"at most {maximum:g} is allowed here").to_json()
+        FieldError(path, "over_maximum", f"at most {maximum:.15g} is allowed here").to_json()
         for path, (value, _, maximum) in wanted.items()
         if value is not None and value > maximum
     ]

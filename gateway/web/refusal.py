@@ -9,11 +9,18 @@ from http import HTTPStatus
 import gunicorn.http.errors as parse_errors
 
 from gateway import ulid
+from gateway.errors import GatewayRestarting, InternalError, MalformedRequest, Overloaded, PayloadTooLarge
 from gateway.web.codes import EDGE_CODES
 from gateway.web.safe import SAFE_HEADERS
 
 SERVER = "pve-exec-gateway"
 _SAFE = "".join(f"{name}: {value}\r\n" for name, value in SAFE_HEADERS)
+
+_TITLES = {
+    error.code: error.title
+    for error in (GatewayRestarting, InternalError, MalformedRequest, Overloaded, PayloadTooLarge)
+}
+"""Of the kinds of problems that the application has, too."""
 
 
 class Refusal(Exception):
@@ -33,10 +40,10 @@ class Refusal(Exception):
 
     def encode(self) -> bytes:
         """The whole HTTP/1.1 reply."""
-        title = HTTPStatus(self.status).phrase
+        phrase = HTTPStatus(self.status).phrase
         problem = {
             "type": f"urn:pve-exec-gateway:problem:{self.code}",
-            "title": title,
+            "title": _TITLES.get(self.code, phrase),
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
@@ -46,7 +53,7 @@ class Refusal(Exception):
         body = json.dumps(problem).encode()
         retry = "" if self.retry_after is None else f"Retry-After: {self.retry_after}\r\n"
         head = (
-            f"HTTP/1.1 {self.status} {title}\r\nServer: {SERVER}\r\nDate: {formatdate(usegmt=True)}\r\n"
+            f"HTTP/1.1 {self.status} {phrase}\r\nServer: {SERVER}\r\nDate: {formatdate(usegmt=True)}\r\n"
             f"Connection: close\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
             f"X-Request-Id: {self.request_id}\r\n{_SAFE}{retry}\r\n"
         )

@@ -42,6 +42,24 @@ def test_not_ready_names_what_is_missing(api: Api) -> None:
     assert failed == {"launcher", "audit"}
 
 
+def test_what_either_process_misses_is_missing(api: Api) -> None:
+    """Of what both processes look at there is one check, and it fails where either's does, whichever that is."""
+    both = [
+        {"name": name, "ok": name == "audit", "detail": f"{name}: so says the supervisor"}
+        for name in ("audit", "tokens")
+    ]
+    api.supervisor.checks = both
+    api.audit.down = True
+    checks = api.request("GET", "/health/ready", api.token()).json["checks"]
+    assert (
+        [check["name"] for check in checks].count("audit") == [check["name"] for check in checks].count("tokens") == 1
+    )
+    by_name = {check["name"]: check for check in checks}
+    assert (by_name["audit"]["ok"], by_name["tokens"]["ok"]) == (False, False)
+    assert by_name["tokens"]["detail"] == "tokens: so says the supervisor"
+    assert "supervisor" not in by_name["audit"]["detail"]
+
+
 def test_a_dead_supervisor_still_tells_of_the_node(api: Api) -> None:
     """Where the supervisor does not answer, perhaps because it refused the node, the web looks itself."""
     api.supervisor.fails = SupervisorUnavailable("down")

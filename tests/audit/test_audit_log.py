@@ -52,6 +52,16 @@ def test_a_log_begins_with_how_it_was_opened(settings: AuditSettings) -> None:
     assert is_good(settings)
 
 
+def test_a_log_that_is_open_to_others_is_closed(settings: AuditSettings) -> None:
+    """What logrotate, or somebody, has made of another mode is 0600 again before a record goes into it."""
+    path = path_of(settings)
+    path.parent.mkdir(mode=0o700)
+    path.touch(0o644)
+    path.chmod(0o644)
+    open_log(settings).append([intent()])
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_chain_goes_on_after_a_restart(settings: AuditSettings) -> None:
     """A new writer takes up where the last one ended."""
     for _ in range(3):

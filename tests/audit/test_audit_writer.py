@@ -20,7 +20,8 @@ import pytest
 
 from gateway.audit.anchor import read_anchors
 from gateway.audit.client import AuditClient
-from gateway.audit.protocol import GOODBYE, MAX_FRAME, FrameBuffer, encode_frame
+from gateway.audit.protocol import GOODBYE, MAX_FRAME, PATIENCE, FrameBuffer, encode_frame
+from gateway.audit.queue import MAX_QUEUED, Entry, Queue
 from gateway.audit.record import Event, build_record
 from gateway.audit.settings import AuditSettings
 from gateway.audit.verify import verify
@@ -156,6 +157,42 @@ def test_no_time_of_sending_harms_the_writer(writer: Writer, settings: AuditSett
             sock.sendall(struct.pack(">I", len(body)) + body)
             assert read_replies(sock, 1)[0]["id"] == number
     assert client.commit(intent(9)).seq > 1
+
+
+def test_an_intent_that_came_too_late_is_never_written(writer: Writer, settings: AuditSettings) -> None:
+    """Whose caller has stopped waiting by the time the writer reads it, as after a SIGSTOP, is refused and no record;
+    a report for which nobody waits is written all the same."""
+    sent = time.monotonic() - PATIENCE - 0.1
+    with connect(settings) as sock:
+        for number, wait in enumerate((True, False, True)):
+            record = {**intent(number), "event": Event.EXEC_INTENT if wait else Event.EXEC_OUTCOME}
+            sock.sendall(encode_frame({"id": number, "record": record, "wait": wait, "sent": sent}))
+        replies = {reply["id"]: reply for reply in read_replies(sock, 3)}
+    assert [replies[number].get("error", {}).get("code") for number in range(3)] == [
+        "audit_unavailable",
+        None,
+        "audit_unavailable",
+    ]
+    assert events(settings) == ["audit:opened", "exec:outcome"]
+
+
+def test_what_waits_for_the_log_is_bounded() -> None:
+    """4 MiB or 4,096 records; more are refused at once, and what is written makes room again."""
+
+    def entry(size: int) -> Entry:
+        return Entry(fields=dict(intent()), size=size, wait=True, sent=0.0)
+
+    queue = Queue()
+    assert [queue.put(entry(1 << 20), 0.0) for _ in range(4)] == [None] * 4
+    for size in (1, 1 << 20):
+        refusal = queue.put(entry(size), 0.0)
+        assert refusal is not None
+        assert refusal.code == "queue_full"
+    assert queue.take_batch()
+    assert queue.put(entry(1), 0.0) is None
+    small = Queue()
+    assert [small.put(entry(1), 0.0) for _ in range(MAX_QUEUED)] == [None] * MAX_QUEUED
+    assert small.put(entry(1), 0.0) is not None
 
 
 def test_the_writers_users_leave_room_for_root(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Literal, get_args
 
 import pytest
 
-from tests.exec.api import Api
+from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, exec_cgroups, living, new_mark
 from tests.exec.waiting import BUSY, until
@@ -93,6 +94,31 @@ def test_frozen_exec_can_be_ended(api: Api, guest: Guest, by: By, way: str) -> N
         connection.close()
     assert api.get(f"/execs/{exec_id}").json()["reason"] == {"delete": "cancelled"}.get(way, way)
     assert not living(mark)
+    assert not exec_cgroups(905)
+
+
+def test_freeze_while_the_intent_is_written(api: Api, gateway: Gateway, guest: Guest, by: By) -> None:
+    """A guest that is frozen by the time its exec's intent is durable is a 409, and the intent is taken back."""
+
+    def freeze_meanwhile() -> Answer:
+        with ThreadPoolExecutor(1) as pool:
+            gateway.services.kill("audit", signal.SIGSTOP)
+            try:
+                running = pool.submit(api.post, 905, {"command": ["true"]})
+                until(lambda: exec_cgroups(905) or running.done(), why="it has its place, and waits for the receipt")
+                guest.freeze(by=by)
+            finally:
+                gateway.services.kill("audit", signal.SIGCONT)
+            answer = running.result(30)
+        guest.thaw(by=by)
+        assert answer.code in ("guest_frozen", "audit_unavailable"), answer.body
+        return answer
+
+    answer = until(lambda: answer if (answer := freeze_meanwhile()).code == "guest_frozen" else None, within=60)
+    assert answer is not None
+    asked = {"vmid": 905, "request_id": answer.json()["request_id"]}
+    (intent,) = until(lambda: gateway.records(event="exec:intent", **asked))
+    until(lambda: gateway.records(event="exec:aborted", audit_id=intent["audit_id"]), why="it is taken back")
     assert not exec_cgroups(905)
 
 

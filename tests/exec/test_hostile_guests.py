@@ -238,6 +238,21 @@ def test_forged_claim_takes_no_exec_along(hostile: MakeGuest, api: Api) -> None:
     assert not exec_cgroups(912)
 
 
+def test_forged_claim_to_be_a_child_of_ours(hostile: MakeGuest, api: Api, gateway: Gateway) -> None:
+    """Nor is a process the command that another exec has made a child of the supervisor: it is in that one's cgroup."""
+    guest, mark = hostile(912), new_mark()
+    exec_id = detach(api, 912, ["sibling", mark])
+    pid = until(lambda: api.get(f"/execs/{exec_id}/stdout").body, why="there are two").decode().strip()
+    said = len(gateway.log("supervisor"))
+    forge(guest, f"claim {pid}")
+    forger = api.run(912, ["true"])
+    assert forger["reason"] == "spawn_failed"
+    assert "is not the command" in gateway.log("supervisor")[said:]
+    assert len(living(mark)) == 2, "they go on"
+    assert api.request("DELETE", f"/execs/{exec_id}?wait=20").json()["reason"] == "cancelled"
+    until(lambda: not living(mark) and not exec_cgroups(912), why="both are gone")
+
+
 def test_flooded_handshake_holds_nobody_up(hostile: MakeGuest, api: Api) -> None:
     """Eight processes that say the same word for ever end their own exec; another guest is served meanwhile.
 

@@ -164,6 +164,7 @@ def test_argv_arrives_as_sent_whatever_it_is(run: Run, vmid: int) -> None:
         pytest.param({"command": ["true"], "tty": True}, id="unknown-field"),
         pytest.param({"command": ["true"], "redact": [1]}, id="redact-past-the-end"),
         pytest.param({"command": ["true"], "timeout": "5"}, id="string-for-a-number"),
+        pytest.param({"command": ["cat"], "stdin": "AA!EC", "stdin_encoding": "base64"}, id="not-base64"),
     ],
 )
 def test_what_no_guest_can_take_is_refused(api: Api, body: dict[str, Any]) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.supervisor.kernel.procfs import read_stat
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
 from tests.exec.inside import begun, exec_cgroups, kill_all, living, new_mark
+from tests.exec.streams import detach
 from tests.exec.test_trees import HOSTILE, neighbours
 from tests.exec.waiting import until
 
@@ -60,6 +64,35 @@ def test_killed_supervisor_leaves_nothing_running(api: Api, gateway: Gateway, sm
     outcome = until(lambda: gateway.records(exec_id=exec_id, event="exec:outcome"), why="its outcome")[0]
     assert outcome["data"]["reason"] in ("gateway_lost", "unknown")
     assert api.run(small_vmid, ["echo", "again"])["stdout"] == "again\n"
+
+
+def test_process_with_the_pid_of_a_lost_command_is_left_alone(api: Api, gateway: Gateway, small_vmid: int) -> None:
+    """A command in the guest's own cgroup is known by pid and start: who has its pid by now lives on."""
+    mark = new_mark()
+    exec_id = detach(api, small_vmid, ["sleep", mark], placement="guest")
+    (pid,) = until(lambda: living(mark, alone=True))
+    gateway.services.kill("supervisor", signal.SIGKILL)
+    start = read_stat(Path(f"/proc/{pid}")).start
+    for path in (gateway.spool / "journal").iterdir():
+        text = path.read_bytes()
+        path.write_bytes(text.replace(b'"start":%d' % start, b'"start":%d' % (start - 1)))
+    gateway.services.restart("supervisor")
+    assert api.get(f"/execs/{exec_id}").json()["state"] == "unknown"
+    assert read_stat(Path(f"/proc/{pid}")).start == start, "it lives on"
+    kill_all(mark)
+
+
+def test_leftovers_that_nobody_knows_are_ended(api: Api, gateway: Gateway, small_vmid: int) -> None:
+    """What runs in a cgroup of ours, of which the spool knows nothing, is killed at the next start."""
+    assert api.run(small_vmid, ["true"])["exit_code"] == 0
+    place = Path(f"/sys/fs/cgroup/lxc/{small_vmid}/pveg-{gateway.instance}/ex_{'0' * 26}")
+    gateway.services.kill("supervisor", signal.SIGKILL)
+    place.mkdir()
+    with subprocess.Popen(["sleep", new_mark()]) as process:
+        (place / "cgroup.procs").write_text(str(process.pid))
+        gateway.services.restart("supervisor")
+        assert process.wait(30) == -signal.SIGKILL
+    until(lambda: not place.exists(), why="its cgroup is removed")
 
 
 def test_finished_execs_are_still_known(api: Api, gateway: Gateway, small_vmid: int) -> None:

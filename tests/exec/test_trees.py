@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.supervisor.kernel.procfs import read_stat
 from tests.conftest import Run, every_guest, needs_debian
 from tests.exec.api import Api
 from tests.exec.inside import begun, ended, exec_cgroups, kill_all, labelled, living, new_mark
+from tests.exec.streams import detach
 from tests.exec.waiting import BUSY, until
 from tests.pvesim import guests
 
@@ -76,6 +79,30 @@ def test_timeout_leaves_what_was_printed(run: Run, vmid: int) -> None:
     assert (result["reason"], result["exit_code"], result["signal"]) == ("timeout", 124, None)
     assert result["stdout"] == "hello\nbye\n"
     assert result["timing"]["run_ms"] < 10_000
+
+
+def test_first_reason_stays(api: Api, small_vmid: int) -> None:
+    """An exec that its timeout is ending is ended by its timeout, whoever deletes it meanwhile."""
+    gate = f"gate-{new_mark()}"
+    script = f"trap 'echo asked' TERM; while [ ! -e /run/{gate} ]; do sleep 0.05; done"
+    exec_id = detach(api, small_vmid, script, timeout=0.3, kill_grace=60)
+    until(lambda: api.get(f"/execs/{exec_id}/stdout").body == b"asked\n", why="its timeout")
+    assert api.request("DELETE", f"/execs/{exec_id}").status == 202
+    (guests.get(small_vmid).rootfs / "run" / gate).touch()
+    view = ended(api, exec_id)
+    assert (view["reason"], view["exit_code"]) == ("timeout", 124)
+
+
+def test_stopped_command_hears_that_it_is_to_end(api: Api, small_vmid: int) -> None:
+    """A command that a signal has stopped goes on for its TERM, so that it can end by itself within the grace."""
+    mark = new_mark()
+    script = f"trap 'echo bye; exit 3' TERM; kill -STOP $$; : {mark}"
+    exec_id = detach(api, small_vmid, script, kill_grace=60)
+    until(lambda: [pid for pid in living(mark) if read_stat(Path(f"/proc/{pid}")).state == b"T"], why="it is stopped")
+    assert api.request("DELETE", f"/execs/{exec_id}").status in (200, 202)
+    view = ended(api, exec_id)
+    assert (view["reason"], view["exit_code"]) == ("cancelled", 3)
+    assert api.get(f"/execs/{exec_id}/stdout").body == b"bye\n"
 
 
 @pytest.mark.parametrize("way", ["timeout", "delete", "client_gone"])

@@ -145,10 +145,25 @@ def test_limits_are_refused_by_name(api: Api, body: dict[str, Any], path: str) -
     assert any(error["path"].startswith(path) for error in answer.json()["errors"]), answer.body
 
 
+def test_maximum_is_told_exactly(api: Api) -> None:
+    """What may be asked for instead stands in the refusal, to the last byte, and is taken."""
+    refused = api.post(101, {"command": ["true"], "output": {"limit": 1 << 40}, "timeout": 1e9}).json()["errors"]
+    assert [error["message"] for error in refused] == [
+        "at most 86400 is allowed here",
+        f"at most {16 << 20} is allowed here",
+    ]
+    assert api.run(101, ["true"], output={"limit": 16 << 20}, timeout=86400)["exit_code"] == 0
+
+
 @pytest.fixture(scope="module")
-def narrow(make_gateway: Callable[..., Gateway]) -> Iterator[Api]:
-    """A gateway that runs two execs at once and lets three more wait."""
-    opened = make_gateway(exec={"max_running": 2, "max_queued": 3}).api()
+def narrow_gateway(make_gateway: Callable[..., Gateway]) -> Gateway:
+    """A gateway that runs two execs at once, lets three more wait, and two of a guest leave processes behind."""
+    return make_gateway(exec={"max_running": 2, "max_queued": 3, "max_survivors": 2})
+
+
+@pytest.fixture(scope="module")
+def narrow(narrow_gateway: Gateway) -> Iterator[Api]:
+    opened = narrow_gateway.api()
     yield opened
     opened.close()
 
@@ -213,6 +228,31 @@ def test_places_come_back_after_every_kind_of_failure(narrow: Api) -> None:
         narrow.begin(101, {"command": ["sleep", "60"], "kill_grace": 0}).close()
     until(lambda: not living("60", alone=True), why="the lost ones are gone")
     assert narrow.run(101, ["true"], queue_timeout=1)["reason"] == "exited"
+
+
+def test_places_come_back_where_nothing_is_recorded(narrow: Api, narrow_gateway: Gateway) -> None:
+    """What had its place, and was refused for its intent, gives it back at once."""
+    narrow_gateway.services.kill("audit")
+    try:
+        for _ in range(4):
+            assert narrow.post(101, {"command": ["true"], "queue_timeout": 0}).code == "audit_unavailable"
+    finally:
+        narrow_gateway.services.restart("audit")
+    until(lambda: narrow.post(101, {"command": ["true"], "queue_timeout": 0}).status == 200, why="it recovers")
+
+
+def test_survivors_of_a_guest_are_bounded(narrow: Api) -> None:
+    """Where as many ended execs as may have left processes in a guest, no other may: one that kills its own, or another
+    guest's, runs; and so does the next when those are gone."""
+    mark = new_mark()
+    for _ in range(2):
+        assert narrow.run(104, f"sleep {mark} & echo ok")["survivors"] == 1
+    refused = narrow.post(104, {"command": ["true"]})
+    assert (refused.status, refused.code) == (429, "too_many_execs")
+    assert narrow.run(104, f"sleep {mark} & echo ok", background="kill")["survivors"] == 0
+    assert narrow.run(101, ["true"])["exit_code"] == 0
+    kill_all(mark)
+    until(lambda: narrow.post(104, {"command": ["true"]}).status == 200, why="those are gone")
 
 
 def test_placement_in_the_guest_is_where_it_says(api: Api, vmid: int) -> None:

@@ -50,6 +50,21 @@ def test_tells_of_an_id_that_the_guest_does_not_map() -> None:
     assert run_in(UNPRIVILEGED, build_spec(["true"], user="65536:0")).failure == ("user", errno.EINVAL)
 
 
+def test_a_number_goes_without_groups_that_the_guest_does_not_map() -> None:
+    """One group of the guest's own file past its map keeps a name from running, and a number from its other groups."""
+
+    def prepare(rootfs: Path) -> None:
+        with (rootfs / "etc/group").open("a") as file:
+            file.write("beyond:x:70000:www-data\n")
+
+    guest = guests.create(982, unprivileged=True, prepare=prepare)
+    try:
+        assert run_in(guest.vmid, build_spec(["true"], user="www-data")).failure == ("groups", errno.EINVAL)
+        assert run_in(guest.vmid, build_spec(["id", "-G"], user="33")).stdout == b"33\n"
+    finally:
+        guest.destroy()
+
+
 def test_brings_nothing_of_the_host(vmid: int) -> None:
     """In the guest too the environment is the spec's and the account's, the umask 022, and 0, 1, 2 are all."""
     ended = run_in(vmid, build_spec(["env"], ["PATH=/bin:/usr/bin:/sbin:/usr/sbin", "LD_PRELOAD=/x.so"]))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher.harness import Ended, build_spec, run
+from tests.launcher.harness import Ended, build_spec, run, start
+
+FILES = 2  # spec.h: SPEC_FILES
 
 # By the shell alone: any other program might itself wait on the file that a test made a FIFO.
 SHOW = """
@@ -157,13 +159,33 @@ def test_reads_a_file_of_the_greatest_size(root: Path) -> None:
         "u:x:5::x:/:/bin/sh",
         "u:x:5:5\0::/:/bin/sh",
         "u\0:x:5:5::/:/bin/sh",
+        "u:x:5:5::/srv\0/www:/bin/sh",
         "-u:x:5:5::/:/bin/sh",
+        "#u:x:5:5::/srv/www:/bin/sh",
     ],
 )
 def test_passes_over_lines_that_are_no_entry(root: Path, line: str) -> None:
-    """An entry with ids that are none, or with a NUL, names nobody; above all it is not uid 0."""
+    """An entry with ids that are none, with a NUL, or commented out, is nobody's, by name or by number; above all it is
+    not uid 0."""
     (root / "etc/passwd").write_text(line + "\n")
-    assert show(root, "u").failure == ("user", errno.ENOENT)
+    for name in ("u", line[:2]):
+        assert show(root, name.strip(":\0")).failure == ("user", errno.ENOENT)
+    assert show(root, "5").stdout == b"5 5 5|/|5|5|/bin/sh\n"
+
+
+@pytest.mark.parametrize("flags", [0, FILES], ids=["command", "file mode"])
+def test_keeps_no_way_back_to_root(root: Path, flags: int) -> None:
+    """All ids, the saved ones too, are the user's before the command is: file mode executes nothing that would take
+    those away."""
+    launch = start(build_spec(["true"], ["PATH=/bin"], user="33:44", flags=flags), root=root)
+    try:
+        assert launch.receive().kind == "R"
+        status = Path(f"/proc/{launch.pid}/status").read_text().splitlines()
+        ids = {line.split()[0]: line.split()[1:] for line in status if line[:4] in ("Uid:", "Gid:")}
+        assert ids == {"Uid:": ["33"] * 4, "Gid:": ["44"] * 4}
+    finally:
+        launch.close()
+        os.waitpid(launch.pid, 0)
 
 
 def test_takes_no_relative_home(root: Path) -> None:

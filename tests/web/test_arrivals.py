@@ -8,12 +8,15 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from gateway.rates import Rates
 from gateway.web.arrivals import Arrival, Arrivals
+from gateway.web.connection import counted_address
+from gateway.web.settings import WebSettings
 from tests.web.conftest import Server, StartServer, unverified_context
 
 FLOODERS = 4
@@ -144,6 +147,25 @@ def test_a_trusted_proxy_is_not_rated() -> None:
         assert all(arrivals.admit(Arrival(sock, ("192.0.2.1", 1), 3, "", 0.0)) for _ in range(50))
         assert sock.fileno() >= 0
     assert len(arrivals) == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "whose"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2"),
+        ("fe80::1%eth0", "fe80::2%eth1"),
+    ],
+)
+def test_ipv6_counts_by_its_64(address: str, whose: str) -> None:
+    """An IPv6 address counts with the /64 that its holder has of them all, an IPv4 one is itself, mapped or not."""
+    trusted = WebSettings(trusted_proxies=(ip_network("192.0.2.128/25"), ip_network("2001:db8:5::/48")))
+    assert counted_address(address, trusted) == counted_address(whose, trusted) != ""
+    for other in ("192.0.2.2", "2001:db8:0:2::1"):
+        assert counted_address(other, trusted) not in ("", counted_address(address, trusted))
+    for proxy in ("192.0.2.200", "::ffff:192.0.2.200", "2001:db8:5::1"):
+        assert counted_address(proxy, trusted) == ""
 
 
 def test_each_address_has_its_own_turn() -> None:

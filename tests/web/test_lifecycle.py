@@ -1,6 +1,8 @@
 """Start, stop and reload: nobody is refused, what has begun ends."""
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import threading
@@ -179,6 +181,20 @@ def test_worker_that_dies_is_replaced(start_server: StartServer) -> None:
     pid = server.client().request("GET", "/").json()["pid"]
     os.kill(pid, signal.SIGKILL)
     assert server.client().request("GET", "/").json()["pid"] != pid
+
+
+def test_worker_whose_master_dies_ends(start_server: StartServer) -> None:
+    """kill -9 of the master: nobody would tell its worker to end any more, so that ends by itself."""
+    server = start_server()
+    worker = os.pidfd_open(server.worker())
+    try:
+        server.process.kill()
+        server.process.wait()
+        assert select.select([worker], [], [], 20)[0], "it goes on without a master"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(worker, signal.SIGKILL)
+        os.close(worker)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org", ""])

@@ -1,7 +1,12 @@
 """What is no proper request gets a problem with a stable code, never HTML, never what was sent."""
 
+import json
+
 import pytest
 
+from gateway.errors_all import all_errors
+from gateway.web.codes import EDGE_CODES
+from gateway.web.refusal import Refusal
 from tests.web.conftest import Client, StartServer
 
 HOST = b"Host: x\r\n"
@@ -26,6 +31,16 @@ CASES = {
     "body-1-gib": (
         b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 1073741824\r\n\r\n", 413, "payload_too_large"),
 }  # fmt: skip
+
+
+def test_a_kind_of_problem_has_one_title() -> None:
+    """RFC 9457: a problem's title is that of its type, whether the edge answers or the application."""
+    own = {(code, status) for status, codes in EDGE_CODES.items() for code in codes}
+    both = [error for error in all_errors() if (error.code, error.status) in own]
+    assert len({error.code for error in both}) >= 5
+    for error in both:
+        said = json.loads(Refusal(error.status, error.code, "").encode().partition(b"\r\n\r\n")[2])
+        assert said["title"] == error.title, error.code
 
 
 @pytest.mark.parametrize("tls", [True, False], ids=["https", "http"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.web.connection import MAX_READS, Connection, Next, Phase
+from gateway.web.crowd import Crowd
 from gateway.web.settings import WebSettings
 from gateway.web.tls import make_context
 from tests.web.conftest import Client, Server, StartServer, unverified_context
@@ -117,6 +118,15 @@ def test_unfinished_request_is_answered_408_at_its_deadline(start_server: StartS
     assert client.ended()
 
 
+def test_second_request_of_a_connection_has_its_deadline(start_server: StartServer) -> None:
+    """Behind an answered request, too, a head that never ends is a 408; silence alone may last as keep-alive does."""
+    client = start_server(head_s=1, keepalive_s=600).client()
+    assert client.request("GET", "/").status == 200
+    client.sock.sendall(b"GET / HTTP/1.1\r\nHost:")
+    assert client.read().status == 408
+    assert client.ended()
+
+
 def test_slow_but_steady_head_is_cut_off(start_server: StartServer) -> None:
     """The deadline is for the whole head: a byte now and then does not extend it."""
     client = start_server(head_s=1).client()
@@ -150,6 +160,36 @@ def test_half_open_connections_per_address_are_capped(start_server: StartServer)
     assert all(client.request("GET", "/").status == 200 for client in busy)
     for sock in socks:
         sock.close()
+
+
+def test_burst_of_an_address_has_a_second() -> None:
+    """Who opens many connections at once may use them: those over its limit are too many when they are a second old,
+    the oldest first."""
+    limits = WebSettings(max_half_open_per_address=2)
+    crowd = Crowd(limits, files=10_000)
+    with contextlib.ExitStack() as stack:
+        held = []
+        for number in range(5):
+            ours, _ = (stack.enter_context(sock) for sock in socket.socketpair())
+            client = ("192.0.2.1" if number < 4 else "192.0.2.2", number)
+            held.append(Connection(ours, client, ("192.0.2.3", 2), limits, now=10 + number / 10))
+            crowd.hold(held[-1])
+        assert crowd.crowding(10.9) == []
+        assert crowd.crowding(11.05) == held[:1]
+        assert crowd.crowding(20) == held[:2]
+
+
+def test_who_takes_no_replies_goes_in_the_end() -> None:
+    """A connection whose client takes nothing of a reply for 30 s is closed, however long keep-alive may last."""
+    limits = WebSettings(keepalive_s=600)
+    crowd = Crowd(limits, files=10_000)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = Connection(ours, ("192.0.2.1", 1), ("192.0.2.2", 2), limits, now=100)
+        connection.wait_until_read(100)
+        crowd.hold(connection)
+        assert crowd.expired(129) == []
+        assert crowd.expired(130) == [connection]
 
 
 def test_half_open_connections_are_capped_in_all(start_server: StartServer) -> None:
