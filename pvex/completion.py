@@ -63,6 +63,13 @@ def complete_places(context: click.Context, parameter: click.Parameter, incomple
     return [CompletionItem(incomplete, type="file")]
 
 
+def complete_there(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `file` takes: `GUEST:`; what is in the guest is not looked at, for that is recorded."""
+    if ":" in incomplete:
+        return []
+    return [CompletionItem(f"{one.value}:", help=one.help) for one in complete_guests(context, parameter, incomplete)]
+
+
 def complete_snapshots(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The snapshots of the guest that was named before."""
     return _of_guest(context, incomplete, "snapshots", "name", "description")
@@ -87,11 +94,42 @@ def _of_guest(context: click.Context, incomplete: str, what: str, name: str, abo
 
 def complete_nodes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The nodes of the cluster."""
+    return _named(context, incomplete, "nodes")
 
+
+def complete_storages(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The storages of the gateway's node."""
+    return _named(context, incomplete, "storages")
+
+
+def complete_pools(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The resource pools."""
+    return _named(context, incomplete, "pools")
+
+
+def complete_offers(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The templates of PVE's catalogue."""
+    return _named(context, incomplete, "templates", {"available": True})
+
+
+def _named(
+    context: click.Context, incomplete: str, what: str, query: dict[str, Any] | None = None
+) -> list[CompletionItem]:
     def find(api: Any) -> Iterable[CompletionItem]:
-        for one in api.get("/nodes")["nodes"]:
+        for one in api.pages(f"/{what}", what, query):
             if one["name"].startswith(incomplete):
                 yield CompletionItem(one["name"])
+
+    return _ask(context, find)
+
+
+def complete_tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The node's last tasks; what they are for help."""
+
+    def find(api: Any) -> Iterable[CompletionItem]:
+        for one in api.pages("/tasks", "tasks", most=50):
+            if one["upid"].startswith(incomplete):
+                yield CompletionItem(one["upid"], help=f"{one['type']} {one['vmid']} {one['state']}")
 
     return _ask(context, find)
 

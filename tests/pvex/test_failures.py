@@ -67,7 +67,7 @@ def test_blanks_around_a_token(pvex: Pvex) -> None:
     [
         ("ls", "--tag", "\udcff"),
         ("snapshot", "rm", "101", "\udcff"),
-        ("task", "\udcff"),
+        ("task", "show", "\udcff"),
         ("audit", "--token", "\udcff"),
     ],
 )
