@@ -73,11 +73,16 @@ class Api:
         )
 
     def read(self, response: requests.Response) -> Any:
-        """The JSON of a response, or None where it has no body. Raises Cut."""
+        """The JSON object of a response, or None where it has no body. Raises Cut."""
+        if response.status_code == 204:
+            return None
         try:
-            return response.json() if response.content else None
+            document = response.json()
+            if not isinstance(document, dict):
+                raise ValueError("no object")
         except (RequestException, ValueError) as exc:
             raise Cut(f"the answer of {self.profile.url} broke off, or is no gateway's; ask again") from exc
+        return document
 
     def send(
         self,

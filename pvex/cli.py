@@ -60,6 +60,9 @@ class Group(click.Group):
         except UnicodeError:
             note("what is given to pvex, in arguments and in files, has to be UTF-8")
             sys.exit(USAGE)
+        except OSError as error:  # of --help
+            note(str(_describe(error)))
+            sys.exit(FAILED)
         except Exception as error:
             if os.environ.get("PVEX_DEBUG"):
                 raise
@@ -83,7 +86,17 @@ class Group(click.Group):
             drop(sys.stdout)
             sys.exit(BROKEN_PIPE)
         except OSError as error:
-            raise ClientError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+            raise _describe(error) from error
+
+
+def _describe(error: OSError) -> ClientError:
+    """What failed; where it was stdout, what is left for it is forgotten, or Python would try again as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop(sys.stdout)
+        return ClientError(f"cannot write stdout: {error.strerror}")
+    return ClientError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def _open_streams() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pvex.copying import files_url
+from pvex.copying import check_file, files_url
 from pvex.errors import Problem
 
 if TYPE_CHECKING:
@@ -21,10 +21,12 @@ def look(api: Api, vmid: int, path: str) -> Mapping[str, str]:
     """
     url = files_url(vmid, path)
     try:
-        return api.send("HEAD", url).headers
+        response = api.send("HEAD", url)
     except Problem:
-        with api.send("GET", url, headers={"Range": "bytes=0-0"}, query={"limit": 1}, stream=True) as response:
-            return response.headers
+        response = api.send("GET", url, headers={"Range": "bytes=0-0"}, query={"limit": 1}, stream=True)
+    with response:
+        check_file(api, response)
+        return response.headers
 
 
 def read_directory(api: Api, vmid: int, path: str, most: int) -> tuple[list[dict[str, Any]], bool]:

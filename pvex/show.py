@@ -73,7 +73,7 @@ def plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(plain(item) for item in value) or "-"
-    return line(str(value))
+    return line(" ".join(str(value).splitlines()))
 
 
 def line(text: str) -> str:

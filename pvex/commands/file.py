@@ -14,10 +14,12 @@ import click
 from pvex.commands.guests import confirm
 from pvex.completion import complete_there
 from pvex.context import Context, each, note
-from pvex.errors import UsageError
+from pvex.errors import Problem, UsageError
 from pvex.guests import find_vmid
 from pvex.show import line, show_list, show_one, size
 
+DELETE_SECONDS = 240.0
+"""What removing a large directory may take beyond the usual."""
 _PLACE = click.argument("place", metavar="GUEST:/PATH", shell_complete=complete_there)
 
 
@@ -50,6 +52,7 @@ def list_files(context: Context, /, place: str, limit: int, quiet: bool) -> None
     else:
         show_list(context.output, entries, _COLUMNS)
     if more:
+        sys.stdout.flush()
         note(f"there are more than {limit}: --limit shows more")
 
 
@@ -57,7 +60,10 @@ def list_files(context: Context, /, place: str, limit: int, quiet: bool) -> None
 @_PLACE
 @click.pass_obj
 def stat_(context: Context, /, place: str) -> None:
-    """Show what stands at a path in a guest, without reading it. A link is followed."""
+    """Show what stands at a path in a guest, without reading it.
+
+    A link is followed. Of FIFOs, sockets and devices `pvex file ls` of their directory tells.
+    """
     from pvex.looking import look
 
     vmid, path = _find(context, place)
@@ -80,7 +86,14 @@ def remove(context: Context, /, places: tuple[str, ...], recursive: bool, yes: b
 
     def ask(place: str) -> dict[str, Any]:
         vmid, path = _find(context, place)
-        context.api.call("DELETE", f"{files_url(vmid, path)}&recursive={str(recursive).lower()}", wait=240)
+        try:
+            context.api.call(
+                "DELETE", f"{files_url(vmid, path)}&recursive={str(recursive).lower()}", wait=DELETE_SECONDS
+            )
+        except Problem as problem:
+            if recursive or problem.document.get("file_type") != "directory":
+                raise
+            raise UsageError("it is a directory: --recursive removes it with all that is in it") from problem
         if context.output == "table":
             click.echo(line(place))
         return {"vmid": vmid, "path": path}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PAGE = 500
 """How many tasks, or lines of a log, an answer may hold."""
 POLL_SECONDS = 30.0
+PAUSE_SECONDS = 1.0
 PATIENCE = 60.0
 """Seconds for which a gateway that went away is asked again."""
 
@@ -83,7 +84,7 @@ def show(context: Context, /, upid: str) -> None:
 def show_log(context: Context, /, upid: str, follow: bool) -> None:
     """Print a task's log."""
     for one in _read_log(context.api, upid, stay=follow):
-        print(line(one["text"]), flush=follow)
+        print(line(one["text"].expandtabs()), flush=follow)
     if follow:
         view = _wait(context.api, upid, None)
         if not view["ok"]:
@@ -139,10 +140,12 @@ def _wait(api: Api, upid: str, until: float | None) -> dict[str, Any]:
     """The task when it has ended, or when it is `until` (time.monotonic). Raises ClientError."""
     retry = _retry()
     while True:
-        left = POLL_SECONDS if until is None else max(0.0, min(POLL_SECONDS, until - time.monotonic()))
+        began = time.monotonic()
+        left = POLL_SECONDS if until is None else max(0.0, min(POLL_SECONDS, until - began))
         view: dict[str, Any] = _ask_again(api, retry, f"/tasks/{segment(upid)}", {}, left)
         if view["state"] == "ended" or (until is not None and time.monotonic() >= until):
             return view
+        _pause(began)
 
 
 def _read_log(api: Api, upid: str, *, stay: bool) -> Iterator[dict[str, Any]]:
@@ -150,12 +153,20 @@ def _read_log(api: Api, upid: str, *, stay: bool) -> Iterator[dict[str, Any]]:
     retry = _retry()
     after: int | None = 0
     while after is not None:
+        began = time.monotonic()
         query = {"after": after, "limit": PAGE}
         page = _ask_again(api, retry, f"/tasks/{segment(upid)}/log", query, POLL_SECONDS if stay else 0.0)
         yield from page["lines"]
         if not stay and len(page["lines"]) < PAGE:
             return
         after = page["next"]
+        if not page["lines"]:
+            _pause(began)
+
+
+def _pause(began: float) -> None:
+    """A gateway that answers sooner than it was asked to is not asked without end."""
+    time.sleep(max(0.0, began + PAUSE_SECONDS - time.monotonic()))
 
 
 def _retry() -> Retry:

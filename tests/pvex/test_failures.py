@@ -124,6 +124,14 @@ def test_no_address(pvex: Pvex, url: str) -> None:
     assert "give https://" in told(pvex, 2, "ps", GATEWAY_URL=url)
 
 
+@pytest.mark.parametrize("words", [("profile", "ls"), ("completion", "bash"), ("ps",), ("--help",)])
+def test_a_full_disk(pvex: Pvex, words: tuple[str, ...]) -> None:
+    """Output that cannot be written is one line, as any failure; nothing is tried again as Python ends."""
+    with open("/dev/full", "wb") as full, pvex.start(*words, stdout=full) as running:
+        _, told = running.communicate(timeout=40)
+    assert (running.returncode, told) == (125, b"pvex: cannot write stdout: No space left on device\n")
+
+
 def test_login(pvex: Pvex, tmp_path: Path) -> None:
     """The token from stdin, kept with the CA in files of our own; then it works without the environment."""
     home: dict[str, Any] = {**NOWHERE, "XDG_CONFIG_HOME": str(tmp_path)}
