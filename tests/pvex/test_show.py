@@ -79,7 +79,11 @@ class _Pages(Api):
 
 def test_pages_are_followed() -> None:
     """To the last, or until there are enough; none is asked for more than it may hold."""
-    pages = [{"items": [1, 2], "next": "b"}, {"items": [3, 4], "next": "d"}, {"items": [5], "next": None}]
+    pages: list[dict[str, Any]] = [
+        {"items": [1, 2], "next": "b"},
+        {"items": [3, 4], "next": "d"},
+        {"items": [5], "next": None},
+    ]
     api = _Pages(pages)
     assert list(api.pages("/x", "items", {"q": 1})) == [1, 2, 3, 4, 5]
     assert [one.get("after") for one in api.asked] == [None, "b", "d"]
