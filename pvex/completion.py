@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
 from pvex.show import plain
 
@@ -18,11 +18,35 @@ SECONDS = 3.0
 
 @add_completion_class
 class _Bash(BashComplete):
-    """Without a space behind `GUEST:` and `tag=`."""
+    """Without a space behind `GUEST:` and `tag=`, and with words that hold colons, as upids and volumes do.
+
+    Readline takes such a word for several (COMP_WORDBREAKS) and replaces the last of them, so that only what stands
+    behind the last colon is given back. `!` would be history's: it comes with a backslash.
+    """
 
     source_template = BashComplete.source_template.replace(
         "COMPREPLY+=($value)", "COMPREPLY+=($value); [[ $value != *[:=] ]] || compopt -o nospace"
+    ).replace(
+        "COMP_CWORD=$COMP_CWORD",
+        'COMP_CWORD=$COMP_CWORD COMP_LINE="${COMP_LINE:0:$COMP_POINT}" COMP_WORDBREAKS="$COMP_WORDBREAKS"',
     )
+    _before = ""
+    """What of the word that is being typed stays as it is."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        typed = os.environ.get("COMP_LINE", "")
+        if not typed or ":" not in os.environ.get("COMP_WORDBREAKS", ""):
+            return super().get_completion_args()
+        words = split_arg_string(typed)
+        incomplete = words.pop() if words and not typed[-1].isspace() else ""
+        self._before = incomplete[: incomplete.rfind(":") + 1]
+        return words[1:], incomplete
+
+    def format_completion(self, item: CompletionItem) -> str:
+        value = str(item.value)
+        if item.type == "plain":
+            value = value.removeprefix(self._before).replace("!", r"\\!")  # `read` takes one of the two
+        return f"{item.type},{value}"
 
 
 def complete_guests(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from shlex import quote
 from typing import Any
 
 import click
@@ -203,7 +204,7 @@ def _tell(context: Context, answer: dict[str, Any], done: str) -> dict[str, Any]
     if context.output != "table":
         return answer
     if answer["state"] == "running":
-        note(f"still at it; `pvex task wait {answer['upid']}` waits for its end")
+        note(f"still at it; `pvex task wait {quote(answer['upid'])}` waits for its end")
         click.echo(answer["upid"])
     else:
         click.echo(done)
@@ -218,7 +219,7 @@ def tell_new(context: Context, answer: dict[str, Any]) -> None:
         show_one(context.output, answer)
         return
     if answer["state"] == "making":
-        note(f"it is being made; `pvex task wait {answer['upid']}` waits for its end")
+        note(f"it is being made; `pvex task wait {quote(answer['upid'])}` waits for its end")
     click.echo(answer["vmid"])
     for address in answer["addresses"]:
         note(f"{answer['vmid']} has {address['address']}")

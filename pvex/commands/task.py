@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -128,7 +129,7 @@ def stop(context: Context, /, upids: tuple[str, ...], wait: float) -> None:
         path = f"/tasks/{segment(upid)}"
         view: dict[str, Any] = context.api.call("DELETE", path, query={"wait": wait}, wait=wait)
         if view["state"] != "ended":
-            note(f"{upid} is being ended; `pvex task wait {upid}` waits for it")
+            note(f"{upid} is being ended; `pvex task wait {quote(upid)}` waits for it")
         elif context.output == "table":
             click.echo(upid)
         return view
@@ -191,6 +192,6 @@ def _tell(view: dict[str, Any]) -> None:
     """Why it is no success."""
     upid = view["upid"]
     if view["state"] != "ended":
-        note(f"{upid} still runs; `pvex task stop {upid}` would end it")
+        note(f"{upid} still runs; `pvex task stop {quote(upid)}` would end it")
     else:
         note(f"{upid} has failed: {line(view['exitstatus'] or 'why is not known')}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 from typing import Any
 
 import pytest
 
 from tests.guests.made import TEMPLATE
 from tests.pvesim.api.process import Api
-from tests.pvex.client import Pvex
+from tests.pvex.client import PROGRAM, Pvex
 from tests.pvex.test_guests import complete
 
 
@@ -31,6 +34,25 @@ def refused(lab: Pvex, code: int, *words: str) -> str:
     done = lab.inside(*words)
     assert (done.returncode, done.stderr.count(b"\n")) == (code, 1), done
     return done.stderr.decode()
+
+
+def in_bash(lab: Pvex, line: str) -> list[str]:
+    """What bash itself offers for the last word of a line, of which it takes what stands behind a colon."""
+    program = lab.home / "bin/pvex"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text("#!/bin/sh\nexec " + shlex.join(PROGRAM) + ' "$@"\n')
+    program.chmod(0o755)
+    script = """
+    compopt() { :; }
+    eval "$(pvex completion bash)"
+    COMP_LINE=$1 COMP_POINT=${#1} COMP_WORDS=($1) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    _pvex_completion pvex
+    printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    environment = {**lab.environment(), "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script, "bash", line], env=environment, capture_output=True, check=True)
+    assert done.stderr == b""
+    return done.stdout.decode().splitlines()
 
 
 def test_what_there_is(lab: Pvex, web: str) -> None:
@@ -62,7 +84,9 @@ def test_tasks(lab: Pvex, web: str) -> None:
     assert "[task_ended]" in refused(lab, 125, "task", "stop", upid)
     assert "`pvex task ls`" in refused(lab, 125, "task", "wait", upid.replace(":vzstop:", ":vzstart:"))
     assert "--since takes" in refused(lab, 2, "task", "ls", "--since", "yesterday")
-    assert complete(lab, f"pvex task wait {upid}") == [f"plain,{upid}"]
+    assert "plain," + upid.replace("!", r"\\!") in complete(lab, "pvex task wait UPID")
+    assert in_bash(lab, f"pvex task wait {upid[:-9]}") == [upid.rpartition("!")[0].split(":")[-1] + r"\!pvex:"]
+    assert in_bash(lab, "pvex file ls we") == ["web:"]
 
 
 def test_a_task_that_is_stopped(lab: Pvex, lab_pve: Api, web: str) -> None:
@@ -71,7 +95,7 @@ def test_a_task_that_is_stopped(lab: Pvex, lab_pve: Api, web: str) -> None:
     lab_pve.faults.add("stall", "vzstart", seconds=120, times=1)
     done = lab.inside("start", web, "--wait", "0")
     upid = done.stdout.decode().strip()
-    assert f"`pvex task wait {upid}`" in done.stderr.decode()
+    assert f"`pvex task wait '{upid}'`" in done.stderr.decode()
     assert "still runs" in refused(lab, 125, "task", "wait", upid, "--timeout", "0")
     assert lab.inside("task", "log", upid).returncode == 0
     assert lab.lines("task", "stop", upid, "--wait", "60") == [upid]
