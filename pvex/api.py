@@ -73,11 +73,16 @@ class Api:
         )
 
     def read(self, response: requests.Response) -> Any:
-        """The JSON of a response, or None where it has no body. Raises Cut."""
+        """The JSON object of a response, or None where it has no body. Raises Cut."""
+        if response.status_code == 204:
+            return None
         try:
-            return response.json() if response.content else None
+            document = response.json()
+            if not isinstance(document, dict):
+                raise ValueError("no object")
         except (RequestException, ValueError) as exc:
             raise Cut(f"the answer of {self.profile.url} broke off, or is no gateway's; ask again") from exc
+        return document
 
     def send(
         self,
@@ -114,19 +119,23 @@ class Api:
             raise self._unreachable(exc) from exc
         return response
 
-    def pages(self, path: str, member: str, query: Query | None = None, most: int | None = None) -> Iterator[Any]:
-        """The items of a list, page by page; at most `most`."""
+    def pages(
+        self, path: str, member: str, query: Query | None = None, most: int | None = None, *, largest: int = 1000
+    ) -> Iterator[Any]:
+        """The items of a list, page by page; at most `most`. `largest`: what a page may hold. Raises as `call`."""
         asked = dict(query or {})
         count = 0
         while True:
             if most is not None:
-                asked["limit"] = min(1000, most - count)
+                asked["limit"] = min(largest, most - count)
             page = self.get(path, asked)
             for item in page[member]:
                 yield item
                 count += 1
             if page.get("next") is None or (most is not None and count >= most):
                 return
+            if page["next"] == asked.get("after"):
+                raise Cut(f"the list of {self.profile.url} does not go on; ask again")
             asked["after"] = page["next"]
 
     def _untrusted(self, exc: Exception) -> ClientError:

@@ -12,17 +12,21 @@ from typing import Any
 import click
 
 from pvex import __version__
-from pvex.commands.changing import migrate, resize
+from pvex.commands.audit import audit
+from pvex.commands.changing import edit, migrate, mount, resize
+from pvex.commands.cluster import CLUSTER_COMMANDS
 from pvex.commands.completion import completion
+from pvex.commands.cp import cp
 from pvex.commands.devices import devices
 from pvex.commands.exec import exec_
 from pvex.commands.execs import attach, inspect, kill, logs, ps
-from pvex.commands.files import cp
+from pvex.commands.file import file
 from pvex.commands.guests import GUEST_COMMANDS
-from pvex.commands.kept import backup, snapshot, templates
+from pvex.commands.kept import backup, snapshot, template
 from pvex.commands.profiles import login, profile
 from pvex.commands.run import run
-from pvex.commands.trust import audit, token
+from pvex.commands.task import show_log, task
+from pvex.commands.trust import token
 from pvex.completion import complete_profiles
 from pvex.context import Context, drop, note
 from pvex.errors import ANSWERED_NO, BROKEN_PIPE, FAILED, INTERRUPTED, USAGE, ClientError
@@ -56,6 +60,9 @@ class Group(click.Group):
         except UnicodeError:
             note("what is given to pvex, in arguments and in files, has to be UTF-8")
             sys.exit(USAGE)
+        except OSError as error:  # of --help
+            note(str(_describe(error)))
+            sys.exit(FAILED)
         except Exception as error:
             if os.environ.get("PVEX_DEBUG"):
                 raise
@@ -79,7 +86,17 @@ class Group(click.Group):
             drop(sys.stdout)
             sys.exit(BROKEN_PIPE)
         except OSError as error:
-            raise ClientError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+            raise _describe(error) from error
+
+
+def _describe(error: OSError) -> ClientError:
+    """What failed; where it was stdout, what is left for it is forgotten, or Python would try again as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop(sys.stdout)
+        return ClientError(f"cannot write stdout: {error.strerror}")
+    return ClientError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def _open_streams() -> None:
@@ -126,7 +143,8 @@ def _choose_output(context: click.Context, _parameter: click.Parameter, value: s
 
 COMMANDS = {
     "Commands in guests": (exec_, run, ps, logs, attach, kill, inspect),
-    "Guests": (*GUEST_COMMANDS, resize, migrate, snapshot, backup, templates, devices, cp),
+    "Guests": (*GUEST_COMMANDS, edit, resize, migrate, mount, devices, snapshot, backup, template, cp, file),
+    "The cluster": (*CLUSTER_COMMANDS, task),
     "Access": (login, profile, token, audit, completion),
 }
 OUTPUT = click.Option(
@@ -143,7 +161,7 @@ def add_output(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for inner in command.commands.values():
             add_output(inner)
-    elif command not in (exec_, logs, attach, cp, login, completion):
+    elif command not in (exec_, logs, attach, cp, show_log, login, completion):
         command.params.append(OUTPUT)
 
 

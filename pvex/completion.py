@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
 from pvex.show import plain
 
@@ -18,11 +18,35 @@ SECONDS = 3.0
 
 @add_completion_class
 class _Bash(BashComplete):
-    """Without a space behind `GUEST:` and `tag=`."""
+    """Without a space behind `GUEST:` and `tag=`, and with words that hold colons, as upids and volumes do.
+
+    Readline takes such a word for several (COMP_WORDBREAKS) and replaces the last of them, so that only what stands
+    behind the last colon is given back. `!` would be history's: it comes with a backslash.
+    """
 
     source_template = BashComplete.source_template.replace(
         "COMPREPLY+=($value)", "COMPREPLY+=($value); [[ $value != *[:=] ]] || compopt -o nospace"
+    ).replace(
+        "COMP_CWORD=$COMP_CWORD",
+        'COMP_CWORD=$COMP_CWORD COMP_LINE="${COMP_LINE:0:$COMP_POINT}" COMP_WORDBREAKS="$COMP_WORDBREAKS"',
     )
+    _before = ""
+    """What of the word that is being typed stays as it is."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        typed = os.environ.get("COMP_LINE", "")
+        if not typed or ":" not in os.environ.get("COMP_WORDBREAKS", ""):
+            return super().get_completion_args()
+        words = split_arg_string(typed)
+        incomplete = words.pop() if words and not typed[-1].isspace() else ""
+        self._before = incomplete[: incomplete.rfind(":") + 1]
+        return words[1:], incomplete
+
+    def format_completion(self, item: CompletionItem) -> str:
+        value = str(item.value)
+        if item.type == "plain":
+            value = value.removeprefix(self._before).replace("!", r"\\!")  # `read` takes one of the two
+        return f"{item.type},{value}"
 
 
 def complete_guests(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -63,6 +87,13 @@ def complete_places(context: click.Context, parameter: click.Parameter, incomple
     return [CompletionItem(incomplete, type="file")]
 
 
+def complete_there(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `file` takes: `GUEST:`; what is in the guest is not looked at, for that is recorded."""
+    if ":" in incomplete:
+        return []
+    return [CompletionItem(f"{one.value}:", help=one.help) for one in complete_guests(context, parameter, incomplete)]
+
+
 def complete_snapshots(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The snapshots of the guest that was named before."""
     return _of_guest(context, incomplete, "snapshots", "name", "description")
@@ -87,11 +118,42 @@ def _of_guest(context: click.Context, incomplete: str, what: str, name: str, abo
 
 def complete_nodes(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The nodes of the cluster."""
+    return _named(context, incomplete, "nodes")
 
+
+def complete_storages(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The storages of the gateway's node."""
+    return _named(context, incomplete, "storages")
+
+
+def complete_pools(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The resource pools."""
+    return _named(context, incomplete, "pools")
+
+
+def complete_offers(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The templates of PVE's catalogue."""
+    return _named(context, incomplete, "templates", {"available": True})
+
+
+def _named(
+    context: click.Context, incomplete: str, what: str, query: dict[str, Any] | None = None
+) -> list[CompletionItem]:
     def find(api: Any) -> Iterable[CompletionItem]:
-        for one in api.get("/nodes")["nodes"]:
+        for one in api.pages(f"/{what}", what, query):
             if one["name"].startswith(incomplete):
                 yield CompletionItem(one["name"])
+
+    return _ask(context, find)
+
+
+def complete_tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The node's last tasks; what they are for help."""
+
+    def find(api: Any) -> Iterable[CompletionItem]:
+        for one in api.pages("/tasks", "tasks", most=50):
+            if one["upid"].startswith(incomplete):
+                yield CompletionItem(one["upid"], help=f"{one['type']} {one['vmid']} {one['state']}")
 
     return _ask(context, find)
 

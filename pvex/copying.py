@@ -83,7 +83,16 @@ def read(source: BinaryIO) -> Iterator[bytes]:
 def open_source(api: Api, vmid: int, path: str, **headers: str) -> Response:
     """What stands there, on its way: a file, or a directory's archive; X-File-Type tells. Raises ClientError."""
     headers = {"Accept": f"{TAR}, */*;q=0.5", **headers}
-    return api.send("GET", files_url(vmid, path), headers=headers, stream=True, read=STREAM_SECONDS)
+    response = api.send("GET", files_url(vmid, path), headers=headers, stream=True, read=STREAM_SECONDS)
+    check_file(api, response)
+    return response
+
+
+def check_file(api: Api, response: Response) -> None:
+    """Raises ClientError for an answer that tells of no file, as no gateway's does."""
+    if "X-File-Type" not in response.headers:
+        response.close()
+        raise ClientError(f"{api.profile.url} does not say what stands there: is that a gateway?")
 
 
 def download(api: Api, vmid: int, path: str, first: Response, target: Path, *, quiet: bool) -> None:

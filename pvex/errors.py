@@ -13,7 +13,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 EXIT_CODES = {
     "0": "done; of `exec`, `attach` and `logs -f` the command's own exit code",
-    "1": "`run`: in some guest it was not 0; or a question was answered with no",
+    "1": "`run`: in some guest it was not 0; or a question, `token can` too, was answered with no",
     "2": "wrong use: unknown options, an unknown profile or name, no token, no UTF-8, nobody there to ask",
     "124": "the command was ended, for its time was over",
     "125": "pvex or the gateway failed: not reached, not trusted, refused, or the end is not known",
@@ -31,6 +31,10 @@ _HINTS = {
     "device_not_found": "`pvex devices ls` lists those there are",
     "token_not_found": "`pvex token ls` lists those that this one may administer",
     "snapshot_not_found": "`pvex snapshot ls` lists those there are",
+    "task_not_found": "`pvex task ls` lists those of a node's guests that this token may see",
+    "storage_not_found": "`pvex storages` lists those there are",
+    "node_not_found": "`pvex nodes` lists those there are",
+    "pool_not_found": "`pvex pools` lists those there are",
 }
 _WHERE = re.compile(r"; see GET /[^;]*$")
 """What the gateway says to programs, where we know better words."""

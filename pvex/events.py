@@ -151,7 +151,11 @@ def _resume(api: Api, exec_id: str, seq: int, *, stay: bool = True) -> requests.
 
 
 def _read(response: requests.Response) -> Iterator[Event]:
-    """The events of one connection: whole lines alone. Raises Cut."""
+    """The events of one connection: whole lines alone. Raises Cut, and ClientError for what is no stream of them."""
+    media_type = response.headers.get("Content-Type", "")
+    if response.status_code != 204 and not media_type.startswith(NDJSON):
+        response.close()
+        raise ClientError(f"{response.url} answered with {media_type or 'nothing'}: is that a gateway?")
     rest = b""
     with response:
         try:

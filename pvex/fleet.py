@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 KEPT = 1 << 20
 """Bytes of each stream of each guest that are kept; the first ones."""
+LEAVE_SECONDS = 30.0
+"""How long who leaves waits for the ends of what ran."""
 
 
 @dataclass
@@ -72,17 +75,37 @@ class Fleet:
         self._lock = threading.Lock()
 
     def run(self, parallel: int) -> None:
-        """Until all have ended. A KeyboardInterrupt ends what runs, and begins nothing more."""
-        with ThreadPoolExecutor(parallel, thread_name_prefix="guest") as pool:
+        """Until all have ended. An exception (Ctrl-C is one) ends what runs, begins nothing more, and is raised when
+        that has ended, or after LEAVE_SECONDS."""
+        waiting: queue.SimpleQueue[Share] = queue.SimpleQueue()
+        for share in self.shares:
+            waiting.put(share)
+        over: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+        def work() -> None:
             try:
-                for future in [pool.submit(self._run, share) for share in self.shares]:
-                    future.result()
-            except BaseException:
-                self._over = self._left = True
-                for share in self.shares:
-                    if share.state == "running":
-                        end_quietly(self._api, share.exec_id)
-                raise
+                while not waiting.empty():
+                    with contextlib.suppress(queue.Empty):
+                        self._run(waiting.get_nowait())
+            except BaseException as error:
+                over.put(error)
+            else:
+                over.put(None)
+
+        # No ThreadPoolExecutor: Python waits for those threads at its own end, too, whatever they wait for.
+        threads = [_start(work, f"guest_{number}") for number in range(min(parallel, len(self.shares)))]
+        try:
+            for _ in threads:
+                if (error := over.get()) is not None:
+                    raise error
+        except BaseException:
+            self._over = self._left = True
+            running = [share.exec_id for share in self.shares if share.state == "running"]
+            threads += [_start(end_quietly, f"end_{exec_id}", self._api, exec_id) for exec_id in running]
+            until = time.monotonic() + LEAVE_SECONDS
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
+            raise
 
     def _run(self, share: Share) -> None:
         if self._over:
@@ -138,3 +161,9 @@ class Fleet:
             failures = sum(one.state in ("ended", "failed") and not one.good for one in self.shares)
             self._over = self._over or (self._max_errors is not None and failures > self._max_errors)
             self._tell(share, None, b"")
+
+
+def _start(work: Callable[..., None], name: str, *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, name=name, args=arguments, daemon=True)
+    thread.start()
+    return thread

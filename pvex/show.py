@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import IO, Any
-from unicodedata import east_asian_width
+from unicodedata import category, east_asian_width
 
 _COLOURS = {"running": "32", "active": "32", "stopped": "2", "ended": "2", "expired": "33", "revoked": "31"}
 _BAD = frozenset({"timeout", "cancelled", "spawn_failed", "gateway_lost", "container_stopped", "signaled", "unknown"})
@@ -35,11 +35,11 @@ def show_list(output: str, items: Sequence[Any], columns: Columns) -> None:
         dump(output, items)
         return
     rows = [[plain(value(item)) for value in columns.values()] for item in items]
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    widths = [max(map(width, column)) for column in zip(columns, *rows, strict=True)]
     on = coloured(sys.stdout)
-    print("  ".join(name.ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip())
+    print("  ".join(_pad(name, most) for name, most in zip(columns, widths, strict=True)).rstrip())
     for row in rows:
-        cells = [paint(cell.ljust(width), cell, on=on) for cell, width in zip(row, widths, strict=True)]
+        cells = [paint(_pad(cell, most), cell, on=on) for cell, most in zip(row, widths, strict=True)]
         print("  ".join(cells).rstrip())
 
 
@@ -48,16 +48,17 @@ def show_one(output: str, item: Mapping[str, Any]) -> None:
     if output != "table":
         dump(output, item)
         return
-    width = max(map(len, item), default=0)
+    most = max(map(len, item), default=0)
     for name, value in item.items():
-        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else plain(value)
-        print(f"{name.ljust(width)}  {text}".rstrip())
+        text = line(json.dumps(value, ensure_ascii=False)) if isinstance(value, dict | list) else plain(value)
+        print(f"{name.ljust(most)}  {text}".rstrip())
 
 
 def dump(output: str, data: Any) -> None:
-    """The answer as it came, as JSON or YAML."""
+    """The answer as it came, as JSON or YAML; what could move a cursor is escaped."""
     if output == "json":
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        text = json.dumps(data, indent=2, ensure_ascii=False)
+        print("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
         return
     import yaml
 
@@ -72,15 +73,34 @@ def plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(plain(item) for item in value) or "-"
-    return "".join(char if char.isprintable() else "?" for char in str(value))
+    return line(" ".join(str(value).splitlines()))
+
+
+def line(text: str) -> str:
+    """The same of a text that may be empty."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal it takes."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
 
 
 def cut(text: str, most: int) -> str:
     """At most so many columns of a terminal."""
     if text.isascii():
         return text if len(text) <= most else text[: most - 1] + "…"
-    ends = list(accumulate(2 if east_asian_width(char) in "WF" else 1 for char in text))
+    ends = list(accumulate(map(_columns, text)))
     return text if ends[-1] <= most else text[: bisect_right(ends, most - 1)] + "…"
+
+
+def _pad(text: str, most: int) -> str:
+    return text + " " * (most - width(text))
+
+
+def _columns(char: str) -> int:
+    """Letters of East Asia take two, marks that stand on the letter before them none."""
+    return 0 if category(char) in ("Mn", "Me") else 2 if east_asian_width(char) in "WF" else 1
 
 
 def size(count: int | None) -> str | None:

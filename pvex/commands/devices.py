@@ -11,6 +11,9 @@ from pvex.context import Context, note
 from pvex.guests import find_vmid
 from pvex.show import show_list, show_one
 
+RESTART_SECONDS = 240.0
+"""What a change may take beyond the usual that restarts a guest for it."""
+
 
 @click.group()
 def devices() -> None:
@@ -74,7 +77,9 @@ def add(context: Context, /, guest: str, device: str, **wish: Any) -> None:
     """Give a container DEVICE: a path, or gpu, tun, fuse, usb:VENDOR:PRODUCT."""
     body = {name: value for name, value in wish.items() if value not in (None, False)}
     body["path" if device.startswith("/") else "preset"] = device
-    _tell(context, context.api.post(f"/guests/{find_vmid(context.api, guest)}/devices", body, wait=240))
+    tell_given(
+        context, context.api.post(f"/guests/{find_vmid(context.api, guest)}/devices", body, wait=RESTART_SECONDS)
+    )
 
 
 @devices.command("rm")
@@ -86,10 +91,11 @@ def remove(context: Context, /, guest: str, device: str, restart: bool) -> None:
     """Take DEVICE back from a container: a path, or a key like dev0."""
     query = {"path" if device.startswith("/") else "key": device, "restart": restart}
     path = f"/guests/{find_vmid(context.api, guest)}/devices"
-    _tell(context, context.api.call("DELETE", path, query=query, wait=240))
+    tell_given(context, context.api.call("DELETE", path, query=query, wait=RESTART_SECONDS))
 
 
-def _tell(context: Context, answer: dict[str, Any]) -> None:
+def tell_given(context: Context, answer: dict[str, Any]) -> None:
+    """The keys of what a container was given, or had; whether it waits for a restart."""
     if context.output != "table":
         show_one(context.output, answer)
         return

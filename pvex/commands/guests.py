@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from shlex import quote
 from typing import Any
 
 import click
 
-from pvex.completion import complete_guests
+from pvex.completion import complete_guests, complete_nodes, complete_pools, complete_storages
 from pvex.context import Context, each, note
-from pvex.paths import segment
 from pvex.show import duration, show_list, show_one, size
 
 WAIT = click.option(
@@ -24,8 +24,8 @@ _GUESTS = click.argument("guests", metavar="GUEST...", nargs=-1, required=True, 
 
 
 @click.command()
-@click.option("--node", help="Only guests on this node.")
-@click.option("--pool", help="Only guests of this pool.")
+@click.option("--node", shell_complete=complete_nodes, help="Only guests on this node.")
+@click.option("--pool", shell_complete=complete_pools, help="Only guests of this pool.")
 @click.option("--tag", help="Only guests that carry this tag.")
 @click.option("--status", help="Only guests in this state: running, stopped, ...")
 @click.option("--type", type=click.Choice(["lxc", "qemu"]), help="Only containers, or only machines.")
@@ -103,8 +103,12 @@ POWER = (
         click.option("--force", is_flag=True, help="Stop one that has not shut down in time."),
     ),
     _power("reboot", "Shut guests down and start them anew, with their pending changes.", _TIMEOUT),
-    _power("suspend", "Halt machines.", click.option("--to-disk", is_flag=True, help="Keep the memory on disk.")),
-    _power("resume", "Let halted machines go on."),
+    _power(
+        "suspend",
+        "Pause guests: machines in memory or on disk, containers by freezing them.",
+        click.option("--to-disk", is_flag=True, help="Machines: keep the memory on disk, and free it."),
+    ),
+    _power("resume", "Let suspended guests go on."),
 )
 
 
@@ -113,8 +117,8 @@ POWER = (
 @click.option("--vmid", type=int, help="The new one's vmid. Default: the lowest that is free.")
 @click.option("--name", help="Its host name.")
 @click.option("--full", is_flag=True, help="A copy of its own, not linked; only a template can be linked.")
-@click.option("--storage", help="Where a full copy goes.")
-@click.option("--pool", help="The pool that it joins.")
+@click.option("--storage", shell_complete=complete_storages, help="Where a full copy goes.")
+@click.option("--pool", shell_complete=complete_pools, help="The pool that it joins.")
 @click.option("--start", is_flag=True, help="Start it.")
 @click.option("--wait-for-address", type=float, metavar="SECONDS", help="Wait so long for its address; with --start.")
 @WAIT
@@ -127,11 +131,11 @@ def clone(context: Context, /, source: str, wait: float, **wish: Any) -> None:
 
 
 @click.command()
-@click.option("--template", help="A volume like local:vztmpl/NAME, as `pvex templates` lists them.")
+@click.option("--template", help="A volume like local:vztmpl/NAME, as `pvex template ls` lists them.")
 @click.option("--backup", help="Restore this backup instead.")
 @click.option("--vmid", type=int, help="Its vmid. Default: the lowest that is free.")
 @click.option("--name", help="Its host name.")
-@click.option("--storage", required=True, help="Where its disk goes.")
+@click.option("--storage", required=True, shell_complete=complete_storages, help="Where its disk goes.")
 @click.option("--disk", help="The disk's size, like 8G.")
 @click.option("--cores", type=int, help="Processors.")
 @click.option("--memory", type=int, help="MiB.")
@@ -200,7 +204,7 @@ def _tell(context: Context, answer: dict[str, Any], done: str) -> dict[str, Any]
     if context.output != "table":
         return answer
     if answer["state"] == "running":
-        note(f"still at it; `pvex task {answer['upid']}` tells its end")
+        note(f"still at it; `pvex task wait {quote(answer['upid'])}` waits for its end")
         click.echo(answer["upid"])
     else:
         click.echo(done)
@@ -215,29 +219,10 @@ def tell_new(context: Context, answer: dict[str, Any]) -> None:
         show_one(context.output, answer)
         return
     if answer["state"] == "making":
-        note(f"it is being made; `pvex task {answer['upid']}` tells its end")
+        note(f"it is being made; `pvex task wait {quote(answer['upid'])}` waits for its end")
     click.echo(answer["vmid"])
     for address in answer["addresses"]:
         note(f"{answer['vmid']} has {address['address']}")
-
-
-@click.command()
-@click.argument("upid")
-@click.option("--log", is_flag=True, help="Its log, followed to its end.")
-@click.option("--wait", type=click.FloatRange(0, 300), default=0.0, help="Seconds to wait for its end.")
-@click.pass_obj
-def task(context: Context, /, upid: str, log: bool, wait: float) -> None:
-    """Show a task of PVE's."""
-    path = f"/tasks/{segment(upid)}"
-    if not log:
-        show_one(context.output, context.api.get(path, {"wait": wait}, wait=wait))
-        return
-    after: int | None = 0
-    while after is not None:
-        page = context.api.get(f"{path}/log", {"after": after, "wait": 30}, wait=30)
-        for line in page["lines"]:
-            click.echo(line["text"])
-        after = page["next"]
 
 
 def _vmid(context: Context, guest: str) -> int:
@@ -246,4 +231,4 @@ def _vmid(context: Context, guest: str) -> int:
     return find_vmid(context.api, guest)
 
 
-GUEST_COMMANDS = (ls, show, ip, *POWER, clone, create, rm, task)
+GUEST_COMMANDS = (ls, show, ip, *POWER, clone, create, rm)

@@ -1,4 +1,4 @@
-"""`pvex snapshot|backup|templates`: what is kept of guests, and for them."""
+"""`pvex snapshot|backup|template`: what is kept of guests, and for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from pvex.commands.guests import WAIT, confirm, tell_new, tell_work
-from pvex.completion import complete_backups, complete_guests, complete_snapshots
+from pvex.completion import (
+    complete_backups,
+    complete_guests,
+    complete_offers,
+    complete_pools,
+    complete_snapshots,
+    complete_storages,
+)
 from pvex.context import Context
 from pvex.guests import find_vmid
 from pvex.paths import segment
@@ -86,7 +93,7 @@ _VOLUME = click.argument("volume", shell_complete=complete_backups)
 
 @backup.command("ls")
 @_GUEST
-@click.option("--storage", help="Only those on this storage.")
+@click.option("--storage", shell_complete=complete_storages, help="Only those on this storage.")
 @click.pass_obj
 def list_backups(context: Context, /, guest: str, storage: str | None) -> None:
     """List a guest's backups, the newest first; by vmid those of one that is no more, too."""
@@ -103,7 +110,7 @@ def list_backups(context: Context, /, guest: str, storage: str | None) -> None:
 
 @backup.command("create")
 @_GUEST
-@click.option("--storage", required=True, help="Where it goes.")
+@click.option("--storage", required=True, shell_complete=complete_storages, help="Where it goes.")
 @click.option(
     "--mode",
     type=click.Choice(["snapshot", "suspend", "stop"]),
@@ -127,10 +134,10 @@ def make_backup(context: Context, /, guest: str, wait: float, **wish: Any) -> No
 
 @backup.command()
 @click.argument("volume")
-@click.option("--storage", required=True, help="Where its disks go.")
+@click.option("--storage", required=True, shell_complete=complete_storages, help="Where its disks go.")
 @click.option("--vmid", type=int, help="The new one's vmid. Default: the lowest that is free.")
 @click.option("--name", help="Its host name. Default: as it was.")
-@click.option("--pool", help="The pool that it joins.")
+@click.option("--pool", shell_complete=complete_pools, help="The pool that it joins.")
 @click.option("--start", is_flag=True, help="Start it.")
 @WAIT
 @click.pass_obj
@@ -154,15 +161,51 @@ def remove_backup(context: Context, /, guest: str, volume: str, yes: bool, wait:
     tell_work(context, context.api.call("DELETE", path, query={"volume": volume, "wait": wait}, wait=wait), volume)
 
 
-@click.command()
-@click.option("--available", is_flag=True, help="What PVE's catalogue offers.")
+@click.group()
+def template() -> None:
+    """What guests are made of."""
+
+
+@template.command("ls")
+@click.option("--available", is_flag=True, help="What PVE's catalogue offers, instead of what is there.")
+@click.option("--storage", shell_complete=complete_storages, help="Only those on this storage.")
+@click.option(
+    "--content",
+    type=click.Choice(["vztmpl", "import", "iso"]),
+    default="vztmpl",
+    show_default=True,
+    help="Of what is there: templates of containers, images for machines' disks, or CDs.",
+)
 @click.pass_obj
-def templates(context: Context, /, available: bool) -> None:
-    """List what containers can be made of."""
+def list_templates(context: Context, /, **query: Any) -> None:
+    """List what guests can be made of: on this node, or with --available in PVE's catalogue."""
     columns = {
         "NAME": lambda one: one["name"],
         "VOLUME": lambda one: one["volume"],
         "SIZE": lambda one: size(one["size"]),
         "OS": lambda one: one["os"],
     }
-    show_list(context.output, list(context.api.pages("/templates", "templates", {"available": available})), columns)
+    show_list(context.output, list(context.api.pages("/templates", "templates", query)), columns)
+
+
+@template.command()
+@click.argument("template", metavar="NAME", shell_complete=complete_offers)
+@click.option("--storage", required=True, shell_complete=complete_storages, help="Where it goes.")
+@WAIT
+@click.pass_obj
+def download(context: Context, /, wait: float, **body: str) -> None:
+    """Download a template of PVE's catalogue, by the NAME it has there, and print its volume."""
+    answer = context.api.post("/templates", body, {"wait": wait}, wait=wait)
+    tell_work(context, answer, answer["volume"])
+
+
+@template.command()
+@_GUEST
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@WAIT
+@click.pass_obj
+def make(context: Context, /, guest: str, yes: bool, wait: float) -> None:
+    """Make a guest that is stopped a template, for good: it is cloned from then on, and never started."""
+    vmid = find_vmid(context.api, guest)
+    confirm(yes, f"Make {vmid} a template? It cannot be undone.")
+    tell_work(context, context.api.post(f"/guests/{vmid}/template", query={"wait": wait}, wait=wait), str(vmid))

@@ -1,18 +1,21 @@
-"""`pvex token|audit`: who may do what, and who has done what."""
+"""`pvex token`: who may do what."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
+from pvex.commands.exec import build_spec, take_command
 from pvex.commands.guests import confirm
 from pvex.completion import complete_guests, complete_tokens
 from pvex.context import Context, note
+from pvex.guests import find_vmid
 from pvex.paths import segment
-from pvex.show import age, cut, dump, plain, show_list, show_one
+from pvex.show import age, cut, dump, show_list, show_one
 
 _ID = click.argument("token_id", metavar="ID", shell_complete=complete_tokens)
 
@@ -39,6 +42,41 @@ def show_self(context: Context, /) -> None:
         ),
     }
     show_list(context.output, answer["reach"], columns)
+
+
+@token.command()
+@click.argument("action")
+@click.argument("guest", required=False, shell_complete=complete_guests)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, callback=take_command)
+@click.option("-u", "--user", help="With a command: as this user.")
+@click.option("-w", "--workdir", help="With a command: in this directory.")
+@click.pass_obj
+def can(
+    context: Context, /, action: str, guest: str | None, command: tuple[str, ...], user: str | None, workdir: str | None
+) -> None:
+    """Say whether this token may do ACTION (like exec:run) to GUEST, or to any; with -- COMMAND: run just that.
+
+    Exit code 0: yes; 1: no. Nothing is done, and whether there is such a guest is not asked.
+    """
+    from pvex.errors import ANSWERED_NO, UsageError
+
+    body: dict[str, Any] = {"action": action}
+    if guest:
+        body["vmid"] = find_vmid(context.api, guest)
+    if command:
+        body["exec"] = build_spec(command, user=user, workdir=workdir)
+    elif user or workdir:
+        raise UsageError("--user and --workdir are of a command: give one behind the guest")
+    answer = context.api.post("/tokens/self/can", body)
+    if context.output != "table":
+        dump(context.output, answer)
+    else:
+        click.echo("yes" if answer["allowed"] else "no")
+        if not answer["allowed"]:
+            where = f" ({answer['field']})" if answer["field"] else ""
+            note(f"{answer['reason']}{where}")
+    if not answer["allowed"]:
+        sys.exit(ANSWERED_NO)
 
 
 @token.command("ls")
@@ -112,11 +150,7 @@ def edit(context: Context, /, token_id: str, **terms: Any) -> None:
     body = _read_terms(**terms)
     if not body:
         raise UsageError("nothing to change: give --name, --allow with --guests, --grants, --expires, ...")
-    answer = context.api.call("PATCH", f"/tokens/{segment(token_id)}", body)
-    if context.output != "table":
-        dump(context.output, answer)
-    else:
-        click.echo(answer["id"])
+    _tell(context, context.api.call("PATCH", f"/tokens/{segment(token_id)}", body))
 
 
 def _read_terms(
@@ -190,8 +224,7 @@ def rotate(context: Context, /, token_id: str, overlap: str, expires: str | None
 def revoke(context: Context, /, token_id: str, yes: bool) -> None:
     """End a token for good."""
     confirm(yes, f"Revoke {token_id} for good?")
-    context.api.post(f"/tokens/{segment(token_id)}/revoke")
-    click.echo(token_id)
+    _tell(context, context.api.post(f"/tokens/{segment(token_id)}/revoke"))
 
 
 @token.command("rm")
@@ -199,8 +232,14 @@ def revoke(context: Context, /, token_id: str, yes: bool) -> None:
 @click.pass_obj
 def remove(context: Context, /, token_id: str) -> None:
     """Delete the record of a token that is revoked or has expired."""
-    context.api.call("DELETE", f"/tokens/{segment(token_id)}")
-    click.echo(token_id)
+    _tell(context, context.api.call("DELETE", f"/tokens/{segment(token_id)}"))
+
+
+def _tell(context: Context, answer: dict[str, Any]) -> None:
+    if context.output != "table":
+        dump(context.output, answer)
+    else:
+        click.echo(answer["id"])
 
 
 def _tell_secret(context: Context, answer: dict[str, Any]) -> None:
@@ -214,59 +253,3 @@ def _tell_secret(context: Context, answer: dict[str, Any]) -> None:
 def _describe(grant: dict[str, Any]) -> str:
     where = [grant.get("guests", ""), *(f"pool {pool}" for pool in grant.get("pools", ()))]
     return f"{','.join(grant['actions'])} on {' '.join(word for word in where if word) or '-'}"
-
-
-@click.command()
-@click.option("--guest", shell_complete=complete_guests, help="Only records about this guest.")
-@click.option("--token", shell_complete=complete_tokens, help="Only records of, or about, the token with this id.")
-@click.option("--exec", "exec_id", help="Only records about this exec.")
-@click.option("--event", multiple=True, help="Only such records: exec:intent, request:denied, ... Repeatable.")
-@click.option("--since", help="Written at this time or later (RFC 3339).")
-@click.option("--until", help="Written before this time.")
-@click.option("-n", "--last", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
-@click.option("--verify", is_flag=True, help="Instead: whether the log is as it was written; 125 where it is not.")
-@click.pass_obj
-def audit(context: Context, /, guest: str | None, verify: bool, last: int, **query: Any) -> None:
-    """Show the audit log, the newest record last."""
-    from pvex.guests import find_vmid
-
-    if verify:
-        _verify(context)
-        return
-    vmid = find_vmid(context.api, guest) if guest else None
-    records = list(context.api.pages("/audit", "records", {**query, "vmid": vmid}, most=last))[::-1]
-    columns = {
-        "TIME": lambda one: one["ts"][:19],
-        "EVENT": lambda one: one["event"],
-        "TOKEN": lambda one: (one.get("actor") or {}).get("name"),
-        "VMID": lambda one: one.get("vmid"),
-        "WHAT": lambda one: cut(_what(one), 60),
-    }
-    show_list(context.output, records, columns)
-
-
-def _what(record: dict[str, Any]) -> str:
-    data = record.get("data") or {}
-    command = data.get("command")
-    if isinstance(command, list):
-        return " ".join(map(str, command))
-    return str(data.get("reason") or data.get("code") or record.get("exec_id") or plain(None))
-
-
-def _verify(context: Context) -> None:
-    from pvex.errors import ClientError
-
-    after = None
-    count = 0
-    while True:
-        part = context.api.get("/audit/verify", {"after": after}, wait=60)
-        count += part["records"] or 0
-        if not part["good"]:
-            fault = part["fault"]
-            if fault is None:
-                raise ClientError("the log is not as it was written; where is told to a token with audit:read of all")
-            raise ClientError(f"{fault['file']}, line {fault['line']}: {fault['wrong']}: {fault['detail']}")
-        if part["next"] is None:
-            click.echo(f"{'all' if part['records'] is None else count} records are as they were written")
-            return
-        after = part["next"]

@@ -10,7 +10,7 @@ from tests.exec.gateways import Gateway
 from tests.guests.conftest import PRIVILEGES
 from tests.guests.made import sweep
 from tests.pvesim.api import access
-from tests.pvesim.api.process import running_api
+from tests.pvesim.api.process import Api, running_api
 from tests.pvex.client import Pvex
 
 LAB = (7700, 7709)
@@ -24,18 +24,24 @@ def pvex(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Pvex:
 
 
 @pytest.fixture(scope="module")
-def lab(make_gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pvex]:
-    """pvex with a token that may do everything to the guests of LAB, which are made by the simulated PVE API."""
+def lab_pve() -> Iterator[Api]:
+    """The simulated PVE API that makes the guests of LAB."""
+    with running_api() as pve:
+        yield pve
+
+
+@pytest.fixture(scope="module")
+def lab(lab_pve: Api, make_gateway: Callable[..., Gateway], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pvex]:
+    """pvex with a token that may do everything to the guests of LAB."""
     home = tmp_path_factory.mktemp("lab")
     token = home / "pve.token"
-    with running_api() as pve:
-        access.store_token(token, "gateway@pve!pvex", SECRET, privileges=PRIVILEGES)
-        gateway = make_gateway(
-            pve={"api": pve.url, "token_file": str(token), "agent_token_file": str(token), "pvesh": str(pve.pvesh)},
-            policy={"devices": ["/dev/null"]},
-        )
-        yield Pvex(gateway, home, gateway.token("lab", actions="all", guests="{}-{}".format(*LAB)))
-        sweep(*LAB)
+    access.store_token(token, "gateway@pve!pvex", SECRET, privileges=PRIVILEGES)
+    here = {"api": lab_pve.url, "pvesh": str(lab_pve.pvesh)}
+    gateway = make_gateway(
+        pve={**here, "token_file": str(token), "agent_token_file": str(token)}, policy={"devices": ["/dev/null"]}
+    )
+    yield Pvex(gateway, home, gateway.token("lab", actions="all", guests="{}-{}".format(*LAB)))
+    sweep(*LAB)
 
 
 SECRET = "5d1c7a0e-8f4b-4f9a-9c59-1c7b7f1f0a51"

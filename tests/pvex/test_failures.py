@@ -67,7 +67,7 @@ def test_blanks_around_a_token(pvex: Pvex) -> None:
     [
         ("ls", "--tag", "\udcff"),
         ("snapshot", "rm", "101", "\udcff"),
-        ("task", "\udcff"),
+        ("task", "show", "\udcff"),
         ("audit", "--token", "\udcff"),
     ],
 )
@@ -122,6 +122,14 @@ def test_no_profile(pvex: Pvex, tmp_path: Path) -> None:
 def test_no_address(pvex: Pvex, url: str) -> None:
     """An address that is none, or would send the token in the clear."""
     assert "give https://" in told(pvex, 2, "ps", GATEWAY_URL=url)
+
+
+@pytest.mark.parametrize("words", [("profile", "ls"), ("completion", "bash"), ("ps",), ("--help",)])
+def test_a_full_disk(pvex: Pvex, words: tuple[str, ...]) -> None:
+    """Output that cannot be written is one line, as any failure; nothing is tried again as Python ends."""
+    with open("/dev/full", "wb") as full, pvex.start(*words, stdout=full) as running:
+        _, told = running.communicate(timeout=40)
+    assert (running.returncode, told) == (125, b"pvex: cannot write stdout: No space left on device\n")
 
 
 def test_login(pvex: Pvex, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import subprocess
 import threading
 
 import pytest
@@ -49,3 +51,20 @@ def test_what_begins_as_it_is_left_is_ended(pvex: Pvex) -> None:
 def test_a_line_fits(text: str, shown: str) -> None:
     """Six columns of a terminal, of which some letters take two: a line that wraps would not be taken away again."""
     assert cut(text, 6) == shown
+
+
+def test_left_where_nothing_answers(pvex: Pvex) -> None:
+    """Who presses Ctrl-C again, as the gateway has gone silent, waits no more, and sees no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pvex.start("run", "-g", "101,102", "--", "true", environment={"GATEWAY_URL": url}) as running:
+            held = [silent.accept(), silent.accept()]
+            for _ in range(20):
+                running.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    running.wait(1)
+                    break
+            told = running.communicate(timeout=20)
+            for connection, _ in held:
+                connection.close()
+    assert (running.returncode, told) == (130, (b"", b""))

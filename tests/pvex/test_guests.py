@@ -128,8 +128,8 @@ def test_snapshots_and_the_end(lab: Pvex, guests: list[str], tmp_path: Path) -> 
     is gone."""
     vmid = guests[1]
     (upid,) = lab.lines("stop", "web2", "--wait", "0")
-    assert f'"upid": "{upid}"' in "\n".join(lab.lines("task", upid, "--wait", "30", "-o", "json"))
-    assert "TASK OK" in lab.lines("task", upid, "--log")
+    assert f'"upid": "{upid}"' in "\n".join(lab.lines("task", "show", upid, "-o", "json"))
+    assert "TASK OK" in lab.lines("task", "log", "-f", upid)
     assert lab.lines("snapshot", "create", "web2", "before") == ["before"]
     assert "before" in lab.lines("snapshot", "ls", "web2")[1]
     assert complete(lab, "pvex snapshot rm web2 b") == ["plain,before"]
@@ -280,7 +280,7 @@ def test_a_guest_is_shown(lab: Pvex, guests: list[str]) -> None:
     assert lab.lines("ip", "web1")[0].split() == ["ADDRESS", "PREFIX", "INTERFACE", "MAC"]
     (exec_id,) = lab.lines("exec", "-d", "web1", "--", "sh", "-c", "exit 3")
     assert ["exit_code", "3"] in [line.split() for line in lab.lines("inspect", exec_id, "--wait", "10")]
-    assert any(TEMPLATE in line for line in lab.lines("templates"))
+    assert any(TEMPLATE in line for line in lab.lines("template", "ls"))
 
 
 def test_devices_of_a_guest(lab: Pvex, guests: list[str]) -> None:
