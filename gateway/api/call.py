@@ -33,14 +33,14 @@ class Call:
     actor: Actor
     action: Action
     event: Event | None
-    environ: Mapping[str, Any]
+    environ: Mapping[str, Any] = field(repr=False)
     vmid: int
     exec_id: str
     token_id: str
     names: Mapping[str, str]
     query: Any
     body: Any
-    raw: bytes
+    raw: bytes = field(repr=False)
     standing: Standing
     refuse: Callable[[GatewayError], GatewayError]
 
@@ -78,7 +78,7 @@ class Call:
 class Reply:
     """A handler's answer. `body` is a JSON value, or bytes of the given media type: whole, or as they come (Live)."""
 
-    body: Any
+    body: Any = field(repr=False)
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     media_type: str = "application/json"

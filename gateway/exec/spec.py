@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -72,6 +73,10 @@ class Strict(BaseModel):
     """A model that takes nothing unknown, changes nothing, and never repeats what was sent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Iterator[tuple[None, str]]:
+        """Which members were given, and not what they are."""
+        return ((None, name) for name in sorted(self.model_fields_set))
 
 
 class OutputSpec(Strict):

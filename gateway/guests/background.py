@@ -50,10 +50,11 @@ class Work(Generic[T]):
             self.began = begun
             self._tell()
 
-    def wait(self, seconds: float, watch: Watch | None) -> T | None:
+    def wait(self, seconds: float, watch: Watch | None, require: Callable[[int], object] = lambda _: None) -> T | None:
         """Its result; None when it still goes on after `seconds`, but never before PVE has taken it on.
 
-        Raises what it failed with, ClientGone, and what the watch raises. To be called once.
+        Raises what it failed with, ClientGone, and what the watch raises; before all that is told of a guest, what
+        `require` raises, which is given its vmid. To be called once.
         """
         deadline = time.monotonic() + seconds
         try:
@@ -63,6 +64,8 @@ class Work(Generic[T]):
                     break  # our process ends
         finally:
             self.close()
+        if self.began is not None:
+            require(self.began.guest.vmid)
         if self._error is not None:
             raise self._error
         return self._result

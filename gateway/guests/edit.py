@@ -10,12 +10,12 @@ from gateway.errors import FieldError, InvalidRequest
 from gateway.exec.order import GuestKind
 from gateway.policy.change import GuestChange, Options, describe_options
 from gateway.policy.machine import describe_machine
+from gateway.pve.withheld import SECRET_OPTIONS
 
 _ROOT_ONLY = re.compile(r"dev[0-9]{1,3}|hookscript")
 _MOUNT = re.compile(r"mp[0-9]{1,3}|rootfs")
 _LINE_END = re.compile(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 _MAX_TEXT = 256 << 10  # a guest's configuration has 1 MiB in all (pmxcfs), a record of the audit log no more
-_SECRET = frozenset(("cipassword", "password", "env", "sshkeys", "ssh-public-keys"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Edit:
     """Options to set, and names of those to take back, by PVE's names; `digest` of the configuration that is meant."""
 
     kind: GuestKind
-    options: Options = field(default_factory=dict)
+    options: Options = field(default_factory=dict, repr=False)
     delete: tuple[str, ...] = ()
     digest: str | None = None
 
@@ -64,7 +64,7 @@ class Edit:
 
     def show(self) -> dict[str, Any]:
         """For the record: values that are secret are left out."""
-        options = {name: None if name in _SECRET else value for name, value in self.options.items()}
+        options = {name: None if name in SECRET_OPTIONS else value for name, value in self.options.items()}
         shown = {"options": options, "delete": list(self.delete), "digest": self.digest}
         return {name: value for name, value in shown.items() if value}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Discriminator, RootModel, Tag
+from pydantic import ConfigDict, Discriminator, RootModel, Tag
 
 from gateway.guests.container import ContainerRequest
 from gateway.guests.machine import MachineRequest
@@ -17,6 +17,8 @@ def _read_type(value: Any) -> Any:
 
 class GuestRequest(RootModel[ContainerRequest | MachineRequest]):
     """A new guest: a container of a template, a virtual machine of disks and images, or either of a backup."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     # Not in the brackets above: pydantic 2.10 hashes what stands there.
     root: Annotated[

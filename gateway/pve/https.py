@@ -26,6 +26,7 @@ from gateway.pve.answer import AnswerError, read_json
 from gateway.pve.failure import PveFailure, PveRefused, PveSilent, PveUnreachable
 from gateway.pve.lines import CaUnreadable, Line, Lines
 from gateway.pve.token import PveToken
+from gateway.pve.withheld import withhold
 
 # proxmoxer logs what is sent, passwords too, at INFO.
 logging.getLogger("proxmoxer").setLevel(logging.WARNING)
@@ -61,7 +62,7 @@ class Https:
         except CaUnreadable as exc:
             raise PveUnreachable(f"cannot read the CA {self._ca} (pve.ca): {exc}") from exc
         except ResourceException as exc:
-            raise _refusal(exc) from exc
+            raise _refusal(exc, parameters) from exc
         except requests.RequestException as exc:
             raise self._failure(exc) from exc
         except AnswerError as exc:
@@ -172,13 +173,14 @@ def _never_sent(exc: requests.RequestException) -> bool:
     )
 
 
-def _refusal(exc: ResourceException) -> PveFailure:
-    """What PVE said: its JSON's `message`, which is whole, or the status line, which is its first line."""
+def _refusal(exc: ResourceException, parameters: Mapping[str, Any]) -> PveFailure:
+    """What PVE said: its JSON's `message`, which is whole, or the status line, which is its first line. Without what is
+    secret of the parameters."""
     status = int(exc.status_code)
     said = exc.errors if isinstance(exc.errors, dict) else {}
-    message = str(said.get("message") or exc.content or "").strip()
-    wrong = said.get("errors")
-    wrong = wrong if isinstance(wrong, dict) else {}
+    message = withhold(str(said.get("message") or exc.content or "").strip(), parameters)
+    told = said.get("errors")
+    wrong = {name: withhold(str(why), parameters) for name, why in told.items()} if isinstance(told, dict) else {}
     if wrong:
         message += " " + "; ".join(f"{name}: {why}".strip() for name, why in wrong.items())
     if status in _NOBODY_KNOWS:

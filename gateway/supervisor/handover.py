@@ -26,7 +26,6 @@ from gateway.supervisor.guests.containers import Incarnation
 from gateway.supervisor.guests.machines import Machine
 from gateway.supervisor.kernel import reexec
 from gateway.supervisor.kernel.cgroup import Tree
-from gateway.supervisor.kernel.descendants import Descendants
 from gateway.supervisor.operations.connection import Connection
 from gateway.supervisor.output.streams import Streams
 
@@ -173,7 +172,7 @@ class _Successor:
         def make_streams(over_limit: Callable[[], object] | None) -> Streams:
             return Streams.from_state(services.loop.io, state, grant, over_limit)
 
-        tree = tree or Descendants(guest.proc, guest.ns)
+        tree = tree or guest.own_tree()
         self._add(Execution.resume(services, execs, state, guest, tree, make_streams), state)
 
     def _agent_execution(self, entry: State) -> None:
@@ -200,7 +199,7 @@ class _Successor:
                 os.close(fd)
             self._supervisor.spool.survivors_gone(order.id)
             return
-        tree = guest.group.open(order.id) or Descendants(guest.proc, guest.ns)
+        tree = guest.group.open(order.id) or guest.own_tree()
         self._supervisor.execs.adopt_survivors(order, tree, list(state["fds"].values()))
 
     def _agent_survivor(self, entry: State) -> None:

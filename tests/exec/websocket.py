@@ -166,6 +166,10 @@ class WebSocket:
         """Sends a text message of this type."""
         self._send(TextMessage(json.dumps({"type": kind, **members})))
 
+    def say_raw(self, data: str | bytes) -> None:
+        """Sends a message as it is."""
+        self._send(TextMessage(data) if isinstance(data, str) else BytesMessage(data))
+
     def send_input(self, offset: int, data: bytes) -> None:
         """Sends input; at most 1 MiB at once."""
         self._send(BytesMessage(_HEADER.pack(STDIN, offset) + data))

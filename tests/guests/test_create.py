@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from gateway.auth.grants import Grant
 from gateway.supervisor.changes.pvesh import call_at_once
+from tests.auth.changes import root
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.exec.waiting import until
@@ -104,6 +106,28 @@ def test_client_that_leaves(api: Api, gateway: Gateway, pve: PveProcess, records
     connection.close()
     assert records(gateway.records(event="guest:create")[-1]["audit_id"])[-1]["data"]["reason"] == "ok"
     assert guests.get(vmid).state() == "RUNNING"
+
+
+@pytest.mark.parametrize("fault", [None, "no luck"])
+def test_who_loses_the_guest_meanwhile_is_told_nothing_of_it(
+    gateway: Gateway, pve: PveProcess, fault: str | None
+) -> None:
+    """Who waits for a guest that has left the token's grants is answered as if there were none, made or failed."""
+    pve.faults.add("stall", "vzcreate", seconds=2, times=1)
+    if fault is not None:
+        pve.faults.add("task", "vzstart", text=fault, times=1)
+    token = gateway.token("loser", actions="guest:create", guests=f"{FIRST}-{LAST}")
+    client = gateway.api(token)
+    before, answers = known(), list[Answer]()
+    thread = threading.Thread(target=lambda: answers.append(create(client, start=True)))
+    thread.start()
+    until(lambda: known() - before)
+    elsewhere = (Grant.from_json({"actions": ["guest:create"], "guests": "7999"}),)
+    root(gateway.tokens()).edit(token.split(".")[0].removeprefix("pveg_"), {"grants": elsewhere}, None)
+    thread.join(60)
+    client.close()
+    assert (answers[0].status, answers[0].code) == (404, "guest_not_found")
+    assert b"no luck" not in answers[0].body
 
 
 def test_next_vmid_within_the_grant(api: Api, gateway: Gateway, as_token: Callable[..., Api]) -> None:

@@ -28,7 +28,7 @@ def describe_guest(services: Services, call: Call) -> GuestChange:
     reach = _reach(call, wish)
     if wish.backup is not None:
         _, owner = origins.owner_of(wish.backup)
-        _require_create(call, owner)
+        _require_create(call.actor, owner)
     node = require_place(services.pve, services.guests, wish, here=services.config.node)
     if wish.backup is None:
         change = origins.describe_new(wish.vmid or (reach[0][0] if reach else 0), wish)
@@ -69,8 +69,7 @@ def _asked(call: Call) -> ContainerRequest | MachineRequest:
 def _caller(services: Services, call: Call, wish: Wish) -> Caller:
     def renew(vmid: int) -> Origin:
         actor = call.standing.renew()
-        if actor.decide(Action.GUEST_CREATE, vmid) is not None:
-            raise GuestNotFound.for_vmid(vmid)
+        _require_create(actor, vmid)
         _require_pool(actor, wish)
         return actor.origin(call.remote, call.request_id)
 
@@ -86,7 +85,7 @@ def _caller(services: Services, call: Call, wish: Wish) -> Caller:
 def _reach(call: Call, wish: Wish) -> Ranges:
     """The vmids that it may be made under. Raises GuestNotFound, Forbidden, before anything is looked up."""
     if wish.vmid is not None:
-        _require_create(call, wish.vmid)
+        _require_create(call.actor, wish.vmid)
     _require_pool(call.actor, wish)
     reach = call.actor.reach(Action.GUEST_CREATE)
     if not isinstance(wish, ContainerRequest) or not wish.for_root:
@@ -105,8 +104,8 @@ def _reach(call: Call, wish: Wish) -> Ranges:
     return reach
 
 
-def _require_create(call: Call, vmid: int) -> None:
-    if call.actor.decide(Action.GUEST_CREATE, vmid) is not None:
+def _require_create(actor: Actor, vmid: int) -> None:
+    if actor.decide(Action.GUEST_CREATE, vmid) is not None:
         raise GuestNotFound.for_vmid(vmid)
 
 
@@ -122,7 +121,7 @@ def _require_pool(actor: Actor, wish: Wish) -> None:
 
 def _answer(call: Call, work: Work[MadeGuest]) -> Reply:
     query: MakingQuery = call.query
-    made = work.wait(query.wait, call.watch)
+    made = work.wait(query.wait, call.watch, lambda vmid: _require_create(call.standing.current(), vmid))
     begun = work.began
     if begun is None:
         raise GatewayRestarting("the web process ends, and had not begun to make the guest; ask again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -19,6 +20,10 @@ class Query(BaseModel):
     """Query parameters: text, so numbers are read out of it; nothing unknown, never repeated back."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Iterator[tuple[None, str]]:
+        """Which were given, and not what they are: a ticket is one."""
+        return ((None, name) for name in sorted(self.model_fields_set))
 
 
 class WaitQuery(Query):

@@ -16,7 +16,6 @@ from gateway.supervisor.execs.registry import Execs
 from gateway.supervisor.guests.containers import Guests, Incarnation
 from gateway.supervisor.guests.machines import Machine, Machines
 from gateway.supervisor.kernel.cgroup import Tree
-from gateway.supervisor.kernel.descendants import Descendants
 from gateway.supervisor.kernel.loop import Loop
 from gateway.supervisor.launching.launch import build_spec
 from gateway.supervisor.launching.services import Services
@@ -85,7 +84,7 @@ class _ContainerEntry:
 
     def prepare(self, order: Order) -> None:
         if order.placement is Placement.GUEST:
-            self._tree = Descendants(self._guest.proc, self._guest.ns)
+            self._tree = self._guest.own_tree()
         else:
             moved = self._driver.services.launcher.tool.moves_command
             self._tree = self._guest.group.make(order.id, taken_from=self._guest.ns if moved else None)

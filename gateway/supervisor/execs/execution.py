@@ -20,7 +20,6 @@ from gateway.supervisor.execs.stray import LOOK_SECONDS, StraySignal, may_be_str
 from gateway.supervisor.execs.survivors import Survivors
 from gateway.supervisor.guests.containers import Incarnation
 from gateway.supervisor.kernel.cgroup import Tree
-from gateway.supervisor.kernel.descendants import Descendants
 from gateway.supervisor.kernel.timers import Timers
 from gateway.supervisor.launching.handshake import LAUNCH_FAILED, spawn_error
 from gateway.supervisor.launching.launch import Terminal
@@ -231,7 +230,10 @@ class Execution:
             log.error("%s: cannot ask it to end: %s", self.order.id, exc.strerror)
 
     def _kill_tree(self) -> None:
-        self._course.note_killed(self._tree.kill())
+        try:
+            self._course.note_killed(self._tree.kill())
+        except OSError as exc:  # the same: `_stop_waiting_for_status` does it again
+            log.error("%s: cannot kill all of it yet: %s", self.order.id, exc.strerror)
 
     def kill(self) -> None:
         """Kills the whole tree now."""
@@ -339,7 +341,7 @@ class Execution:
     def _hand_over(self) -> Survivors:
         """The tree and its pipes, out of our hands."""
         pipes = self.streams.give_up()
-        tree, self._tree = self._tree, Descendants(self.guest.proc, self.guest.ns)
+        tree, self._tree = self._tree, self.guest.own_tree()
         return Survivors(self._services.loop, self.order, tree, pipes, self._owner.on_survivors_gone)
 
     def _release(self) -> None:

@@ -71,8 +71,8 @@ class Lingering:
             if self._order.background is Background.KILL:
                 course.note_killed(self._tree.kill())
         elif course.kill_at is None:
-            course.kill_at = self._io.time()
             course.note_killed(self._tree.kill())
+            course.kill_at = self._io.time()
         self._wait_empty()
         return None
 

@@ -20,6 +20,7 @@ from gateway.config import LxcConfig
 from gateway.errors import GuestFrozen, GuestNotRunning
 from gateway.supervisor.guests.current import CurrentRuns
 from gateway.supervisor.kernel.cgroup import InstanceGroup, read_event, wait_empty
+from gateway.supervisor.kernel.descendants import Descendants
 from gateway.supervisor.kernel.procfs import is_privileged, read_stat, read_status
 from gateway.supervisor.kernel.spare import Spare
 
@@ -110,6 +111,10 @@ class Incarnation:
         if not self.closed and frozen != self.mirrored:
             self.group.freeze(frozen)
             self.mirrored = frozen
+
+    def own_tree(self) -> Descendants:
+        """For an exec among the guest's own processes (`placement: guest`)."""
+        return Descendants(self.proc, self.ns, self.group.spare)
 
     def to_state(self) -> dict[str, Any]:
         """What `from_state` needs; descriptors by number."""

@@ -48,7 +48,7 @@ class InstanceGroup:
     def __init__(self, directory: int, vmid: int, spare: Spare) -> None:
         self.dir = directory
         self._vmid = vmid
-        self._spare = spare
+        self.spare = spare
         self._memory = b"memory" in _read(spare, directory, "cgroup.subtree_control").split()
 
     @classmethod
@@ -75,7 +75,7 @@ class InstanceGroup:
         try:
             os.mkdir(exec_id, 0o755, dir_fd=self.dir)
             try:
-                return ExecGroup(self.dir, exec_id, self._spare, memory=self._memory, taken_from=taken_from)
+                return ExecGroup(self.dir, exec_id, self.spare, memory=self._memory, taken_from=taken_from)
             except OSError:
                 os.rmdir(exec_id, dir_fd=self.dir)
                 raise
@@ -85,7 +85,7 @@ class InstanceGroup:
     def open(self, exec_id: str) -> ExecGroup | None:
         """The cgroup of an exec that an earlier image of this program made; None when it is gone."""
         try:
-            return ExecGroup(self.dir, exec_id, self._spare, memory=self._memory)
+            return ExecGroup(self.dir, exec_id, self.spare, memory=self._memory)
         except FileNotFoundError:
             return None
 
@@ -98,11 +98,11 @@ class InstanceGroup:
     def freeze(self, frozen: bool) -> None:
         """Freezes or thaws all execs here at once (cgroup.freeze, kernel's cgroup-v2.rst)."""
         with contextlib.suppress(OSError):
-            _write(self._spare, self.dir, "cgroup.freeze", b"1" if frozen else b"0")
+            _write(self.spare, self.dir, "cgroup.freeze", b"1" if frozen else b"0")
 
     def freeze_guest(self, frozen: bool) -> None:
         """Freezes or thaws the guest's own processes, beside ours. Raises OSError when its tree is gone."""
-        _write(self._spare, self.dir, "../ns/cgroup.freeze", b"1" if frozen else b"0")
+        _write(self.spare, self.dir, "../ns/cgroup.freeze", b"1" if frozen else b"0")
 
     def close(self) -> None:
         os.close(self.dir)
@@ -155,7 +155,7 @@ class ExecGroup:
         except OSError:
             return False
         try:
-            if pid not in members(self._taken_from):
+            if pid not in members(self._taken_from, self._spare):
                 return False
             _write(self._spare, self.dir, "cgroup.procs", str(pid).encode())
             signal.pidfd_send_signal(pidfd, 0)
@@ -228,13 +228,11 @@ class ExecGroup:
                 os.close(fd)
 
 
-def members(ns: Path) -> set[int]:
-    """The processes in a guest's own cgroup and where lxc-attach puts others, `ns/.lxc`; not those deeper down."""
-    found: set[int] = set()
-    for place in (ns / ".lxc", ns):
-        with contextlib.suppress(OSError):
-            found |= set(map(int, (place / "cgroup.procs").read_bytes().split()))
-    return found
+def members(ns: Path, spare: Spare) -> set[int]:
+    """The processes in a guest's own cgroup and where lxc-attach puts others, `ns/.lxc`; not those deeper down. None
+    where the cgroup is gone. Raises OSError where nobody can tell."""
+    places = (ns / ".lxc", ns)
+    return {int(pid) for place in places for pid in _read(spare, None, str(place / "cgroup.procs")).split()}
 
 
 def _enable_controllers(spare: Spare, directory: int) -> None:
@@ -275,7 +273,7 @@ def _keyed(text: bytes) -> dict[str, int]:
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
-def _read(spare: Spare, directory: int, name: str) -> bytes:
+def _read(spare: Spare, directory: int | None, name: str) -> bytes:
     try:
         with spare.opened(name, os.O_RDONLY, dir_fd=directory) as fd:
             chunks = []

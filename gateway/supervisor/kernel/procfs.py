@@ -20,7 +20,12 @@ class ProcessStat:
 
 def read_stat(process: Path) -> ProcessStat:
     """Raises OSError when there is no such process any more."""
-    head, _, tail = (process / "stat").read_bytes().rpartition(b")")
+    return parse_stat((process / "stat").read_bytes())
+
+
+def parse_stat(text: bytes) -> ProcessStat:
+    """What that file says."""
+    head, _, tail = text.rpartition(b")")
     fields = tail.split()
     return ProcessStat(head.partition(b"(")[2], fields[0], int(fields[1]), int(fields[6]), int(fields[19]))
 

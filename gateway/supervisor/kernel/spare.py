@@ -16,7 +16,7 @@ class Spare:
         self._keep()
 
     @contextlib.contextmanager
-    def opened(self, name: str, flags: int, *, dir_fd: int) -> Iterator[int]:
+    def opened(self, name: str, flags: int, *, dir_fd: int | None = None) -> Iterator[int]:
         """The file, with the descriptor that was kept if there is no other. Raises OSError as open(2) does."""
         try:
             try:
