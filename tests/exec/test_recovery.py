@@ -170,6 +170,28 @@ def test_guest_that_stopped_meanwhile_is_cleaned_up(make_guest: Callable[..., An
     assert api.run(906, ["echo", "again"])["stdout"] == "again\n"
 
 
+def test_leftovers_of_a_stopped_guest_are_removed(make_guest: Callable[..., Any], api: Api, gateway: Gateway) -> None:
+    """A cgroup of ours in the tree of a guest that does not run keeps it from starting: it goes, and whatever runs
+    in it."""
+    guest = make_guest(906)
+    guest.stop(kill=True)
+    tree = Path("/sys/fs/cgroup/lxc/906")
+    place = tree / f"pveg-{gateway.instance}" / f"ex_{'0' * 26}"
+    gateway.services.kill("supervisor", signal.SIGKILL)
+    place.mkdir(parents=True)
+    with subprocess.Popen(["sleep", new_mark()]) as process:
+        (place / "cgroup.procs").write_text(str(process.pid))
+        gateway.services.restart("supervisor")
+        try:
+            until(lambda: process.poll() is not None, why="it is ended")
+            until(lambda: not place.parent.exists(), why="our directories are removed")
+        finally:
+            process.kill()
+    tree.rmdir()
+    guest.start()
+    assert api.run(906, ["echo", "again"])["stdout"] == "again\n"
+
+
 def test_killed_web_worker_takes_its_execs_along_or_not(api: Api, gateway: Gateway, small_vmid: int) -> None:
     """SIGKILL of the web: `kill` ends the exec as one whose client has gone; `continue` runs to its end."""
     kept, lost = new_mark(), new_mark()
