@@ -36,6 +36,7 @@ def test_defaults(tmp_path: Path, text: str) -> None:
         ("web:\n  threads: true\n", 2, ["web.threads", "integer"]),
         ("listen:\n  address: 127.0.0.1\n  port: 70000\n", 3, ["listen.port", "65535"]),
         ("guests:\n  protected: [101, 5]\n", 2, ["guests.protected.1", "100"]),
+        ("guests:\n  protected:\n  - 101\n  - 5\n", 4, ["guests.protected.1", "100"]),
         ("web:\n  trusted_proxies: [192.0.2.0/24, 192.0.2.7/24]\n", 2, ["web.trusted_proxies.1: give", "192.0.2.0/24"]),
         ("web:\n  trusted_proxies: [3221225985]\n", 2, ["web.trusted_proxies.0: give"]),
         ("node: pve1\nexec:\n", 2, ["exec: give its keys, or leave it out: driver, timeout"]),
