@@ -82,15 +82,15 @@ def test_timeout_leaves_what_was_printed(run: Run, vmid: int) -> None:
 
 
 def test_first_reason_stays(api: Api, small_vmid: int) -> None:
-    """An exec that its timeout is ending is ended by its timeout, whoever deletes it meanwhile."""
-    gate = f"gate-{new_mark()}"
-    script = f"trap 'echo asked' TERM; while [ ! -e /run/{gate} ]; do sleep 0.05; done"
-    exec_id = detach(api, small_vmid, script, timeout=0.3, kill_grace=60)
-    until(lambda: api.get(f"/execs/{exec_id}/stdout").body == b"asked\n", why="its timeout")
+    """An exec that its output's limit is ending is ended by that, whoever deletes it meanwhile."""
+    asked, gate = (guests.get(small_vmid).rootfs / f"{word}-{new_mark()}" for word in ("asked", "gate"))
+    script = f"trap 'echo > /{asked.name}' TERM; echo over; while [ ! -e /{gate.name} ]; do sleep 0.05; done"
+    exec_id = detach(api, small_vmid, script, kill_grace=60, output={"limit": 0, "on_limit": "kill"})
+    until(asked.exists, why="it is asked to end")
     assert api.request("DELETE", f"/execs/{exec_id}").status == 202
-    (guests.get(small_vmid).rootfs / "run" / gate).touch()
+    gate.touch()
     view = ended(api, exec_id)
-    assert (view["reason"], view["exit_code"]) == ("timeout", 124)
+    assert (view["reason"], view["exit_code"]) == ("output_limit", 0)
 
 
 def test_stopped_command_hears_that_it_is_to_end(api: Api, small_vmid: int) -> None:
