@@ -120,7 +120,7 @@ def test_unfinished_request_is_answered_408_at_its_deadline(start_server: StartS
 
 def test_second_request_of_a_connection_has_its_deadline(start_server: StartServer) -> None:
     """Behind an answered request, too, a head that never ends is a 408; silence alone may last as keep-alive does."""
-    client = start_server(head_s=1, keepalive_s=600).client()
+    client = start_server(head_s=2, keepalive_s=600).client()
     assert client.request("GET", "/").status == 200
     client.sock.sendall(b"GET / HTTP/1.1\r\nHost:")
     assert client.read().status == 408
