@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
@@ -141,6 +141,10 @@ class Application(Flask):
     def begin(self) -> None:
         """Begins what goes on beside requests, in threads of this process: call it in the one that serves."""
         self._changes.keep_recovering()
+
+    def cors_headers(self, environ: Mapping[str, Any]) -> dict[str, str]:
+        """What a reply adds for the page that asks, also one that others make."""
+        return self._cors.headers(environ)
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answers one request."""

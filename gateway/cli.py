@@ -76,6 +76,7 @@ def serve(path: Path, config: Config) -> None:
             web_settings(config),
             begin=Application.begin,
             count_refusal=figures.count_refusal,
+            cors=Application.cors_headers,
         )
     except ValueError as exc:
         raise ConfigError(f"cannot serve: {exc}") from exc

@@ -27,6 +27,7 @@ MAX_READS = 32
 """Of one connection before others have their turn: under TLS each gives one record, of one byte if its client likes."""
 
 _READ_BYTES = 64 * 1024
+_ORIGIN = re.compile(rb"\r\norigin[ \t]*:[ \t]*([!-~]*)[ \t]*(?=\r\n)", re.IGNORECASE)
 _FRAMING = re.compile(rb"\r\n(content-length|transfer-encoding|expect)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
@@ -64,8 +65,8 @@ class Connection:
     """Owned by one thread at a time: the poller's, the one that answers its request, or the pump's."""
 
     __slots__ = (
-        "_empty_lines", "_limits", "_scanned", "buffer", "client", "deadline", "endless", "fd", "head", "key", "lane",
-        "phase", "polled", "server", "since", "size", "sock",
+        "_empty_lines", "_limits", "_origin", "_scanned", "buffer", "client", "deadline", "endless", "fd", "head",
+        "key", "lane", "phase", "polled", "server", "since", "size", "sock",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +93,7 @@ class Connection:
         self.polled = False
         self.lane = Next.GONE
         self._limits = limits
+        self._origin = ""
         self._scanned = 0
         self._empty_lines = 0
         if isinstance(sock, ssl.SSLSocket):
@@ -105,6 +107,11 @@ class Connection:
     def spoke(self) -> bool:
         """Whether the client has begun a request that it could be told something about."""
         return self.phase is Phase.BODY or (self.phase is Phase.HEAD and bool(self.buffer))
+
+    @property
+    def origin(self) -> str:
+        """The page that the request comes from, as far as it has been heard; empty for none, and for more than one."""
+        return _find_origin(bytes(self.buffer)) if self.phase is Phase.HEAD else self._origin
 
     def advance(self, now: float) -> Next:
         """Take the connection as far as it goes without waiting. Raises Refusal."""
@@ -183,6 +190,7 @@ class Connection:
     def _measure(self, head: bytes, length: int) -> Next:
         """Set `size` and name the lane. gunicorn's parser has the last word on what the head means;
         where it sees another length than this, the request is refused (`exchange.py`)."""
+        self._origin = _find_origin(head)
         self.head = length
         self.endless = head.startswith(b"PUT ")
         body = 0
@@ -206,6 +214,7 @@ class Connection:
     def rest(self, now: float) -> None:
         """Begin waiting for the next request."""
         self.phase = Phase.IDLE
+        self._origin = ""
         self.deadline = now + self._limits.keepalive_s
 
     def wait_until_read(self, now: float) -> None:
@@ -255,6 +264,12 @@ class Connection:
             return Next.GONE
         self.deadline = min(now + SILENCE_SECONDS, self.since + LINGER_SECONDS)
         return Next.READ
+
+
+def _find_origin(head: bytes) -> str:
+    """Of lines that are whole."""
+    found = _ORIGIN.findall(head)
+    return str(found[0], "ascii") if len(found) == 1 else ""
 
 
 def counted_address(address: str, limits: WebSettings) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -38,8 +38,8 @@ class Refusal(Exception):
         self.retry_after = retry_after
         self.request_id = ulid.new("req_")
 
-    def encode(self) -> bytes:
-        """The whole HTTP/1.1 reply."""
+    def encode(self, more: Mapping[str, str] | None = None) -> bytes:
+        """The whole HTTP/1.1 reply; `more` are further header fields."""
         phrase = HTTPStatus(self.status).phrase
         problem = {
             "type": f"urn:pve-exec-gateway:problem:{self.code}",
@@ -52,10 +52,11 @@ class Refusal(Exception):
         }
         body = json.dumps(problem).encode()
         retry = "" if self.retry_after is None else f"Retry-After: {self.retry_after}\r\n"
+        fields = "".join(f"{name}: {value}\r\n" for name, value in (more or {}).items())
         head = (
             f"HTTP/1.1 {self.status} {phrase}\r\nServer: {SERVER}\r\nDate: {formatdate(usegmt=True)}\r\n"
             f"Connection: close\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-            f"X-Request-Id: {self.request_id}\r\n{_SAFE}{retry}\r\n"
+            f"X-Request-Id: {self.request_id}\r\n{_SAFE}{retry}{fields}\r\n"
         )
         return head.encode("ascii") + body
 

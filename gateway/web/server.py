@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -20,6 +20,8 @@ from gateway.web.tls import ServerTls
 from gateway.web.worker import END_SIGNALS, Worker
 
 Wsgi = Callable[..., Any]
+Cors = Callable[[Any, Mapping[str, Any]], Mapping[str, str]]
+"""Asked with the application and a WSGI environment of which Origin (HTTP_ORIGIN) alone is known."""
 
 GRACEFUL_SECONDS = 10
 """The master's patience with a worker, which ends by itself after STOP_SECONDS."""
@@ -32,15 +34,16 @@ def serve(
     *,
     begin: Callable[[Any], None] = lambda app: None,
     count_refusal: Callable[[int], object] = lambda status: None,
+    cors: Cors = lambda app, environ: {},
 ) -> None:
     """Serve until SIGTERM; does not return, but raises SystemExit.
 
     `app_factory` makes the WSGI application. It runs before the workers are forked, and again on SIGHUP (if it raises
     then, the old one stays), so it may neither start threads nor open connections: that is for `begin`, which is called
-    with the application in every worker. Takes systemd's sockets in place of
-    `settings.listen` if there are any. SIGTERM and SIGHUP let begun requests end, for 5 s at most; live replies that
-    would go on are cut, to be resumed. `count_refusal` is told, in the workers, the status of each request that the
-    edge refuses by itself. Workers send READY=1 themselves: the unit needs `NotifyAccess=all`.
+    with the application in every worker. Takes systemd's sockets in place of `settings.listen` if there are any.
+    SIGTERM and SIGHUP let begun requests end, for 5 s at most; live replies that would go on are cut, to be resumed.
+    `count_refusal` is told, in the workers, the status of each request that the edge refuses by itself; `cors` tells
+    what such a reply adds for the page that asked. Workers send READY=1 themselves: the unit needs `NotifyAccess=all`.
 
     Raises ValueError if the certificate cannot be loaded, or if without TLS a socket of systemd's is
     bound to anything but a loopback address.
@@ -52,7 +55,7 @@ def serve(
         tls = ServerTls(settings.tls_cert, settings.tls_key)
     # gunicorn's master would say READY=1 before any worker accepts.
     notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
-    Master(_Application(app_factory, settings, tls, notify_socket, begin, count_refusal)).run()
+    Master(_Application(app_factory, settings, tls, notify_socket, begin, count_refusal, cors)).run()
 
 
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -108,11 +111,13 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         notify_socket: str | None,
         begin: Callable[[Any], None],
         count_refusal: Callable[[int], object],
+        cors: Cors,
     ) -> None:
         self.settings = settings
         self.tls = tls
         self.begin = begin
         self.count_refusal = count_refusal
+        self.cors = cors
         self.arrivals = Rates()  # of all workers, which are forked later
         self._app_factory = app_factory
         self.notify_socket = notify_socket

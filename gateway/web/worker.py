@@ -227,8 +227,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             self._step(connection, now)
 
     def _refuse(self, connection: Connection, no: Refusal, now: float) -> None:
-        self._refusals.note(connection.client[0], no)
-        connection.say(no.encode())
+        self._tell(connection, no)
         connection.end(now)
         self._step(connection, now)
 
@@ -315,9 +314,12 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             except ClientGone:
                 return Next.GONE
             except Refusal as no:
-                self._refusals.note(connection.client[0], no)
-                connection.say(no.encode())
+                self._tell(connection, no)
                 return Next.GONE
+
+    def _tell(self, connection: Connection, no: Refusal) -> None:
+        self._refusals.note(connection.client[0], no)
+        connection.say(no.encode(self.app.cors(self.wsgi, {"HTTP_ORIGIN": connection.origin})))
 
 
 def _raise_file_limit() -> int:

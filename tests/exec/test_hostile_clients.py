@@ -28,13 +28,14 @@ from tests.web.conftest import unverified_context
 THREADS = 16
 CLIENTS = 60
 CANARY = "canary5ecret"
+PAGE = "https://panel.example.org"
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
 def other(make_gateway: Callable[..., Gateway]) -> Gateway:
     """A gateway with few threads, whose logs nobody else writes to."""
-    return make_gateway(web={"threads": THREADS})
+    return make_gateway(web={"threads": THREADS, "allowed_origins": [PAGE]})
 
 
 @pytest.fixture
@@ -255,6 +256,15 @@ def test_headers_without_end(other: Gateway, sent: bytes, status: int) -> None:
     for _ in range(5):
         assert reply_to(other, b"GET /execs HTTP/1.1\r\nHost: x\r\n" + sent + b"\r\n")[0] in (status, 0)
     assert memory(other) - before < 16 << 10
+
+
+@pytest.mark.parametrize(("page", "told"), [(PAGE, True), ("https://evil.example", False)])
+def test_a_page_reads_what_the_edge_refuses(other: Gateway, page: str, told: bool) -> None:
+    """Of an origin that the configuration names."""
+    head = b"GET /execs HTTP/1.1\r\nHost: x\r\nOrigin: " + page.encode() + b"\r\n" + b"X-A: b\r\n" * 70 + b"\r\n"
+    status, headers = reply_to(other, head)
+    assert status == 431
+    assert (b"Access-Control-Allow-Origin: " + page.encode() in headers) is told
 
 
 # ---- injection

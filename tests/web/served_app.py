@@ -12,11 +12,15 @@ from typing import Any
 
 from flask import Flask, Response, request
 
+from gateway.api.cors import Cors
 from gateway.web.disconnect import ClientConnection
 from gateway.web.live import Live, has_room
 from gateway.web.server import serve
 from gateway.web.settings import WebSettings
 from tests.web.served_lives import Echo, Endless, Faulty, Pieces, Spoken, Tell
+
+PAGE = "https://panel.example.org"
+"""Whose replies it may read."""
 
 
 def main() -> None:
@@ -31,7 +35,8 @@ def main() -> None:
         if name in options:
             options[name] = Path(options[name])
     options["listen"] = tuple(options["listen"])
-    serve(lambda: make_app(report), WebSettings(**options))
+    cors = Cors([PAGE])
+    serve(lambda: make_app(report), WebSettings(**options), cors=lambda _, environ: cors.headers(environ))
 
 
 def make_app(report: str) -> Callable[..., Iterable[bytes]]:

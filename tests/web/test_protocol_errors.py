@@ -8,6 +8,7 @@ from gateway.errors_all import all_errors
 from gateway.web.codes import EDGE_CODES
 from gateway.web.refusal import Refusal
 from tests.web.conftest import Client, StartServer
+from tests.web.served_app import PAGE
 
 HOST = b"Host: x\r\n"
 CASES = {
@@ -137,3 +138,41 @@ def test_expect_continue(start_server: StartServer) -> None:
     client.sock.sendall(b"hello")
     assert client.read().body == b"hello"
     assert client.request("GET", "/").status == 200
+
+
+def test_a_page_that_may_ask_may_read_why_not(start_server: StartServer) -> None:
+    """The edge's own replies tell a named origin's pages what the application's do, as far as the origin was heard by
+    then; others, and one that is two, hear only that it matters."""
+    server = start_server(tls=False, head_s=2, body_s=2, max_half_open_per_address=64)
+    page = f"origin:  {PAGE}\r\n".encode()
+    long, slow = b"X: " + b"x" * 17000 + b"\r\n", b"Content-Length: 9\r\n\r\nx"
+    asked = {
+        "malformed": (b"GET / HTTP/1.1\r\n" + page + b"secret-canary\r\n\r\n", 400),
+        "head": (b"GET / HTTP/1.1\r\n" + page + long + b"\r\n", 431),
+        "endless": (b"GET / HTTP/1.1\r\n" + page + b"X: " + b"x" * 200_000, 431),
+        "large": (b"POST /echo HTTP/1.1\r\n" + page + b"Content-Length: 1073741824\r\n\r\n", 413),
+        "slow head": (b"GET / HTTP/1.1\r\n" + page + b"X: ", 408),
+        "slow body": (b"POST /echo HTTP/1.1\r\n" + page + slow, 408),
+        "slow upload": (b"POST /echo HTTP/1.1\r\n" + page + b"Transfer-Encoding: chunked\r\n\r\n1\r\n", 408),
+    }
+    clients: list[tuple[str, str | None, Client]] = []
+    for heard, allowed in ((PAGE, PAGE), ("https://evil.example", None), (f"{PAGE}\r\nOrigin: {PAGE}", None)):
+        for name, (sent, _) in asked.items():
+            clients.append((name, allowed, server.client()))
+            clients[-1][2].sock.sendall(sent.replace(PAGE.encode(), heard.encode()))
+    for name, allowed, client in clients:
+        reply = client.read()
+        assert (name, reply.status) == (name, asked[name][1])
+        assert (name, reply.headers.get("access-control-allow-origin")) == (name, allowed)
+        assert reply.headers["vary"] == "Origin"
+        assert ("Retry-After" in reply.headers.get("access-control-expose-headers", "")) is bool(allowed)
+
+
+def test_an_origin_is_of_one_request(start_server: StartServer) -> None:
+    """What an earlier request on the connection said does not speak for the next."""
+    server = start_server(tls=False)
+    client = server.client()
+    assert client.request("GET", "/", headers=f"Origin: {PAGE}\r\n").status == 200
+    client.sock.sendall(b"POST /echo HTTP/1.1\r\nContent-Length: 1073741824\r\n\r\n")
+    reply = client.read()
+    assert reply.status == 413 and "access-control-allow-origin" not in reply.headers
