@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from pvex.show import coloured, cut, paint, plain
+from pvex.show import coloured, cut, pad, paint, plain, width
 
 if TYPE_CHECKING:
     from pvex.fleet import Share
@@ -20,7 +20,7 @@ class Live:
 
     def __init__(self, shares: list[Share]) -> None:
         self._shares = shares
-        self._width = max((len(plain(share.name)) for share in shares), default=0)
+        self._width = max((width(plain(share.name)) for share in shares), default=0)
         self._lines = 0
         self._drawn_at = 0.0
         self._colours = coloured(sys.stdout)
@@ -58,7 +58,7 @@ class Live:
         word = "ok" if share.good else share.state if share.state != "ended" else f"exit {share.code}"
         text = share.error or share.last_line
         time_ = f"{share.seconds:.1f}s" if share.seconds else ""
-        return f"{plain(share.name).ljust(self._width)}  {word:<8} {time_:>7}  {plain(text) if text else ''}".rstrip()
+        return f"{pad(plain(share.name), self._width)}  {word:<8} {time_:>7}  {plain(text) if text else ''}".rstrip()
 
     def _fit(self, line: str, columns: int) -> str:
         word = "running" if "  ok  " in line else "unknown" if "  exit " in line or "  failed " in line else ""

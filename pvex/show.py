@@ -37,9 +37,9 @@ def show_list(output: str, items: Sequence[Any], columns: Columns) -> None:
     rows = [[plain(value(item)) for value in columns.values()] for item in items]
     widths = [max(map(width, column)) for column in zip(columns, *rows, strict=True)]
     on = coloured(sys.stdout)
-    print("  ".join(_pad(name, most) for name, most in zip(columns, widths, strict=True)).rstrip())
+    print("  ".join(pad(name, most) for name, most in zip(columns, widths, strict=True)).rstrip())
     for row in rows:
-        cells = [paint(_pad(cell, most), cell, on=on) for cell, most in zip(row, widths, strict=True)]
+        cells = [paint(pad(cell, most), cell, on=on) for cell, most in zip(row, widths, strict=True)]
         print("  ".join(cells).rstrip())
 
 
@@ -89,12 +89,13 @@ def width(text: str) -> int:
 def cut(text: str, most: int) -> str:
     """At most so many columns of a terminal."""
     if text.isascii():
-        return text if len(text) <= most else text[: most - 1] + "…"
+        return text if len(text) <= most else text[: max(0, most - 1)] + "…"
     ends = list(accumulate(map(_columns, text)))
     return text if ends[-1] <= most else text[: bisect_right(ends, most - 1)] + "…"
 
 
-def _pad(text: str, most: int) -> str:
+def pad(text: str, most: int) -> str:
+    """With blanks behind it, as many columns wide."""
     return text + " " * (most - width(text))
 
 

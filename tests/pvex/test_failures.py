@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import stat
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,47 @@ def test_no_profile(pvex: Pvex, tmp_path: Path) -> None:
 def test_no_address(pvex: Pvex, url: str) -> None:
     """An address that is none, or would send the token in the clear."""
     assert "give https://" in told(pvex, 2, "ps", GATEWAY_URL=url)
+
+
+class _Page(BaseHTTPRequestHandler):
+    """Of a web server that is none of ours; of /guests a list."""
+
+    def _answer(self) -> None:
+        data = b"[]" if self.path == "/guests" else b"<html>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    do_GET = do_HEAD = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("logs", "ex_01M801507D4FVFVPQ2H0T8X4BN"),
+        ("cp", "101:/etc/hostname", "-"),
+        ("file", "stat", "101:/etc/hostname"),
+        ("show", "101"),
+        ("ls",),
+    ],
+)
+def test_what_is_no_gateway(pvex: Pvex, words: tuple[str, ...]) -> None:
+    """What another server says with 200 is never taken for a command's output, a file or a list."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            line = told(pvex, 125, *words, GATEWAY_URL=f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert "is that a gateway?" in line or "is no gateway's" in line
 
 
 @pytest.mark.parametrize("words", [("profile", "ls"), ("completion", "bash"), ("ps",), ("--help",)])

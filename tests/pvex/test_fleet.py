@@ -55,16 +55,16 @@ def test_a_line_fits(text: str, shown: str) -> None:
 
 def test_left_where_nothing_answers(pvex: Pvex) -> None:
     """Who presses Ctrl-C again, as the gateway has gone silent, waits no more, and sees no traceback."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    with socket.create_server(("127.0.0.1", 0)) as silent, contextlib.ExitStack() as held:
+        silent.settimeout(40)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pvex.start("run", "-g", "101,102", "--", "true", environment={"GATEWAY_URL": url}) as running:
-            held = [silent.accept(), silent.accept()]
-            for _ in range(20):
-                running.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    running.wait(1)
-                    break
+            for _ in range(2):
+                held.enter_context(silent.accept()[0])
+            running.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(2)  # it would wait for what answers in the end
+            running.send_signal(signal.SIGINT)
+            running.wait(60)
             told = running.communicate(timeout=20)
-            for connection, _ in held:
-                connection.close()
     assert (running.returncode, told) == (130, (b"", b""))

@@ -12,7 +12,7 @@ import pytest
 from pvex.api import Api
 from pvex.errors import Cut, UsageError
 from pvex.profile import Profile
-from pvex.show import dump, plain, show_list, width
+from pvex.show import cut, dump, plain, show_list, width
 from pvex.times import read_moment
 
 
@@ -20,6 +20,11 @@ from pvex.times import read_moment
 def test_how_wide_it_is(text: str, columns: int) -> None:
     """In columns of a terminal: letters of East Asia take two, a mark on a letter none."""
     assert width(text) == columns
+
+
+def test_no_room() -> None:
+    """A terminal of one column shows that there is more."""
+    assert [cut(text, most) for text in ("abc", "世界") for most in (0, 1)] == ["…"] * 4
 
 
 def test_columns_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
