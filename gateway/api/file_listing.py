@@ -51,5 +51,5 @@ def _entry(session: Session, path: bytes, name: bytes, accounts: Accounts) -> Fi
         **metadata(status, accounts),  # type: ignore[typeddict-item]  # which has no `target` of its own
     }
     if status.type is FileType.LINK:
-        info["target"] = show_name(status.target)[0]
+        info["target"], info["target_encoding"] = show_name(status.target)
     return info

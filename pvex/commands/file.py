@@ -48,7 +48,8 @@ def list_files(context: Context, /, place: str, limit: int, quiet: bool) -> None
         entries, more = [{"name": path, "encoding": "utf-8", **_describe(about)}], False
     if quiet:
         for entry in entries:
-            click.echo(_show(entry) if sys.stdout.isatty() else _name(entry))
+            name = entry["name"], entry["encoding"]
+            click.echo(_show(*name) if sys.stdout.isatty() else _bytes(*name))
     else:
         show_list(context.output, entries, _COLUMNS)
     if more:
@@ -101,19 +102,19 @@ def remove(context: Context, /, places: tuple[str, ...], recursive: bool, yes: b
     each(context, places, ask)
 
 
-def _name(entry: Mapping[str, Any]) -> bytes:
-    """Byte for byte."""
-    name: str = entry["name"]
-    return b64decode(name) if entry["encoding"] == "base64" else os.fsencode(name)
+def _bytes(text: str, encoding: str) -> bytes:
+    """A name byte for byte."""
+    return b64decode(text) if encoding == "base64" else os.fsencode(text)
 
 
-def _show(entry: Mapping[str, Any]) -> str:
-    return line(_name(entry).decode(errors="replace"))
+def _show(text: str, encoding: str) -> str:
+    return line(_bytes(text, encoding).decode(errors="replace"))
 
 
 def _show_leading(entry: Mapping[str, Any]) -> str:
     """With what a link leads to."""
-    return f"{_show(entry)} -> {line(entry['target'])}" if "target" in entry else _show(entry)
+    name = _show(entry["name"], entry["encoding"])
+    return f"{name} -> {_show(entry['target'], entry.get('target_encoding', 'utf-8'))}" if "target" in entry else name
 
 
 _KINDS = {"directory": "d", "link": "l", "fifo": "p", "socket": "s", "character-device": "c", "block-device": "b"}

@@ -225,7 +225,7 @@ def test_any_name(files: Api, name: bytes, gateway: Gateway) -> None:
 def test_a_directory_comes_in_pages(files: Api, any_vmid: int) -> None:
     """Pages hold every entry once, in the order of the names' bytes, links as such."""
     shell(any_vmid, "rm -rf /root/many; mkdir /root/many; cd /root/many; for i in $(seq 1 250); do : > n$i; done")
-    shell(any_vmid, "cd /root/many; mkdir sub; ln -s n1 link; mkfifo fifo")
+    shell(any_vmid, "cd /root/many; mkdir sub; ln -s n1 link; mkfifo fifo; ln -sf $(printf '\\377') sub/odd")
     seen: list[dict[str, Any]] = []
     after: str | None = ""
     while after is not None:
@@ -236,7 +236,10 @@ def test_a_directory_comes_in_pages(files: Api, any_vmid: int) -> None:
     assert names == sorted(names) and len(names) == 253
     kinds = {entry["name"]: entry["type"] for entry in seen}
     assert (kinds["sub"], kinds["link"], kinds["fifo"], kinds["n1"]) == ("directory", "link", "fifo", "file")
-    assert next(entry for entry in seen if entry["name"] == "link")["target"] == "n1"
+    link = next(entry for entry in seen if entry["name"] == "link")
+    assert (link["target"], link["target_encoding"]) == ("n1", "utf-8")
+    (odd,) = files.get(url(any_vmid, "/root/many/sub")).json()["entries"]
+    assert (odd["encoding"], odd["target"], odd["target_encoding"]) == ("utf-8", "/w==", "base64")
     assert unquote_to_bytes("n100") == b"n100"
 
 

@@ -82,14 +82,15 @@ class FileMetadata(TypedDict):
 
 
 class FileInfo(FileMetadata):
-    """What stands at a path. `name` and `target` that are no UTF-8 are base64, and so does `encoding` say; `mode` is
-    octal; `user` and `group` are null where the guest has no name for the number."""
+    """What stands at a path. A `name` that is no UTF-8 is base64, and so does `encoding` say; of a link's `target`,
+    `target_encoding`. `mode` is octal; `user` and `group` are null where the guest has no name for the number."""
 
     name: str
     encoding: str
     type: FileType
     size: int
     target: NotRequired[str]
+    target_encoding: NotRequired[str]
 
 
 class DirectoryList(TypedDict):

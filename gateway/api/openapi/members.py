@@ -165,6 +165,7 @@ MEMBERS = {
     "survivors": "Processes that outlive the command, as `background` let them.",
     "tags": "PVE's tags.",
     "target": "Where a link leads.",
+    "target_encoding": "How `target` is written: `utf-8` or `base64`.",
     "template": "Whether it is only cloned.",
     "templates": "By name.",
     "tasks": "The newest first.",
