@@ -63,9 +63,14 @@ def open_shell(api: Api) -> tuple[Session, str]:
 
 def attach(api: Api, exec_id: str, cursor: int = 0) -> Session:
     """Its writer, once the supervisor knows that the last one has gone."""
+    return when_it_may_write(lambda: Session(api, f"/execs/{exec_id}/attach?write=1&from={cursor}"))
+
+
+def when_it_may_write(begin: Callable[[], Session]) -> Session:
+    """A session that has the right to write; those that `begin` gave before are closed."""
 
     def try_it() -> Session | None:
-        session = Session(api, f"/execs/{exec_id}/attach?write=1&from={cursor}")
+        session = begin()
         if session.may_write():
             return session
         session.close()
@@ -127,17 +132,12 @@ def test_a_start_that_was_not_answered(typist: Api, gateway: Gateway) -> None:
 def begin_again(api: Api, spec: dict[str, Any]) -> Session:
     """The session of `spec`, which has been started before, once those that were cut hold its input no more."""
 
-    def try_it() -> Session | None:
+    def begin() -> Session:
         session = Session(api, "/exec/101/terminal")
         session.start(**spec)
-        if session.may_write():
-            return session
-        session.close()
-        return None
+        return session
 
-    session = until(try_it, why="the input is free")
-    assert session is not None
-    return session
+    return when_it_may_write(begin)
 
 
 def test_what_it_has_begun_otherwise_is_gone(token: tuple[Api, Grant]) -> None:

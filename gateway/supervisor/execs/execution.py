@@ -89,7 +89,7 @@ class Execution:
         self._stdin, self._course.size = stdin, tty
         terminal = None
         if tty is not None:
-            terminal = Terminal(tty.rows, tty.cols, process=self.guest.proc / str(self.guest.init_pid))
+            terminal = Terminal(tty.rows, tty.cols, process=self.guest.proc / str(self.guest.pid))
         try:
             images = self._services.launcher.programs.images(self.guest.key, privileged=self.guest.privileged)
             launched = self._services.launcher.launch(

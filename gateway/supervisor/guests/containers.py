@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gateway.config import LxcConfig
 from gateway.errors import GuestFrozen, GuestNotRunning
-from gateway.supervisor.guests.current import CurrentRuns
+from gateway.supervisor.guests.current import CurrentRuns, Run
 from gateway.supervisor.kernel.cgroup import InstanceGroup, read_event, wait_empty
 from gateway.supervisor.kernel.descendants import Descendants
 from gateway.supervisor.kernel.procfs import is_privileged, read_stat, read_status
@@ -32,32 +31,15 @@ _KILL_SECONDS = 2.0
 
 
 @dataclass
-class Incarnation:
-    """One run of a guest, from its init's birth to its death."""
+class Incarnation(Run):
+    """One run of a container, from its init's birth to its death: `pid` is its init's."""
 
-    vmid: int
-    init_pid: int
-    init_start: int
-    pidfd: int
     group: InstanceGroup
     ns_events: int
     privileged: bool
     proc: Path
     ns: Path
     mirrored: bool = False
-    closed: bool = False
-    _death: select.poll = field(default_factory=select.poll)
-
-    def __post_init__(self) -> None:
-        self._death.register(self.pidfd, select.POLLIN)
-
-    @property
-    def key(self) -> str:
-        """Names this incarnation; the same pid at another time has another key."""
-        return f"{self.init_pid}.{self.init_start}"
-
-    def alive(self) -> bool:
-        return not self.closed and not self._death.poll(0)
 
     def frozen(self) -> bool:
         return not self.closed and read_event(self.ns_events, "frozen")
@@ -67,7 +49,7 @@ class Incarnation:
         the node has no descriptor to look with."""
         if not self.alive():
             return True
-        process = self.proc / str(self.init_pid)
+        process = self.proc / str(self.pid)
         try:
             stat = read_stat(process)
         except (FileNotFoundError, ProcessLookupError):
@@ -91,17 +73,17 @@ class Incarnation:
         init counts.
         """
         try:
-            where = (self.proc / str(self.init_pid) / "wchan").read_bytes()
+            where = (self.proc / str(self.pid) / "wchan").read_bytes()
         except OSError:
             return True
         if where == b"0":
-            return _pids_below(self.ns) == [self.init_pid]
+            return _pids_below(self.ns) == [self.pid]
         return not any(word in where for word in _AT_REST)
 
     def writes_back(self) -> bool:
         """Whether its init waits for a disk, as in the sync(2) before the end, which takes as long as it takes."""
         try:
-            return read_stat(self.proc / str(self.init_pid)).state == b"D"
+            return read_stat(self.proc / str(self.pid)).state == b"D"
         except OSError:
             return False
 
@@ -121,8 +103,8 @@ class Incarnation:
         fds = {"pidfd": self.pidfd, "group": self.group.dir, "ns_events": self.ns_events}
         return {
             "vmid": self.vmid,
-            "pid": self.init_pid,
-            "start": self.init_start,
+            "pid": self.pid,
+            "start": self.start,
             "privileged": self.privileged,
             "frozen": self.mirrored,
             "fds": fds,
@@ -149,10 +131,9 @@ class Incarnation:
 
     def close(self) -> None:
         """Gives its descriptors back; from now on it counts as dead."""
-        self.closed = True
+        super().close()
         self.group.close()
         os.close(self.ns_events)
-        os.close(self.pidfd)
 
 
 class Guests(CurrentRuns[Incarnation]):

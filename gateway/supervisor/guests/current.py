@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from gateway.errors import GuestNotRunning
 
 
-class Run(Protocol):
-    """One run of a guest."""
+@dataclass
+class Run:
+    """One run of a guest: of process `pid`, which began at `start` (clock ticks since boot) and is held by `pidfd`."""
+
+    vmid: int
+    pid: int
+    start: int
+    pidfd: int
+    closed: bool = field(default=False, kw_only=True)
+    _death: select.poll = field(default_factory=select.poll, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._death.register(self.pidfd, select.POLLIN)
 
     @property
-    def vmid(self) -> int: ...
+    def key(self) -> str:
+        """Names this run; the same pid at another time has another key."""
+        return f"{self.pid}.{self.start}"
 
-    @property
-    def key(self) -> str: ...
+    def alive(self) -> bool:
+        return not self.closed and not self._death.poll(0)
 
-    def alive(self) -> bool: ...
+    def close(self) -> None:
+        """Gives the descriptor back; from now on it counts as dead."""
+        self.closed = True
+        os.close(self.pidfd)
 
 
 R = TypeVar("R", bound=Run)

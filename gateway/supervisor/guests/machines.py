@@ -7,38 +7,17 @@ checks: PVE::QemuServer::Helpers::vm_running_locally).
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gateway.supervisor.guests.current import CurrentRuns
+from gateway.supervisor.guests.current import CurrentRuns, Run
 from gateway.supervisor.kernel.procfs import read_stat
 
 
-@dataclass
-class Machine:
+class Machine(Run):
     """One run of a virtual machine, from its QEMU's birth to its death."""
-
-    vmid: int
-    pid: int
-    start: int
-    pidfd: int
-    closed: bool = False
-    _death: select.poll = field(default_factory=select.poll)
-
-    def __post_init__(self) -> None:
-        self._death.register(self.pidfd, select.POLLIN)
-
-    @property
-    def key(self) -> str:
-        """Names this run; the same pid at another time has another key."""
-        return f"{self.pid}.{self.start}"
-
-    def alive(self) -> bool:
-        return not self.closed and not self._death.poll(0)
 
     def to_state(self) -> dict[str, Any]:
         """What `from_state` needs; the descriptor by number."""
@@ -48,11 +27,6 @@ class Machine:
     def from_state(cls, state: dict[str, Any]) -> Machine:
         """The run as an earlier image of this program held it; it may have ended since."""
         return cls(state["vmid"], state["pid"], state["start"], state["fds"]["pidfd"])
-
-    def close(self) -> None:
-        """Gives the descriptor back; from now on it counts as dead."""
-        self.closed = True
-        os.close(self.pidfd)
 
 
 class Machines(CurrentRuns[Machine]):

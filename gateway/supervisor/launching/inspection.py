@@ -69,7 +69,7 @@ class Inspections:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
             ours.setblocking(False)
-            process = os.open(guest.proc / str(guest.init_pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            process = os.open(guest.proc / str(guest.pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if not guest.alive():  # else another process could have its number
                     raise GuestSilent(f"guest {guest.vmid} has just stopped", vmid=guest.vmid)
