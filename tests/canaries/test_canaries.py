@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +13,31 @@ import pytest
 
 from gateway.api.routes import ROUTES
 from tests.api.test_access import QUERIES
-from tests.canaries.acts import ACTS, MADE, NOBODY, NOTHING_SECRET, Acts
+from tests.canaries.acts import ACTS, MACHINE, MADE, NOBODY, NOTHING_SECRET, Acts, secret_spec
 from tests.canaries.sinks import Onlooker, leaks_on_disk
 from tests.canaries.strays import Stray, Strays
 from tests.canaries.words import Canaries, Sink
 from tests.exec.api import Answer, Api
 from tests.exec.gateways import Gateway
 from tests.pvesim.api.process import Api as PveProcess
+from tests.pvesim.services import make_client_context
 
 _BY_REPLY = frozenset({"id", "token_id", "upid"})
 _LOOKED_AT = frozenset({"exec:run", "file:read", "guest:read"})
 """Actions whose strays go to guests that there are; the others change things, and go to nobody."""
+_BEARER = b"Authorization: Bearer {}\r\n"
+_NO_REQUESTS = {
+    "plain HTTP": b"GET /execs HTTP/1.1\r\nHost: x\r\n" + _BEARER + b"\r\n",
+    "no request line": b"{}\r\n" + _BEARER + b"\r\n",
+    "a field without a name": b"GET / HTTP/1.1\r\nHost: x\r\n" + _BEARER + b"{}\r\n\r\n",
+    "a field with a space": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer {}\r\n\r\n",
+    "a long field": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + b"{}" * 1100 + b"\r\n\r\n",
+    "a long line": b"GET /?token=" + b"{}" * 600 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "many fields": b"GET / HTTP/1.1\r\n" + _BEARER * 70 + b"\r\n",
+    "a large body": b"POST /exec/101 HTTP/1.1\r\nHost: x\r\n" + _BEARER + b"Content-Length: 99999999\r\n\r\n{}",
+    "no chunk": b"POST /exec/101 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{}\r\n",
+    "two lengths": b"POST /exec/101 HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+}
 
 
 class Sender:
@@ -31,6 +46,7 @@ class Sender:
     def __init__(self, gateway: Gateway, pve: PveProcess, canaries: Canaries, token: str) -> None:
         self._gateway = gateway
         self._canaries = canaries
+        self._pve = pve
         self._token = token
         self.leaks: set[str] = set()
         self.sent: set[str] = set()
@@ -54,6 +70,43 @@ class Sender:
         for route in ROUTES:
             for stray in (here if route.action in _LOOKED_AT else elsewhere).of(route):
                 self._send(route.operation_id, stray)
+
+    def garble(self) -> None:
+        """What is no request, or plain HTTP where TLS is spoken: the edge answers that by itself."""
+        where = ("127.0.0.1", self._gateway.services.port)
+        context = make_client_context(self._gateway.services.ca)
+        for kind, sent in _NO_REQUESTS.items():
+            raw = sent.replace(b"{}", self._canaries.put("the edge", kind).encode())
+            with socket.create_connection(where, timeout=30) as plain, contextlib.ExitStack() as opened:
+                sock = plain
+                if kind != "plain HTTP":
+                    sock = opened.enter_context(context.wrap_socket(plain, server_hostname="localhost"))
+                told = b""
+                with contextlib.suppress(OSError):  # it may be cut before all is sent
+                    sock.sendall(raw)
+                    while more := sock.recv(65536):
+                        told += more
+            assert not told or told.startswith(b"HTTP/1.1 4"), (kind, told)
+            self.leaks |= {*self._canaries.leaks(Sink.PROBLEM, told, kind)}
+
+    def ask_of_a_broken_pve(self) -> None:
+        """Questions, and a change, that PVE refuses, cuts off, or answers by nonsense."""
+        for kind, status in (
+            ("status", 401),
+            ("status", 403),
+            ("status", 500),
+            ("status", 596),
+            ("garbage", 0),
+            ("drop", 0),
+        ):
+            self._pve.faults.add(kind, ".*", status=status)
+            for operation, method, path in (
+                ("showGuest", "GET", f"/guests/{MADE}"), ("stopGuest", "POST", f"/guests/{NOBODY}/stop"),
+                ("runExec", "POST", f"/exec/{MACHINE}"),
+            ):  # fmt: skip
+                body = secret_spec(self.acts, MACHINE) if operation == "runExec" else None
+                self.acts.ask(operation, method, path, body)
+            self._pve.faults.clear()
 
     def _send(self, operation: str, stray: Stray) -> None:
         answer = self._api.request(stray.method, stray.path, raw=stray.body, headers=stray.headers)
@@ -80,6 +133,8 @@ def sender(gateway: Gateway, pve: PveProcess, canaries: Canaries, token: str) ->
         with Onlooker(canaries) as onlooker:
             made.act()
             made.stray()
+            made.garble()
+            made.ask_of_a_broken_pve()
         assert len(onlooker.seen) > 3, onlooker.seen
         made.leaks |= onlooker.leaks
         yield made
