@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gateway.auth.actions import GRANTABLE
-from tests.canaries.acts import FIRST, LAST, MACHINE
+from tests.canaries.acting import FIRST, LAST, MACHINE
 from tests.canaries.words import Canaries
 from tests.exec.gateways import Gateway
 from tests.guests.made import sweep

@@ -13,7 +13,9 @@ import pytest
 
 from gateway.api.routes import ROUTES
 from tests.api.test_access import QUERIES
-from tests.canaries.acts import ACTS, MACHINE, MADE, NOBODY, NOTHING_SECRET, Acts, secret_spec
+from tests.canaries.acting import MACHINE, MADE, NOBODY, Acts
+from tests.canaries.acts import ACTS, NOTHING_SECRET
+from tests.canaries.commands import secret_spec
 from tests.canaries.sinks import Onlooker, leaks_on_disk
 from tests.canaries.strays import Stray, Strays
 from tests.canaries.words import Canaries, Sink
