@@ -127,7 +127,7 @@ def refuse_operation(operation: str, vmid: int) -> DriverUnsupported:
 _WHY = {
     "tty": "`tty`: it has no terminals",
     "stdin_open": "`stdin_open`: it takes input at the start only, in `stdin`",
-    "env": "`env`: it gives its own environment; run `env NAME=value …`",
+    "env": "`env`: it gives its own environment; run `env NAME=value …`, with what is secret read from `stdin` instead",
     "cwd": "`cwd`: it gives its own directory; run `sh -c 'cd … && …'`",
     "user": "`user`: it gives its own user; run `su` or `runuser`",
     "kill_grace": "`kill_grace`: it ends no command",
