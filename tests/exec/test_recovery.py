@@ -17,6 +17,7 @@ from tests.exec.inside import begun, exec_cgroups, kill_all, living, new_mark
 from tests.exec.streams import detach
 from tests.exec.test_trees import HOSTILE, neighbours
 from tests.exec.waiting import until
+from tests.pvesim import guests
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,22 @@ def test_killed_supervisor_leaves_nothing_running(api: Api, gateway: Gateway, sm
     assert api.run(small_vmid, ["echo", "again"])["stdout"] == "again\n"
 
 
+def test_end_that_nobody_saw_is_unknown(api: Api, gateway: Gateway, small_vmid: int) -> None:
+    """A command that ended by itself while no supervisor ran: its exit code is lost, and no end is invented for it."""
+    mark = new_mark()
+    gate = guests.get(small_vmid).rootfs / f"gate-{mark}"
+    exec_id = detach(api, small_vmid, f"while [ ! -e /{gate.name} ]; do sleep 0.02; done; exit 5")
+    until(lambda: living(mark))
+    gateway.services.kill("supervisor", signal.SIGKILL)
+    gate.touch()
+    until(lambda: not living(mark), why="it has ended")
+    gateway.services.restart("supervisor")
+    view = api.get(f"/execs/{exec_id}").json()
+    assert (view["state"], view["reason"], view["exit_code"]) == ("unknown", None, None)
+    outcome = until(lambda: gateway.records(exec_id=exec_id, event="exec:outcome"), why="its outcome")[0]
+    assert outcome["data"]["reason"] == "unknown"
+
+
 def test_process_with_the_pid_of_a_lost_command_is_left_alone(api: Api, gateway: Gateway, small_vmid: int) -> None:
     """A command in the guest's own cgroup is known by pid and start: who has its pid by now lives on."""
     mark = new_mark()
@@ -91,7 +108,10 @@ def test_leftovers_that_nobody_knows_are_ended(api: Api, gateway: Gateway, small
     with subprocess.Popen(["sleep", new_mark()]) as process:
         (place / "cgroup.procs").write_text(str(process.pid))
         gateway.services.restart("supervisor")
-        assert process.wait(30) == -signal.SIGKILL
+        try:
+            until(lambda: process.poll() is not None, why="it is ended")
+        finally:
+            process.kill()
     until(lambda: not place.exists(), why="its cgroup is removed")
 
 
