@@ -135,6 +135,18 @@ def test_a_key_given_twice_is_refused(api: Api, body: bytes, path: str) -> None:
     assert problem["errors"] == [{"path": path, "code": "duplicate_key", "message": "given twice"}]
 
 
+@pytest.mark.parametrize("member", ["env", "unknown"])
+def test_an_object_has_so_many_members(api: Api, member: str) -> None:
+    """4,096 are taken, of a field that is one; more are one mistake, and not one for each."""
+    words = {f"N{number}": "1" for number in range(4097)}
+    data = json.dumps({"command": ["a"], member: words}).encode()
+    response = api.request("POST", "/exec/101", api.token(), data=data, content_type="application/json")
+    problem = assert_problem(response, 422, "invalid_request")
+    assert [error["code"] for error in problem["errors"]] == ["too_many_members"]
+    del words["N0"]
+    assert api.request("POST", "/exec/101", api.token(), json={"command": ["a"], "env": words}).status_code == 200
+
+
 @pytest.mark.parametrize("media_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "text/json"])
 def test_other_media_types_are_refused(api: Api, media_type: str | None) -> None:
     """Only application/json is read."""
