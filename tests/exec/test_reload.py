@@ -14,7 +14,7 @@ import pytest
 
 from tests.exec.api import Api
 from tests.exec.gateways import Gateway
-from tests.exec.inside import begun, living, new_mark
+from tests.exec.inside import begun, ended, living, new_mark
 from tests.exec.streams import detach
 from tests.exec.test_hostile_guests import begin_reload, image, reloading
 from tests.exec.test_nursery import nurseries
@@ -50,6 +50,20 @@ def test_interpreter_that_is_away_harms_nobody(api: Api, gateway: Gateway) -> No
         pass
     assert api.get(f"/execs/{exec_id}").json()["state"] == "running"
     assert living(mark)
+
+
+def test_limits_hold_over_a_reload(api: Api, gateway: Gateway) -> None:
+    """The new image ends what has had its time, and kills what had its grace, from before."""
+    mark = new_mark()
+    timed = detach(api, 101, ["sleep", mark], timeout=3, kill_grace=0.2)
+    deaf = detach(api, 101, f"trap '' TERM; echo up; while :; do sleep 0.1; done; : {mark}", kill_grace=3)
+    until(lambda: api.get(f"/execs/{deaf}/stdout").body, why="it is deaf")
+    assert api.request("DELETE", f"/execs/{deaf}").status == 202
+    with reloading(gateway, api):
+        pass
+    assert ended(api, timed)["reason"] == "timeout"
+    assert ended(api, deaf)["reason"] == "cancelled"
+    assert not living(mark)
 
 
 @pytest.mark.parametrize("when", ["at-once", "in-the-middle", "in-a-storm"])
