@@ -56,6 +56,7 @@ def test_a_dead_nursery_is_replaced(own: Gateway, own_api: Api) -> None:
     assert own_api.run(101, ["echo", "on"])["stdout"] == "on\n"
     (second,) = nurseries(supervisor)
     assert second != first
+    assert Path(f"/proc/{second}/environ").read_bytes() == b"", "who goes into guests has nothing of the supervisor's"
     assert "nursery had ended" in own.log("supervisor")
 
 
