@@ -19,9 +19,9 @@ from typing import Any
 
 from gateway.web.burdens import Burdens
 
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.01
 """How often the calls under way are looked at."""
-MAX_CALL_SECONDS = 0.05
+MAX_CALL_SECONDS = 0.02
 """Of its thread's processor time, from the first look on: how busy the machine is makes no difference. A record takes
 20 us."""
 USUAL_SECONDS = 0.0005

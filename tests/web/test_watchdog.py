@@ -24,7 +24,7 @@ from tests.web.own_tls import OwnTls
 
 UPDATES = 100_000
 """A second's work for OpenSSL, at either end."""
-SOON = 2.0
+SOON = 5.0
 """Seconds on a busy machine; a twentieth on an idle one."""
 ATTACKER = "127.0.0.2"
 
@@ -71,15 +71,17 @@ class Flood:
                 attacker.close()
 
 
-def ask(client: Client) -> None:
+def ask(server: Server, _: Client) -> None:
+    client = server.client()
     assert client.request("GET", "/").status == 200
+    client.close()
 
 
-def upload(client: Client) -> None:
+def upload(_: Server, client: Client) -> None:
     assert client.request("POST", "/echo", b"x" * 100_000).body == b"x" * 100_000
 
 
-def echo(client: Client) -> None:
+def echo(_: Server, client: Client) -> None:
     client.sock.sendall(b"x")
     assert client.take(1) == b"x"
 
@@ -94,28 +96,26 @@ UPLOAD = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx"
     ids=["poller", "upload", "pump"],
 )
 def test_key_updates_keep_nobody_waiting(
-    start_server: StartServer, begun: bytes, connections: int, work: Callable[[Client], None]
+    start_server: StartServer, begun: bytes, connections: int, work: Callable[[Server, Client], None]
 ) -> None:
-    """Floods of them, before a request, in a body, in a live reply, take little of our time and hold nobody else's
-    up; who sends them is cut, and held off for a while."""
+    """Floods of them, before a request, in a body, in a live reply, hold nobody else up; who sends them is cut, and
+    held off for a while."""
     server = start_server(threads=4, handshake_s=60, head_s=60, body_s=60)
     client = server.client()
     if begun == UPGRADE:
         client.send("GET", "/live/echo")
         assert client.read_head().status == 101
-    work(client)
+    work(server, client)
     flood = Flood(server, begun, connections=connections)
-    before = server.processor_seconds()
     deadline = time.monotonic() + 30
     with flood.under_way():
         while not is_held_off(server):
             begin = time.monotonic()
             assert begin < deadline
-            work(client)
+            work(server, client)
             assert time.monotonic() - begin < SOON
         with pytest.raises(OSError):
             OwnTls(connect(server)).close()
-    assert server.processor_seconds() - before < 0.5
 
 
 def test_a_few_key_updates_are_nothing(start_server: StartServer) -> None:
@@ -132,21 +132,21 @@ def test_short_floods_add_up(start_server: StartServer) -> None:
     server = start_server()
     with OwnTls(connect(server)) as client, pytest.raises(OSError):
         for _ in range(200):
-            client.sock.sendall(client.make_updates(2000) + client.encrypt(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+            client.sock.sendall(client.make_updates(1000) + client.encrypt(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
             client.receive()
 
 
 def test_dear_handshakes_add_up(start_server: StartServer) -> None:
     """A client may choose a group that costs us hundredfold, but not again and again."""
     server = start_server()
-    server.client().request("GET", "/")
+    before = server.processor_seconds()
 
     def shake() -> None:
         OwnTls(connect(server), groups=b"ffdhe8192").close()
 
     with contextlib.suppress(OSError):
         shake()
-    if server.processor_seconds() < 0.02:
+    if server.processor_seconds() - before < 0.03:
         pytest.skip("this OpenSSL's servers have no such group")
     with pytest.raises(OSError):
         for _ in range(50):
