@@ -29,7 +29,8 @@ MAX_READ_SECONDS = 0.002
 """The same, for records that come with much else."""
 
 _READ_BYTES = 64 * 1024
-_ORIGIN = re.compile(rb"\r\norigin[ \t]*:[ \t]*([!-~]*)[ \t]*(?=\r\n)", re.IGNORECASE)
+_ORIGIN = re.compile(rb"\r\norigin[ \t]*:([^\r\n]*)(?=\r\n)", re.IGNORECASE)
+_PRINTABLE = re.compile(rb"[!-~]*")
 _FRAMING = re.compile(rb"\r\n(content-length|transfer-encoding|expect)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
@@ -273,8 +274,9 @@ class Connection:
 
 def _find_origin(head: bytes) -> str:
     """Of lines that are whole."""
-    found = _ORIGIN.findall(head)
-    return str(found[0], "ascii") if len(found) == 1 else ""
+    found = _ORIGIN.findall(head)  # and no more by this expression: blanks that it could divide in many ways would
+    origin = found[0].strip(b" \t") if len(found) == 1 else b""  # take a head's length squared
+    return str(origin, "ascii") if _PRINTABLE.fullmatch(origin) else ""
 
 
 def counted_address(address: str, limits: WebSettings) -> str:
