@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from gateway.rates import Rates
 
-BURST_MS = 200.0
-MS_PER_SECOND = 20.0
-"""What an address may take beyond the usual: a fiftieth of one processor, and so much at once."""
+BURST_MS = 300.0
+MS_PER_SECOND = 50.0
+"""What an address may take beyond the usual: a twentieth of one processor, and so much at once. A good client takes
+next to nothing, but one with many handshakes pays for what a hypervisor steals meanwhile."""
 HOLD_SECONDS = 10.0
 MAX_HELD = 1024
 """Addresses; one more lets go the one that has been held longest."""

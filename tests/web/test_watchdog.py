@@ -129,11 +129,14 @@ def test_a_few_key_updates_are_nothing(start_server: StartServer) -> None:
 
 def test_short_floods_add_up(start_server: StartServer) -> None:
     """None of them takes as long as a call may; together they are more than an address may."""
-    server = start_server()
-    with OwnTls(connect(server)) as client, pytest.raises(OSError):
-        for _ in range(200):
-            client.sock.sendall(client.make_updates(1000) + client.encrypt(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
-            client.receive()
+    server = start_server(keepalive_s=60, head_s=60)
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with OwnTls(connect(server)) as client:
+        floods = [client.make_updates(1500) + client.encrypt(request) for _ in range(80)]
+        with pytest.raises(OSError):
+            for flood in floods:
+                client.sock.sendall(flood)
+                client.receive()
 
 
 def test_dear_handshakes_add_up(start_server: StartServer) -> None:
@@ -156,14 +159,14 @@ def test_dear_handshakes_add_up(start_server: StartServer) -> None:
 
 
 def test_an_allowance_and_then_ten_seconds() -> None:
-    """An address may take so much at once and a fiftieth of a processor; more, and it is held off; others are not."""
+    """An address may take so much at once and a twentieth of a processor; more, and it is held off; others are not."""
     now = [0.0]
     rates = Rates(BURST_MS, monotonic=lambda: now[0])
     ours, others = (Burdens(rates, monotonic=lambda: now[0]) for _ in range(2))
     for _ in range(100):
         assert not ours.charge("a", 0.01)
         now[0] += 10 / MS_PER_SECOND
-    assert [ours.charge("a", 0.1) for _ in range(3)] == [False, False, True]
+    assert [ours.charge("a", BURST_MS / 2000) for _ in range(3)] == [False, False, True]
     assert ours.holds("a") and ours.charge("a", 0) and not ours.holds("b")
     assert not others.holds("a") and others.charge("a", 0.1)  # another process, which has seen nothing yet
     assert (ours.take_news(), ours.take_news()) == (["a"], [])
