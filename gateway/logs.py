@@ -7,12 +7,15 @@ import logging
 import os
 import re
 import socket
+import struct
 
 JOURNAL = "/run/systemd/journal/socket"
 """Takes a datagram an entry (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
 _DEBUG = 7
+PATIENCE_MS = 100
+_PATIENCE = struct.pack("ll", 0, PATIENCE_MS * 1000)  # struct timeval
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _IDS = re.compile(r"\b(req|ex|au|tk)_[0-9A-HJKMNP-TV-Z]{26}\b")
 _FIELDS = {"req": "PVEG_REQUEST_ID", "ex": "PVEG_EXEC_ID", "au": "PVEG_AUDIT_ID", "tk": "PVEG_TOKEN_ID"}
@@ -42,7 +45,8 @@ class JournalHandler(logging.Handler):
     """An entry for each record: priority, logger, place in the code, and the ids that its message names, so that
     `journalctl PVEG_REQUEST_ID=req_...` finds all words about a request.
 
-    What the journal at `path` does not take goes to `instead`. For many threads, over a fork, too.
+    What the journal at `path` does not take goes to `instead`. One that hangs is waited for PATIENCE_MS, and then no
+    more: entries are lost until it takes one, which says how many. For many threads, over a fork, too.
     """
 
     def __init__(self, path: str, instead: logging.Handler) -> None:
@@ -50,10 +54,19 @@ class JournalHandler(logging.Handler):
         self._path = path
         self._instead = instead
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
+        self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._socket.sendto(_encode(_describe(record, self.format(record))), self._path)
+            message = self.format(record)
+            if self._lost:
+                message += f"\n({self._lost} entries before this one are lost: the journal did not take them)"
+            flags = socket.MSG_DONTWAIT if self._lost else 0
+            self._socket.sendto(_encode(_describe(record, message)), flags, self._path)
+            self._lost = 0
+        except BlockingIOError:  # and not to `instead`, whose words end in the journal, too
+            self._lost += 1
         except OSError:  # it is restarted, or the entry is too long for a datagram
             self._instead.handle(record)
         except Exception:

@@ -64,8 +64,9 @@ class Rates:
     def __len__(self) -> int:
         return sum(owner != _UNUSED for owner, _, _ in _BUCKET.iter_unpack(self._table[:]))
 
-    def take(self, caller: str, rate: float) -> Quota:
-        """Counts one request of a caller who may make `rate` a second."""
+    def take(self, caller: str, rate: float, *, cost: float = 1.0) -> Quota:
+        """Counts one request of a caller who may make `rate` a second, or one that counts for `cost`: whoever has one
+        left may make that, too, and then waits the longer."""
         burst = max(1.0, self._burst or rate * BURST_SECONDS)
         owner = hashlib.blake2b(caller.encode(), digest_size=16, key=self._key).digest()
         with self._thread:
@@ -75,7 +76,7 @@ class Rates:
                 place, left, since = self._find(owner, burst, now)
                 left = min(burst, left + max(0.0, now - since) * rate)
                 taken = left >= 1
-                left -= taken
+                left -= taken * cost
                 _BUCKET.pack_into(self._table, place, owner, left, now)
             finally:
                 if locked:

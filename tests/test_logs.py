@@ -1,9 +1,11 @@
 """The journal's entries as logging makes them, in its native protocol."""
 
+import contextlib
 import logging
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +63,29 @@ def test_what_the_journal_does_not_take_is_told_elsewhere(
     Path(journal.getsockname()).unlink()
     log.error("no journal")
     assert [record.getMessage()[:10] for record in caplog.records] == ["xxxxxxxxxx", "no journal"]
+
+
+def test_a_journal_that_hangs_keeps_nobody_waiting(
+    log: logging.Logger, journal: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it does not take is counted, not waited for, and told once it goes on."""
+    log.info("first")
+    began = time.monotonic()
+    for _ in range(2000):  # more than its queue holds (unix(7), max_dgram_qlen)
+        log.info("more")
+    assert time.monotonic() - began < 10
+    taken = []
+    with contextlib.suppress(BlockingIOError):
+        journal.setblocking(False)
+        while True:
+            taken.append(read_entry(journal)["MESSAGE"])
+    log.info("again")
+    log.info("and again")
+    lost = 2001 - len(taken)
+    assert lost > 0
+    told = f"again\n({lost} entries before this one are lost: the journal did not take them)"
+    assert [read_entry(journal)["MESSAGE"] for _ in range(2)] == [told, "and again"]
+    assert caplog.records == []
 
 
 def read_entry(journal: socket.socket) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +23,15 @@ from gateway.auth.tokens import Refused, TokenStore
 from gateway.errors import Overloaded
 from gateway.errors_pve import TooManyChanges
 from gateway.guests.background import Workers
+from gateway.rates import Rates
+from gateway.web.burdens import BURST_MS, Burdens
 from gateway.web.lane import Lane
+from gateway.web.tls import ServerTls
+from gateway.web.watchdog import Watchdog
 from tests.auth.changes import HOME, root
 from tests.auth.test_administration import make
 from tests.exec.waiting import until
+from tests.web.conftest import make_certificate
 
 Short = Callable[[], Any]
 
@@ -114,3 +121,26 @@ def test_nothing_is_begun_that_no_thread_can_do(short: Short) -> None:
                 Opening(services, 101, origin, never, lambda _: services, b"", never, key=None)
     assert workers.start("tk_1", lambda work: 1).wait(20, None) == 1
     assert len(os.listdir("/proc/self/fd")) <= before + 8
+
+
+def test_tls_is_watched_as_soon_as_can_be(tmp_path: Path, short: Short) -> None:
+    """Connections come in and are read while neither watchdog nor certificate's thread can begin; then both do."""
+    watchdog = Watchdog(Burdens(Rates(BURST_MS)))
+    tls = ServerTls(*make_certificate(tmp_path, "first"))
+    before = tls.context
+    with short():
+        read_nothing(tls, watchdog)
+    os.replace(make_certificate(tmp_path, "second")[0], tmp_path / "first.pem")
+    os.replace(tmp_path / "second.key", tmp_path / "first.key")
+    assert tls.context is before
+    read_nothing(tls, watchdog)
+    until(lambda: tls.context is not before)
+    assert "watchdog" in {thread.name for thread in threading.enumerate()}
+
+
+def read_nothing(tls: ServerTls, watchdog: Watchdog) -> None:
+    """Begin a handshake whose client says nothing."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs, tls.secure(ours, watchdog, "a") as sock, pytest.raises(ssl.SSLWantReadError):
+        sock.do_handshake()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gateway.rates import Rates
+from gateway.web.burdens import Burdens
 
 LOOK_SECONDS = 0.02
 """How often those that wait are looked at."""
@@ -30,12 +31,13 @@ class Arrivals:
 
     A handshake costs us ten times what it costs its client, and a request that cannot be understood ends its
     connection: so this is the limit for both. Waiting costs a descriptor, so there is `room` for so many of all
-    addresses together, and whoever comes then is closed. Not for threads.
+    addresses together, and whoever comes then is closed. So is who is held off for its burden. Not for threads.
     """
 
-    def __init__(self, rates: Rates, rate: float | None, *, room: int, patience_s: float) -> None:
+    def __init__(self, rates: Rates, rate: float | None, *, burdens: Burdens, room: int, patience_s: float) -> None:
         """`rate` None lets all begin at once; `patience_s`: who has waited for so long is closed."""
         self._rates = rates
+        self._burdens = burdens
         self._rate = rate
         self._room = room
         self._patience_s = patience_s
@@ -49,6 +51,9 @@ class Arrivals:
 
     def admit(self, arrival: Arrival) -> bool:
         """Whether it may begin now; if not, it waits here, or has been closed."""
+        if self._burdens.holds(arrival.key):
+            arrival.sock.close()
+            return False
         if not arrival.key or self._rate is None:
             return True
         if arrival.key not in self._waiting and self._may_begin(arrival.key):

@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from gateway.errors import ClientGone
 from gateway.web import tcp
-from gateway.web.connection import Connection
+from gateway.web.connection import MAX_READ_SECONDS, Connection
 from gateway.web.framing import JOINED_BYTES, Bare, Framing
 from gateway.web.live import Live
 from gateway.web.remainder import TAKE_BYTES_PER_SECOND, TAKE_SECONDS, Remainder
@@ -167,12 +167,15 @@ class Flow:
 
     def _receive(self) -> None:
         room = TURN_BYTES
+        enough = time.monotonic() + MAX_READ_SECONDS
         while room > 0 and self._has_input():
             data = self._input or self._read()
             self._input = b""
             room -= len(data)
             if data:
                 self.live.receive(data)
+            if time.monotonic() >= enough:
+                break  # what is left is `_readable` still
 
     def _read(self) -> bytes:
         try:

@@ -15,6 +15,7 @@ from gunicorn.glogging import Logger
 
 from gateway.notify import ALIVE, alive_every, notify, reloading
 from gateway.rates import Rates
+from gateway.web.burdens import BURST_MS
 from gateway.web.settings import WebSettings
 from gateway.web.tls import ServerTls
 from gateway.web.worker import END_SIGNALS, Worker
@@ -119,6 +120,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         self.count_refusal = count_refusal
         self.cors = cors
         self.arrivals = Rates()  # of all workers, which are forked later
+        self.burdens = Rates(BURST_MS)
         self._app_factory = app_factory
         self.notify_socket = notify_socket
         super().__init__()

@@ -3,12 +3,20 @@
 import contextlib
 import logging
 import os
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from gateway.web.watchdog import Watchdog, WatchedSocket
+
 CHECK_SECONDS = 2.0
+FIRST_LOOK_SECONDS = 2.0
+USUAL_HANDSHAKES = 4
+"""What a handshake may take, in handshakes with X25519: a client that chooses the dearest group, ffdhe8192, has us work
+for two hundred, and Python cannot tell OpenSSL which groups to leave out."""
+LEAST_HANDSHAKE_SECONDS = 0.001
 
 _Signature = tuple[tuple[int, int, int], tuple[int, int, int]]
 
@@ -30,45 +38,51 @@ _HANDSHAKER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 class ServerTls:
     """Gives each accepted connection the context of the certificate that is on disk now.
 
-    The files are looked at no more than every 2 s. A pair that cannot be loaded (half written, not
-    matching, gone) leaves the last good one in place and is tried again. Connections keep the
-    context they began with. Used by one thread.
+    A thread of its own looks at the files every 2 s: they may be on a file system that hangs (pmxcfs), and then only a
+    new certificate has to wait. A pair that cannot be loaded (half written, not matching, gone) leaves the last good
+    one in place and is tried again. Connections keep the context they began with. `follow` and `secure` are one
+    thread's.
 
     Raises ValueError if the pair cannot be loaded at the start.
     """
 
-    def __init__(
-        self,
-        cert: Path,
-        key: Path,
-        *,
-        log: logging.Logger | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, cert: Path, key: Path, *, log: logging.Logger | None = None) -> None:
         self._cert = cert
         self._key = key
         self._log = log or logging.getLogger(__name__)
-        self._clock = clock
         self._complaint = ""
-        self._checked = clock()
         self._signature = self._sign()
-        self._context = make_context(cert, key)
+        self._thread: threading.Thread | None = None
+        self._looked = threading.Event()
+        self._use(make_context(cert, key))
 
+    @property
     def context(self) -> ssl.SSLContext:
         """The context for a connection accepted now."""
-        now = self._clock()
-        if now - self._checked >= CHECK_SECONDS:
-            self._checked = now
-            self._reload()
-        return self._context
+        return self._current[0]
 
-    def _reload(self) -> None:
+    def secure(self, sock: socket.socket, watchdog: Watchdog, address: str) -> WatchedSocket:
+        """A connection just accepted, its handshake yet to be done. Raises OSError."""
+        self._follow()
+        context, handshake_s = self._current
+        secured = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        assert isinstance(secured, WatchedSocket)
+        secured.watch(watchdog, address, handshake_s=USUAL_HANDSHAKES * handshake_s + LEAST_HANDSHAKE_SECONDS)
+        return secured
+
+    def follow(self) -> None:
+        """Begin to look at the files, in this process; the first look is over by then, unless it hangs."""
+        self._follow()
+        self._looked.wait(FIRST_LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Take what is on disk now, if that is new and good."""
         try:
             signature = self._sign()  # before the load: a change during it is seen the next time
             if signature == self._signature:
                 self._complaint = ""
                 return
-            self._context = make_context(self._cert, self._key)
+            self._use(make_context(self._cert, self._key))
         except ValueError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
@@ -77,6 +91,26 @@ class ServerTls:
         self._signature = signature
         self._complaint = ""
         self._log.info("TLS certificate reloaded from %s", self._cert)
+
+    def _use(self, context: ssl.SSLContext) -> None:
+        self._current = context, measure_handshake(context)
+
+    def _follow(self) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="certificate", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no room for a thread: the next connection tries again
+            thread.start()
+            self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.look()
+            except Exception:
+                self._log.exception("cannot look at the TLS certificate")
+            self._looked.set()
+            time.sleep(CHECK_SECONDS)
 
     def _sign(self) -> _Signature:
         return _stat(self._cert), _stat(self._key)
@@ -88,6 +122,7 @@ def make_context(cert: Path, key: Path) -> ssl.SSLContext:
     Raises ValueError, which names the files and never shows what is in them.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = WatchedSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols(["http/1.1"])
@@ -97,6 +132,28 @@ def make_context(cert: Path, key: Path) -> ssl.SSLContext:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
         raise ValueError(f"cannot load TLS certificate {cert} with key {key}: {reason}") from error
     return context
+
+
+def measure_handshake(context: ssl.SSLContext) -> float:
+    """The seconds of processor time that a handshake usually takes a server with this context: the least of two."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    return min(_measure_once(context, client) for _ in range(2))
+
+
+def _measure_once(context: ssl.SSLContext, client: ssl.SSLContext) -> float:
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking, answering = client.wrap_bio(down, up), context.wrap_bio(up, down, server_side=True)
+    spent = 0.0
+    for _ in range(2):  # flights of each
+        with contextlib.suppress(ssl.SSLError):  # it wants to read; or a key too weak for our own client
+            asking.do_handshake()
+        began = time.thread_time()
+        with contextlib.suppress(ssl.SSLError):
+            answering.do_handshake()
+        spent += time.thread_time() - began
+    return spent
 
 
 def _refuse_password() -> str:

@@ -23,6 +23,7 @@ from gateway.memory import return_large_blocks
 from gateway.notify import READY, notify
 from gateway.web import refusal, tcp
 from gateway.web.arrivals import LOOK_SECONDS, Arrival, Arrivals
+from gateway.web.burdens import HOLD_SECONDS, Burdens
 from gateway.web.connection import REPLY_SECONDS, Connection, Next, Phase, counted_address
 from gateway.web.crowd import Crowd
 from gateway.web.exchange import Exchange
@@ -34,6 +35,7 @@ from gateway.web.refusal import Refusal, RefusalLog
 from gateway.web.remainder import MAX_REMAINDERS
 from gateway.web.settings import WebSettings
 from gateway.web.tls import ServerTls
+from gateway.web.watchdog import Watchdog
 
 LINGER_SECONDS = 0.02
 STOP_IDLE_SECONDS = 1.0
@@ -45,6 +47,7 @@ STOP_SECONDS = 5.0
 END_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 TICK_SECONDS = 0.5
 STOP_TICK_SECONDS = 0.05
+HELD_LINES = 10
 FILES_PER_STREAM = 4
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
@@ -76,8 +79,14 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         files -= streams * FILES_PER_STREAM + remainders
         room = min(settings.max_half_open, files // 4)
         self._crowd = Crowd(settings, files=files - room)
+        self._burdens = Burdens(self.app.burdens)
+        self._watchdog = Watchdog(self._burdens)
         self._arrivals = Arrivals(
-            self.app.arrivals, settings.connections_per_address, room=room, patience_s=settings.handshake_s
+            self.app.arrivals,
+            settings.connections_per_address,
+            burdens=self._burdens,
+            room=room,
+            patience_s=settings.handshake_s,
         )
         self._lingering = Lingering(time.monotonic())
         self._returned: deque[tuple[Connection, Next | Flow]] = deque()
@@ -94,6 +103,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self._accept_from(True)
         gc.collect()
         gc.freeze()  # what is here now stays: no collection needs to look at it again
+        if self._tls is not None:
+            self._tls.follow()
         self.app.begin(self.wsgi)
         notify(READY)
         while self.alive:
@@ -155,7 +166,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
             sock.setblocking(False)
             tcp.watch(sock)
             if self._tls is not None:
-                sock = self._tls.context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+                sock = self._tls.secure(sock, self._watchdog, arrival.key)
             connection = Connection(sock, arrival.client, self._names[arrival.listener], self._settings, now)
         except OSError:  # it left already
             sock.close()
@@ -276,6 +287,11 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn has no types
         self._refusals.sum_up()
         if closed := self._arrivals.count_closed():
             self.log.info("closed %d connections of addresses that open too many a second", closed)
+        held = self._burdens.take_news()
+        for address in held[:HELD_LINES]:
+            self.log.warning("%s is held off for %d s: its TLS kept us busy with nothing", address, HOLD_SECONDS)
+        if len(held) > HELD_LINES:
+            self.log.warning("so are %d more addresses", len(held) - HELD_LINES)
 
     # The lanes' threads
 

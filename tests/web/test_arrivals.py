@@ -15,6 +15,7 @@ import pytest
 
 from gateway.rates import Rates
 from gateway.web.arrivals import Arrival, Arrivals
+from gateway.web.burdens import Burdens
 from gateway.web.connection import counted_address
 from gateway.web.settings import WebSettings
 from tests.web.conftest import Server, StartServer, unverified_context
@@ -142,7 +143,7 @@ def test_a_worker_that_stops_serves_those_that_wait(start_server: StartServer) -
 
 def test_a_trusted_proxy_is_not_rated() -> None:
     """Its connections are many clients'."""
-    arrivals = Arrivals(Rates(monotonic=lambda: 0.0), 1.0, room=1, patience_s=10)
+    arrivals = Arrivals(Rates(monotonic=lambda: 0.0), 1.0, burdens=Burdens(Rates()), room=1, patience_s=10)
     with socket.socket() as sock:
         assert all(arrivals.admit(Arrival(sock, ("192.0.2.1", 1), 3, "", 0.0)) for _ in range(50))
         assert sock.fileno() >= 0
@@ -171,7 +172,7 @@ def test_ipv6_counts_by_its_64(address: str, whose: str) -> None:
 def test_each_address_has_its_own_turn() -> None:
     """One that waits keeps no other from its turn; who has waited for too long is closed."""
     now = [0.0]
-    arrivals = Arrivals(Rates(monotonic=lambda: now[0]), 1.0, room=10, patience_s=3)
+    arrivals = Arrivals(Rates(monotonic=lambda: now[0]), 1.0, burdens=Burdens(Rates()), room=10, patience_s=3)
     with contextlib.ExitStack() as stack:
 
         def arrive(key: str) -> bool:

@@ -20,14 +20,14 @@ from gateway.supervisor.link.feed import Feed
 from gateway.supervisor.link.protocol import FrameReader, ProtocolError, encode
 from gateway.web import pump as pump_module
 from gateway.web import remainder, tcp
-from gateway.web.connection import Connection, Next
+from gateway.web.connection import MAX_READ_SECONDS, Connection, Next
 from gateway.web.flow import STALL_SECONDS, Flow, Turn
 from gateway.web.framing import Bare, Chunked, Counted, Framing
 from gateway.web.live import Live
 from gateway.web.pump import Pump
 from gateway.web.remainder import TAKE_SECONDS, Remainder
 from gateway.web.settings import WebSettings
-from tests.web.served_lives import Endless, Fed, Pieces, Spoken
+from tests.web.served_lives import Echo, Endless, Fed, Pieces, Spoken
 
 
 @dataclass
@@ -75,6 +75,30 @@ def write_until_blocked(flow: Flow) -> None:
     while poll.poll(300):
         while flow.advance() is Turn.AGAIN:
             continue
+
+
+class Laborious(Echo):
+    """Works on each piece for as long as a turn may read."""
+
+    heard = 0
+
+    def receive(self, data: bytes) -> None:
+        self.heard += 1
+        end = time.monotonic() + MAX_READ_SECONDS
+        while time.monotonic() < end:
+            continue
+
+
+def test_input_that_takes_long_has_its_turns(wire: Wire) -> None:
+    """Pieces that are all here are taken until so much time is over, and the rest after others' turns."""
+    wire.ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    wire.theirs.sendall(bytes(100_000))
+    live = Laborious(wire.tell)
+    flow = wire.carry(live)
+    assert flow.advance() is Turn.AGAIN
+    assert live.heard == 1
+    assert flow.advance() is Turn.AGAIN
+    assert live.heard == 2
 
 
 def test_client_that_takes_nothing_for_five_minutes_is_gone(wire: Wire) -> None:

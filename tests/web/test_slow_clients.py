@@ -292,6 +292,22 @@ def test_a_head_in_tiny_records_has_its_turns(certificate: tuple[Path, Path]) ->
         assert turns >= 1000 // MAX_READS and connection.phase is Phase.BODY
 
 
+@pytest.mark.parametrize("name", ["Origin", "Content-Length", "Transfer-Encoding", "Expect"])
+@pytest.mark.parametrize("before", [True, False], ids=["before-colon", "after"])
+def test_a_head_of_blanks_is_read_at_once(name: str, before: bool) -> None:
+    """Sixty thousand of them around a colon, and then what does not belong there, are no work for whom reads heads."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = Connection(ours, ("192.0.2.1", 1), ("192.0.2.2", 2), WebSettings(), 0)
+        blanks = " " * 60_000
+        line = f"{name}{blanks}\x01:" if before else f"{name}:{blanks}\x01"
+        connection.buffer += f"GET / HTTP/1.1\r\n{line}\r\n\r\n".encode()
+        began = time.thread_time()
+        connection.frame(0)
+        assert connection.origin == ""
+        assert time.thread_time() - began < 1
+
+
 @pytest.mark.parametrize("size", [1, 8192], ids=["one-by-one", "many-at-once"])
 def test_empty_lines_without_end_are_no_request(start_server: StartServer, size: int) -> None:
     """A few before a request are skipped (RFC 9112, 2.2), of any number of requests; a flood of them is refused, so

@@ -1,5 +1,7 @@
 """TLS versions, ALPN, and certificates that change on disk."""
 
+import contextlib
+import os
 import shutil
 import socket
 import ssl
@@ -10,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from gateway.web.tls import ServerTls
+from tests.exec.waiting import until
 from tests.web.conftest import Server, StartServer, make_certificate, unverified_context
 from tests.web.test_lifecycle import Load
+
+SOON = 5.0
 
 
 def common_name(server: Server) -> str:
@@ -95,38 +100,66 @@ def test_session_resumption_is_not_taken_for_leaving(start_server: StartServer) 
         assert second.session_reused
 
 
-def test_files_are_looked_at_every_two_seconds(tmp_path: Path) -> None:
+def test_a_look_takes_what_is_on_disk(tmp_path: Path) -> None:
     """Between two looks the context stays; after one it follows the files."""
-    now = 0.0
     first, second = make_certificate(tmp_path, "a"), make_certificate(tmp_path, "b")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     install(first, cert, key)
-    tls = ServerTls(cert, key, clock=lambda: now)
-    context = tls.context()
+    tls = ServerTls(cert, key)
+    context = tls.context
+    tls.look()
+    assert tls.context is context
     install(second, cert, key)
-    now = 1.9
-    assert tls.context() is context
-    now = 2.0
-    assert tls.context() is not context
+    assert tls.context is context
+    tls.look()
+    assert tls.context is not context
 
 
 def test_pair_that_does_not_match_is_tried_again(tmp_path: Path) -> None:
     """Between the renames of certificate and key the old pair stays; then the new one is taken."""
-    now = 0.0
     first, second = make_certificate(tmp_path, "a"), make_certificate(tmp_path, "b")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     install(first, cert, key)
-    tls = ServerTls(cert, key, clock=lambda: now)
-    context = tls.context()
+    tls = ServerTls(cert, key)
+    context = tls.context
     install((second[0], first[1]), cert, key)
-    now = 2.0
-    assert tls.context() is context
+    tls.look()
+    assert tls.context is context
     key.unlink()
-    now = 4.0
-    assert tls.context() is context
+    tls.look()
+    assert tls.context is context
     install(second, cert, key)
-    now = 6.0
-    assert tls.context() is not context
+    tls.look()
+    assert tls.context is not context
+
+
+def test_files_that_hang_keep_nobody_waiting(start_server: StartServer, tmp_path: Path) -> None:
+    """While the certificate's file does not open, as on a dead pmxcfs, new connections and requests are served; and
+    once it does, the new certificate is."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    install(make_certificate(tmp_path, "first"), cert, key)
+    second = make_certificate(tmp_path, "second")
+    server = start_server(tls_cert=str(cert), tls_key=str(key))
+    assert common_name(server) == "first"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    pipe.rename(cert)  # who opens it waits for a writer, and then for what he writes
+
+    def open_writer() -> int:
+        assert common_name(server) == "first"
+        with contextlib.suppress(OSError):
+            return os.open(cert, os.O_WRONLY | os.O_NONBLOCK)
+        return 0
+
+    writer = until(open_writer, why="the file is being read")
+    try:
+        for _ in range(20):
+            assert common_name(server) == "first"
+        assert server.client(timeout=SOON).request("GET", "/").status == 200
+        install(second, cert, key)
+    finally:
+        os.close(writer)
+    until(lambda: common_name(server) == "second", within=10)
 
 
 def test_unusable_pair_at_the_start_is_a_clear_error(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
