@@ -21,11 +21,14 @@ from gateway.web.burdens import Burdens
 
 LOOK_SECONDS = 0.01
 """How often the calls under way are looked at."""
-MAX_CALL_SECONDS = 0.02
-"""Of its thread's processor time, from the first look on: how busy the machine is makes no difference. A record takes
-20 us."""
-USUAL_SECONDS = 0.0005
-"""What more than this a call takes is its address' burden."""
+MAX_CALL_SECONDS = 0.05
+"""Of its thread's processor time, from the first look on: how busy the machine is makes no difference, but what a
+hypervisor takes away may count. A record takes 20 us."""
+CUT_SECONDS = 0.15
+"""What a call that was cut counts for at least: the third in a row is one too many (`burdens`), the first may have had
+bad luck."""
+USUAL_SECONDS = 0.001
+"""Whatever takes more than this is its address' burden. A request takes five times as much."""
 
 _REST_LOOKS = 5
 """After so many looks that saw nothing it sleeps until the next call."""
@@ -65,7 +68,7 @@ class Watchdog:
         if self._calls.pop(call, _CUT) is _CUT:
             with self._cutting:
                 pass  # the descriptor has been replaced by now
-            self._burdens.hold(call.sock.address)
+            self._burdens.charge(call.sock.address, max(spent, CUT_SECONDS))
         elif spent <= usual or not self._burdens.charge(call.sock.address, spent):
             return
         raise ConnectionAbortedError("it keeps us busy with nothing")
@@ -109,7 +112,7 @@ class Watchdog:
 
     def _cut(self, call: Call) -> None:
         with self._cutting:
-            if self._calls.pop(call, _CUT) is not _CUT:
+            if self._calls.pop(call, _CUT) is not _CUT and call.sock.fileno() >= 0:
                 os.dup2(self._ended.fileno(), call.sock.fileno(), inheritable=False)
 
 
