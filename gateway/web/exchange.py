@@ -111,7 +111,8 @@ class Exchange:
         else:
             agreed = source.head + int(lengths.get("CONTENT-LENGTH", 0)) == connection.size
             agreed = agreed and "TRANSFER-ENCODING" not in lengths
-        if not agreed:
+        hosts = sum(name == "HOST" for name, _ in request.headers)
+        if not agreed or hosts > 1 or (hosts == 0 and request.version >= (1, 1)):  # RFC 9112, 3.2
             raise refusal.malformed()
         return request
 

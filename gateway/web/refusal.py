@@ -94,7 +94,7 @@ class RefusalLog:
 
 def malformed() -> Refusal:
     """The bytes are no HTTP/1.1 request."""
-    return Refusal(400, "malformed_request", "Send a well-formed HTTP/1.1 request.")
+    return Refusal(400, "malformed_request", "Send a well-formed HTTP/1.1 request, with one Host.")
 
 
 def tls_required() -> Refusal:

@@ -10,27 +10,28 @@ from gateway.web.refusal import Refusal
 from tests.web.conftest import Client, StartServer
 from tests.web.served_app import PAGE
 
-HOST = b"Host: x\r\n"
 CASES = {
     "garbage": (b"secret-canary\r\n\r\n", 400, "malformed_request"),
-    "bad-header": (b"GET / HTTP/1.1\r\nsecret-canary\r\n\r\n", 400, "malformed_request"),
+    "no-host": (b"GET / HTTP/1.1\r\nX-Canary: canary\r\n\r\n", 400, "malformed_request"),
+    "two-hosts": (b"GET / HTTP/1.1\r\nHost: canary\r\nHost: canary\r\n\r\n", 400, "malformed_request"),
+    "bad-header": (b"GET / HTTP/1.1\r\nHost: x\r\nsecret-canary\r\n\r\n", 400, "malformed_request"),
     "two-lengths": (
-        b"POST /echo HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400, "malformed_request"),
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400, "malformed_request"),
     "length-and-chunked": (
-        b"POST /echo HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         400, "malformed_request"),
-    "length-no-number": (b"POST /echo HTTP/1.1\r\nContent-Length: +1\r\n\r\nx", 400, "malformed_request"),
+    "length-no-number": (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\nx", 400, "malformed_request"),
     "folded-length": (
-        b"POST /echo HTTP/1.1\r\nX: y\r\n Content-Length: 4\r\n\r\nGET ", 400, "malformed_request"),
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nX: y\r\n Content-Length: 4\r\n\r\nGET ", 400, "malformed_request"),
     "long-line": (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414, "request_line_too_long"),
-    "long-header": (b"GET / HTTP/1.1\r\nX: " + b"x" * 17000 + b"\r\n\r\n", 431, "headers_too_large"),
-    "many-headers": (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 65 + b"\r\n", 431, "headers_too_large"),
-    "100000-headers": (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 100_000 + b"\r\n", 431, "headers_too_large"),
-    "endless-head": (b"GET / HTTP/1.1\r\nX: " + b"x" * 200_000, 431, "headers_too_large"),
-    "version": (b"GET / HTTP/3.0\r\n" + HOST + b"\r\n", 505, "http_version_unsupported"),
-    "coding": (b"POST / HTTP/1.1\r\nTransfer-Encoding: secret\r\n\r\n", 501, "transfer_coding_unsupported"),
+    "long-header": (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 17000 + b"\r\n\r\n", 431, "headers_too_large"),
+    "many-headers": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 65 + b"\r\n", 431, "headers_too_large"),
+    "100000-headers": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 100_000 + b"\r\n", 431, "headers_too_large"),
+    "endless-head": (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 200_000, 431, "headers_too_large"),
+    "version": (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505, "http_version_unsupported"),
+    "coding": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: secret\r\n\r\n", 501, "transfer_coding_unsupported"),
     "body-1-gib": (
-        b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 1073741824\r\n\r\n", 413, "payload_too_large"),
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\n", 413, "payload_too_large"),
 }  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def test_a_page_that_may_ask_may_read_why_not(start_server: StartServer) -> None
     """The edge's own replies tell a named origin's pages what the application's do, as far as the origin was heard by
     then; others, and one that is two, hear only that it matters."""
     server = start_server(tls=False, head_s=2, body_s=2, max_half_open_per_address=64)
-    page = f"origin:  {PAGE}\r\n".encode()
+    page = f"Host: x\r\norigin:  {PAGE}\r\n".encode()
     long, slow = b"X: " + b"x" * 17000 + b"\r\n", b"Content-Length: 9\r\n\r\nx"
     asked = {
         "malformed": (b"GET / HTTP/1.1\r\n" + page + b"secret-canary\r\n\r\n", 400),
