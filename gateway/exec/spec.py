@@ -120,7 +120,9 @@ class ExecSpec(Strict):
         description='Runs a string command. Default ["/bin/sh", "-c"].',
     )
     env: dict[str, str] = Field(default_factory=dict, description="Added to the guest's clean environment.")
-    cwd: str | None = Field(default=None, min_length=1, max_length=4096, description="Default: the user's home.")
+    cwd: str | None = Field(
+        default=None, min_length=1, max_length=4096, description="From `/`. Default: the user's home."
+    )
     user: str | None = Field(
         default=None,
         pattern=r"^[^\s:\x00]{1,64}(:[0-9]{1,10})?$",

@@ -45,9 +45,10 @@ static void load_spec(struct spec *spec)
         fail(MESSAGE_FAILED, STAGE_SPEC);
 }
 
+/* One that does not begin with a slash is taken from the guest's root: whatever directory we began in is nobody's. */
 static void enter_folder(const struct spec *spec, const char *home)
 {
-    if (*spec->cwd ? chdir(spec->cwd) : chdir(home) && chdir("/"))
+    if (*spec->cwd ? chdir("/") || chdir(spec->cwd) : chdir(home) && chdir("/"))
         fail(MESSAGE_FAILED, STAGE_CWD);
 }
 

@@ -178,13 +178,15 @@ def test_searches_the_path_of_the_spec(root: Path) -> None:
 
 
 def test_enters_the_folder_as_the_user(root: Path) -> None:
-    """A cwd that is given is entered or is the error; without one it is the home, or / where that is closed."""
+    """A cwd that is given is entered, from / on, or is the error; without one it is the home, or / where that is
+    closed."""
     (root / "root").chmod(0o700)
 
     def where(cwd: str, user: str = "") -> harness.Ended:
-        return run(build_spec(["pwd"], ["PATH=/bin"], cwd=cwd, user=user), root=root)
+        return run(build_spec(["pwd"], ["PATH=/bin"], cwd=cwd, user=user), root=root, prepare=lambda: os.chdir("/bin"))
 
     assert where("/srv").stdout == b"/srv\n"
+    assert where("srv/./").stdout == b"/srv\n"
     assert where("").stdout == b"/root\n"
     assert where("", "www-data").stdout == b"/srv/www\n"
     assert where("", "maker").stdout == b"/\n"

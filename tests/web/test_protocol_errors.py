@@ -16,7 +16,8 @@ CASES = {
     "two-hosts": (b"GET / HTTP/1.1\r\nHost: canary\r\nHost: canary\r\n\r\n", 400, "malformed_request"),
     "bad-header": (b"GET / HTTP/1.1\r\nHost: x\r\nsecret-canary\r\n\r\n", 400, "malformed_request"),
     "two-lengths": (
-        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400, "malformed_request"),
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        400, "malformed_request"),
     "length-and-chunked": (
         b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         400, "malformed_request"),
