@@ -26,10 +26,11 @@ lint: lint-packages lint-spec .venv/installed-dev  ## check style, types, the AP
 	$(BIN)/mypy
 	$(MAKE) -s -C gateway/launcher lint
 
-bench: root packages .venv/installed-dev $(PROGRAMS)  ## measure against bare lxc-attach, two minutes (FULL=1: a counting test, too)
+bench: root packages .venv/installed-dev $(PROGRAMS)  ## measure against bare lxc-attach, two minutes (FULL=1: A7 and A13 at full size, too)
 	@$(BIN)/python -m tests.bench $(ARGS)
 	@test -z "$(FULL)" || PVE_EXEC_GATEWAY_TESTS=full $(PYTHON) -m tests.pvesim run --state .test/node --guests test -- $(BIN)/python -m pytest -q tests/exec \
 	  -k "test_secrets_are_in_no_command_line" --durations=5
+	@test -z "$(FULL)" || $(BIN)/python -m tests.soak --only A13
 
 soak: root packages .venv/installed-dev $(PROGRAMS)  ## what must hold for long: an hour and more (docs/soak.md; ARGS="--loop 20000 --scale 0.1 --only A15")
 	@$(BIN)/python -m tests.soak $(ARGS) $(addprefix --python ,$(BIN)/python $(SOAK_PYTHONS))
