@@ -32,6 +32,7 @@ PARTS = {
         "tests/guests",
         "tests/pve",
         "tests/pvesim",
+        "tests/pvex",
     ),
 }
 """Directories of the parts but the last, which has the rest."""

@@ -61,7 +61,8 @@ def unreadable(path: Path) -> Iterator[None]:
 def no_descriptor() -> Iterator[None]:
     """This process can open nothing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    highest = max(map(int, os.listdir("/proc/self/fd")))  # one that is given back has a number below the limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, highest + 64), hard))
     taken: list[int] = []
     try:
         with contextlib.suppress(OSError):
