@@ -74,9 +74,8 @@ def complete_running(context: click.Context, parameter: click.Parameter, incompl
 
 
 def _execs(api: Any, incomplete: str, query: dict[str, str]) -> Iterable[CompletionItem]:
-    for one in api.pages("/execs", "execs", query, most=50):
-        if one["id"].startswith(incomplete):
-            yield CompletionItem(one["id"], help=f"{one['vmid']} {plain(' '.join(one['command']))[:40]}")
+    found = api.pages("/execs", "execs", query, most=50)
+    return _match(found, incomplete, "id", lambda one: f"{one['vmid']} {plain(' '.join(one['command']))[:40]}")
 
 
 def complete_places(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -108,10 +107,8 @@ def _of_guest(context: click.Context, incomplete: str, what: str, name: str, abo
     def find(api: Any) -> Iterable[CompletionItem]:
         from pvex.guests import find_vmid
 
-        vmid = find_vmid(api, context.params["guest"])
-        for one in api.pages(f"/guests/{vmid}/{what}", what):
-            if one[name].startswith(incomplete):
-                yield CompletionItem(one[name], help=plain(one[about])[:40])
+        found = api.pages(f"/guests/{find_vmid(api, context.params['guest'])}/{what}", what)
+        return _match(found, incomplete, name, lambda one: plain(one[about])[:40])
 
     return _ask(context, find) if context.params.get("guest") else []
 
@@ -139,21 +136,15 @@ def complete_offers(context: click.Context, parameter: click.Parameter, incomple
 def _named(
     context: click.Context, incomplete: str, what: str, query: dict[str, Any] | None = None
 ) -> list[CompletionItem]:
-    def find(api: Any) -> Iterable[CompletionItem]:
-        for one in api.pages(f"/{what}", what, query):
-            if one["name"].startswith(incomplete):
-                yield CompletionItem(one["name"])
-
-    return _ask(context, find)
+    return _ask(context, lambda api: _match(api.pages(f"/{what}", what, query), incomplete, "name"))
 
 
 def complete_tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The node's last tasks; what they are for help."""
 
     def find(api: Any) -> Iterable[CompletionItem]:
-        for one in api.pages("/tasks", "tasks", most=50):
-            if one["upid"].startswith(incomplete):
-                yield CompletionItem(one["upid"], help=f"{one['type']} {one['vmid']} {one['state']}")
+        found = api.pages("/tasks", "tasks", most=50)
+        return _match(found, incomplete, "upid", lambda one: f"{one['type']} {one['vmid']} {one['state']}")
 
     return _ask(context, find)
 
@@ -162,11 +153,19 @@ def complete_tokens(context: click.Context, parameter: click.Parameter, incomple
     """Ids of tokens; the name for help."""
 
     def find(api: Any) -> Iterable[CompletionItem]:
-        for one in api.pages("/tokens", "tokens", most=1000):
-            if one["id"].startswith(incomplete):
-                yield CompletionItem(one["id"], help=f"{plain(one['name'])} {one['state']}")
+        found = api.pages("/tokens", "tokens", most=1000)
+        return _match(found, incomplete, "id", lambda one: f"{plain(one['name'])} {one['state']}")
 
     return _ask(context, find)
+
+
+def _match(
+    items: Iterable[Any], incomplete: str, member: str, about: Callable[[Any], str | None] = lambda _: None
+) -> Iterable[CompletionItem]:
+    """Those whose `member` begins so; `about` tells their help."""
+    for one in items:
+        if one[member].startswith(incomplete):
+            yield CompletionItem(one[member], help=about(one))
 
 
 def complete_profiles(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

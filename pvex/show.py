@@ -29,8 +29,12 @@ def paint(text: str, word: str, *, on: bool) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if on and code else text
 
 
-def show_list(output: str, items: Sequence[Any], columns: Columns) -> None:
-    """A list as `-o` wants it; the table has these columns."""
+def show_list(output: str, items: Sequence[Any], columns: Columns, *, only: str | None = None) -> None:
+    """A list as `-o` wants it; the table has these columns. `only`: this member of each, a line each, and no more."""
+    if only:
+        for item in items:
+            print(item[only])
+        return
     if output != "table":
         dump(output, items)
         return

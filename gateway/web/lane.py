@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from gateway.web.threads import begin_thread
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -58,9 +60,7 @@ class Lane(Generic[Item, Result]):
 
     def _start(self) -> bool:
         """Whether there is one thread more."""
-        try:
-            threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
-        except RuntimeError:  # pids.max, say
+        if begin_thread(f"{self._name}-{self._threads}", self._run) is None:
             with self._lock:
                 self._threads -= 1
             return False

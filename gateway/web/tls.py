@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+from gateway.web.threads import begin_thread
 from gateway.web.watchdog import Watchdog, WatchedSocket
 
 CHECK_SECONDS = 2.0
@@ -96,12 +97,8 @@ class ServerTls:
         self._current = context, measure_handshake(context)
 
     def _follow(self) -> None:
-        if self._thread is not None:
-            return
-        thread = threading.Thread(target=self._run, name="certificate", daemon=True)
-        with contextlib.suppress(RuntimeError):  # no room for a thread: the next connection tries again
-            thread.start()
-            self._thread = thread
+        if self._thread is None:
+            self._thread = begin_thread("certificate", self._run)  # or else at the next connection
 
     def _run(self) -> None:
         while True:

@@ -9,7 +9,6 @@ to read from: one at its end. shutdown(2) would not do, for what has come, and w
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import ssl
@@ -18,6 +17,7 @@ import time
 from typing import Any
 
 from gateway.web.burdens import Burdens
+from gateway.web.threads import begin_thread
 
 LOOK_SECONDS = 0.01
 """How often the calls under way are looked at."""
@@ -76,12 +76,8 @@ class Watchdog:
     def _rouse(self) -> None:
         self._called.set()
         with self._starting:
-            if self._thread is not None:
-                return
-            thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-            with contextlib.suppress(RuntimeError):  # no room for a thread: the next call tries again
-                thread.start()
-                self._thread = thread
+            if self._thread is None:
+                self._thread = begin_thread("watchdog", self._run)  # or else at the next call
 
     # The watchdog's thread
 

@@ -15,6 +15,7 @@ import click
 from pvex.completion import complete_places
 from pvex.context import Context
 from pvex.errors import ClientError, Problem, UsageError
+from pvex.paths import split_place
 
 if TYPE_CHECKING:
     from requests import Response
@@ -50,7 +51,7 @@ def cp(context: Context, /, source: str, target: str, recursive: bool, quiet: bo
     from pvex.guests import find_vmid
     from pvex.signals import leaving
 
-    there = [_split(word) for word in (source, target)]
+    there = [split_place(word) for word in (source, target)]
     given = {name: value for name, value in options.items() if value}
     with leaving("left; what was there before stays"), _placed(source if there[0] else target):
         if there[0] is not None and there[1] is not None:
@@ -151,9 +152,3 @@ def _name(path: str) -> str:
     """What a copy is called where it goes into a directory; nothing where only its content goes there."""
     name = os.path.basename(path.rstrip("/"))
     return "" if name in (".", "..") else name
-
-
-def _split(word: str) -> tuple[str, str] | None:
-    """The guest and the path of `GUEST:/PATH`; None for a file here."""
-    guest, colon, path = word.partition(":")
-    return (guest, path) if colon and guest and "/" not in guest and path.startswith("/") else None

@@ -35,10 +35,6 @@ def ps(
         "state": None if everything else "running",
     }
     execs = list(api.pages("/execs", "execs", query, most=last))
-    if quiet:
-        for one in execs:
-            click.echo(one["id"])
-        return
     columns = {
         "ID": lambda one: one["id"],
         "VMID": lambda one: one["vmid"],
@@ -47,7 +43,7 @@ def ps(
         "AGE": lambda one: age(one["created_at"]),
         "COMMAND": lambda one: cut(" ".join(one["command"]), 60),
     }
-    show_list(context.output, execs, columns)
+    show_list(context.output, execs, columns, only="id" if quiet else None)
 
 
 @click.command()

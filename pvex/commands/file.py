@@ -16,6 +16,7 @@ from pvex.completion import complete_there
 from pvex.context import Context, each, note
 from pvex.errors import Problem, UsageError
 from pvex.guests import find_vmid
+from pvex.paths import split_place
 from pvex.show import line, show_list, show_one, size
 
 DELETE_SECONDS = 240.0
@@ -150,7 +151,7 @@ def _find(context: Context, place: str) -> tuple[int, str]:
 
 def _split(place: str) -> tuple[str, str]:
     """The guest and the path. Raises UsageError."""
-    guest, _, path = place.partition(":")
-    if not guest or "/" in guest or not path.startswith("/"):
+    parts = split_place(place)
+    if parts is None:
         raise UsageError(f"{place!r}: give GUEST:/PATH, like web1:/etc/hosts")
-    return guest, path
+    return parts

@@ -34,10 +34,6 @@ _GUESTS = click.argument("guests", metavar="GUEST...", nargs=-1, required=True, 
 def ls(context: Context, /, quiet: bool, **query: str | None) -> None:
     """List the guests of the cluster that the token may see."""
     guests = list(context.api.pages("/guests", "guests", query))
-    if quiet:
-        for guest in guests:
-            click.echo(guest["vmid"])
-        return
     columns = {
         "VMID": lambda guest: guest["vmid"],
         "NAME": lambda guest: guest["name"],
@@ -49,7 +45,7 @@ def ls(context: Context, /, quiet: bool, **query: str | None) -> None:
         "TAGS": lambda guest: guest["tags"],
         "LOCK": lambda guest: guest["lock"],
     }
-    show_list(context.output, guests, columns)
+    show_list(context.output, guests, columns, only="vmid" if quiet else None)
 
 
 @click.command()

@@ -54,10 +54,6 @@ def list_tasks(
     if guest:
         query["vmid"] = find_vmid(context.api, guest)
     tasks = list(context.api.pages("/tasks", "tasks", query, most=last, largest=PAGE))
-    if quiet:
-        for one in tasks:
-            click.echo(one["upid"])
-        return
     columns = {
         "UPID": lambda one: one["upid"],
         "TYPE": lambda one: one["type"],
@@ -67,7 +63,7 @@ def list_tasks(
         "STATE": lambda one: "running" if one["state"] == "running" else "ok" if one["ok"] else "failed",
         "END": lambda one: cut(line(one["exitstatus"] or ""), 40),
     }
-    show_list(context.output, tasks, columns)
+    show_list(context.output, tasks, columns, only="upid" if quiet else None)
 
 
 @task.command()
